@@ -1,0 +1,123 @@
+//! `appliance.toml`: the one file that describes an appliance.
+//!
+//! The types here are the checked form: whoever holds a [`Config`] can't meet an invalid value. They are made only by
+//! [`load`] and [`parse`], which report every error of a file at once, with line and key.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A whole `appliance.toml`, valid and with every default filled in.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Who the appliance is.
+    pub appliance: Appliance,
+    /// Who may log in.
+    pub admin: Admin,
+    /// How the image is built.
+    pub image: Image,
+    /// How root is opened at boot.
+    pub unlock: Unlock,
+    /// The encrypted backup disk; none where the agent writes into a plain folder.
+    pub disk: Option<Disk>,
+    /// Where and when backups are made.
+    pub backup: Backup,
+    /// The servers to pull from, at least one, each with a name of its own.
+    pub sources: Vec<Source>,
+}
+
+/// `[appliance]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Appliance {
+    /// An RFC 1123 host name: one label, lower case. Default `vaultberry`. Also names the image's files.
+    pub hostname: String,
+    /// A name of the tz database, as `Europe/Zurich`. Default `Etc/UTC`.
+    pub timezone: String,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// The login name. Default `admin`.
+    pub user: String,
+    /// Public keys in OpenSSH's one-line form. Empty only when `generate_key` is set.
+    pub ssh_keys: Vec<String>,
+    /// Make a throw-away key pair at build time, for demonstrations. Default false.
+    pub generate_key: bool,
+}
+
+/// `[image]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// The Debian suite. Default `trixie`.
+    pub suite: String,
+    /// Bytes of the whole image; a power of two from 2 GiB to 64 GiB, as QEMU's SD card wants. Default 4 GiB.
+    pub size: u64,
+    /// Debian packages beside those that the appliance needs.
+    pub packages: Vec<String>,
+    /// Where packages come from; none takes the default of the tools.
+    pub mirror: Option<String>,
+}
+
+/// `[unlock]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unlock {
+    /// How long to wait for the stick before the recovery passphrase is asked for too. Default 30 s.
+    pub wait: Duration,
+    /// How long after the start an unopened appliance reboots to try again. Default 10 min; longer than `wait`.
+    pub reboot_after: Duration,
+}
+
+/// `[disk]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// The disk's serial number as udev knows it (`ID_SERIAL_SHORT`, or `ID_SERIAL` where there is none).
+    pub serial: String,
+}
+
+/// `[backup]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backup {
+    /// Holds mirror, snapshots and logs; the backup disk's mount point where there is a `[disk]`. Default `/mnt/backup`.
+    pub folder: PathBuf,
+    /// Holds what must outlive the backup disk: state, history, the appliance's ssh key. Default `/var/lib/vaultberry`.
+    pub state: PathBuf,
+    /// The lock of the run. Default `/run/lock/vaultberry.lock`.
+    pub lock: PathBuf,
+    /// When cron starts the nightly run, local time. Default 02:30.
+    pub at: TimeOfDay,
+}
+
+/// An hour and a minute of local time, `HH:MM`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeOfDay {
+    /// 0 to 23.
+    pub hour: u8,
+    /// 0 to 59.
+    pub minute: u8,
+}
+
+/// `[[source]]`: one server to pull from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Names its folders: lower-case letters, digits, `-`, `_`, beginning with a letter or digit, at most 64 bytes.
+    pub name: String,
+    /// Host name or IP address.
+    pub host: String,
+    /// Default 22.
+    pub port: u16,
+    /// The unprivileged user on the server; `root` is refused.
+    pub user: String,
+    /// The private key. Default `ssh/id_ed25519` below the state folder.
+    pub identity: PathBuf,
+    /// The server's public host keys in OpenSSH's form without host name (`ssh-ed25519 AAAA…`); at least one.
+    pub host_keys: Vec<String>,
+    /// Absolute folders on the server, at least one, none twice and none inside another.
+    pub paths: Vec<PathBuf>,
+}
+
+impl Config {
+    /// The file name stem of everything that the build puts out.
+    pub fn image_name(&self) -> &str {
+        &self.appliance.hostname
+    }
+}

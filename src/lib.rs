@@ -1,0 +1,15 @@
+//! vaultberry: a Raspberry Pi, a USB disk and a USB key stick become a backup appliance.
+//!
+//! Two sides share this library. The *builder* runs on a workstation and goes one way: `config` is read and
+//! checked, `image` makes a bootable image of it, `keys` holds the secrets of that build. The *agent* runs on the
+//! appliance: `unlock` opens root before there is a system, `disk` opens the backup disk, and `run` drives the
+//! nightly pipeline over `source` and `snapshot`.
+//!
+//! `config` knows no other subject and `cli` is known by none; no stage of a run knows `run`.
+
+pub mod cli;
+pub mod config;
+pub mod durable;
+pub mod outcome;
+pub mod process;
+pub mod secret;
