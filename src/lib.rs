@@ -9,7 +9,12 @@
 
 pub mod cli;
 pub mod config;
+pub mod devices;
 pub mod durable;
+pub mod image;
+pub mod keys;
+pub mod luks;
 pub mod outcome;
 pub mod process;
 pub mod secret;
+pub mod unlock;

@@ -1,0 +1,114 @@
+//! Block devices as udev knows them: those that are there, and those that come.
+
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use udev::{Device, Enumerator, EventType, MonitorBuilder, MonitorSocket};
+use uuid::Uuid;
+
+/// A block device with what udev's probe found on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// The node, as `/dev/sda1`.
+    pub node: PathBuf,
+    /// The whole disk that it is on, as a path in sysfs.
+    pub disk: PathBuf,
+    /// The serial number of the disk, without the model where the two are known apart.
+    pub serial: Option<String>,
+    /// Is this the whole disk, not a partition?
+    pub whole: bool,
+    fs_type: Option<String>,
+    fs_uuid: Option<String>,
+    label: Option<String>,
+    partition_table: Option<String>,
+}
+
+impl Block {
+    fn read(device: &Device) -> Option<Self> {
+        let text = |name: &str| device.property_value(name).map(|value| value.to_string_lossy().into_owned());
+        let parent = device.parent_with_subsystem_devtype("block", "disk").ok().flatten();
+        Some(Self {
+            node: device.devnode()?.to_owned(),
+            disk: parent.as_ref().unwrap_or(device).syspath().to_owned(),
+            serial: text("ID_SERIAL_SHORT").or_else(|| text("ID_SERIAL")),
+            whole: device.devtype().is_some_and(|kind| kind == "disk"),
+            fs_type: text("ID_FS_TYPE"),
+            fs_uuid: text("ID_FS_UUID"),
+            label: text("ID_FS_LABEL"),
+            partition_table: text("ID_PART_TABLE_TYPE"),
+        })
+    }
+
+    /// Is this the LUKS volume `uuid`?
+    pub fn is_luks(&self, uuid: Uuid) -> bool {
+        self.fs_type.as_deref() == Some("crypto_LUKS") && self.fs_uuid.as_deref() == Some(uuid.to_string().as_str())
+    }
+
+    /// Is there a file system on it that a key stick may have?
+    pub fn may_hold_key(&self) -> bool {
+        self.key_file_system().is_some()
+    }
+
+    /// The kernel's name of a file system that a key stick may have.
+    pub fn key_file_system(&self) -> Option<&str> {
+        self.fs_type.as_deref().filter(|fs_type| matches!(*fs_type, "vfat" | "ext4"))
+    }
+
+    /// What udev found on it: a file system, a volume or a partition table. None on a blank disk.
+    pub fn content(&self) -> Option<&str> {
+        self.fs_type.as_deref().or(self.partition_table.as_deref())
+    }
+}
+
+impl fmt::Display for Block {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.label {
+            Some(label) => write!(formatter, "{} ({})", label.escape_default(), self.node.display()),
+            None => write!(formatter, "{}", self.node.display()),
+        }
+    }
+}
+
+/// The block devices that are there now, as far as udev is through with them.
+pub fn present() -> Result<Vec<Block>> {
+    let doing = "asking udev for block devices";
+    let mut enumerator = Enumerator::new().context(doing)?;
+    enumerator.match_subsystem("block").context(doing)?;
+    enumerator.match_is_initialized().context(doing)?;
+    Ok(enumerator.scan_devices().context(doing)?.filter_map(|device| Block::read(&device)).collect())
+}
+
+/// The block device with this node, if udev knows it.
+pub fn by_node(node: &Path) -> Result<Option<Block>> {
+    Ok(present()?.into_iter().find(|block| block.node == node))
+}
+
+/// Block devices as they come.
+pub struct Watch {
+    socket: MonitorSocket,
+}
+
+impl Watch {
+    /// Begins to listen to udev.
+    pub fn start() -> Result<Self> {
+        let doing = "listening to udev";
+        let socket = MonitorBuilder::new().context(doing)?.match_subsystem("block").context(doing)?.listen().context(doing)?;
+        Ok(Self { socket })
+    }
+
+    /// The devices that came or changed since the last call; never blocks.
+    pub fn events(&self) -> Vec<Block> {
+        let came = self.socket.iter().filter(|event| event.event_type() != EventType::Remove);
+        came.filter_map(|event| Block::read(&event.device())).collect()
+    }
+}
+
+impl AsFd for Watch {
+    #[expect(unsafe_code, reason = "the udev crate gives only a raw descriptor; it is open as long as the socket lives")]
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the socket is owned by `self` and isn't closed while `self` is borrowed.
+        unsafe { BorrowedFd::borrow_raw(self.socket.as_raw_fd()) }
+    }
+}

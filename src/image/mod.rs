@@ -1,0 +1,2 @@
+//! The image builder.
+pub mod payload;

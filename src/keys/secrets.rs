@@ -1,0 +1,145 @@
+//! The secrets of one build, and the builder's folder that keeps them.
+//!
+//! ```text
+//! secrets/                               0700; back it up, print the sheets, keep it out of any upload
+//!   stick/vaultberry/<LUKS UUID>.key     copy `vaultberry/` to a stick; one file for each image built
+//!   <LUKS UUID>/
+//!     stick.img                          the same as an image for a stick of its own
+//!     recovery.txt                       the recovery sheet
+//!     header.luks                        the LUKS2 header of the image, for repair
+//!     admin_ed25519                      the demo's login key, where the config asks for one
+//! ```
+//!
+//! Each build makes its own volume key, UUID, stick key and passphrase, so nothing here is ever overwritten: a card flashed
+//! long ago keeps its key.
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use uuid::Uuid;
+
+use super::keyfile::{KeyFile, path_on_stick, random};
+use super::{recovery, stick};
+use crate::luks::VOLUME_KEY_SIZE;
+use crate::secret::Secret;
+use crate::{durable, process};
+
+/// Everything secret in one image.
+#[derive(Debug)]
+pub struct BuildSecrets {
+    /// The LUKS UUID of root; names the image's keys.
+    pub uuid: Uuid,
+    /// Encrypts root.
+    pub volume_key: Secret<Vec<u8>>,
+    /// The stick's key.
+    pub key: KeyFile,
+    /// The recovery passphrase.
+    pub passphrase: Secret<String>,
+}
+
+impl BuildSecrets {
+    /// Draws new secrets.
+    pub fn generate() -> Result<Self> {
+        let uuid = Uuid::new_v4();
+        Ok(Self { uuid, volume_key: random(VOLUME_KEY_SIZE)?, key: KeyFile::generate(uuid)?, passphrase: recovery::generate()? })
+    }
+}
+
+/// The builder's `secrets/` folder.
+#[derive(Debug)]
+pub struct SecretsFolder {
+    path: PathBuf,
+}
+
+impl SecretsFolder {
+    /// Makes the folder with mode 0700, or takes one that is there and makes it so.
+    pub fn open(path: &Path) -> Result<Self> {
+        make_private_folder(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+            .with_context(|| format!("setting the mode of {}", path.display()))?;
+        Ok(Self { path: path.to_owned() })
+    }
+
+    /// The folder of one build's secrets.
+    pub fn of(&self, uuid: Uuid) -> PathBuf {
+        self.path.join(uuid.to_string())
+    }
+
+    /// The stick image of one build.
+    pub fn stick_image(&self, uuid: Uuid) -> PathBuf {
+        self.of(uuid).join("stick.img")
+    }
+
+    /// Writes key file, stick image, sheet and LUKS header of a build.
+    pub fn publish(&self, secrets: &BuildSecrets, hostname: &str, header: &[u8]) -> Result<()> {
+        let folder = self.of(secrets.uuid);
+        make_private_folder(&folder)?;
+        let key_path = self.path.join("stick").join(path_on_stick(secrets.uuid));
+        make_private_folder(key_path.parent().expect("a key lies in a folder"))?;
+        durable::write(&key_path, secrets.key.encode().expose(), 0o600)?;
+        stick::make_image(&self.stick_image(secrets.uuid), &[&key_path])?;
+        let sheet = recovery::sheet(hostname, secrets.uuid, &secrets.passphrase);
+        durable::write(&folder.join("recovery.txt"), sheet.expose().as_bytes(), 0o600)?;
+        durable::write(&folder.join("header.luks"), header, 0o600)
+    }
+
+    /// Makes the throw-away login key of a demo image and gives its public half in OpenSSH's form.
+    pub fn make_admin_key(&self, secrets: &BuildSecrets, hostname: &str) -> Result<String> {
+        let folder = self.of(secrets.uuid);
+        make_private_folder(&folder)?;
+        let path = folder.join("admin_ed25519");
+        process::run(
+            Command::new("ssh-keygen")
+                .args(["-q", "-t", "ed25519", "-N", "", "-C"])
+                .arg(format!("demo@{hostname}"))
+                .arg("-f")
+                .arg(&path),
+            "making the demo's login key",
+        )?;
+        let public = path.with_extension("pub");
+        let text = fs::read_to_string(&public).with_context(|| format!("reading {}", public.display()))?;
+        Ok(text.trim().to_owned())
+    }
+}
+
+fn make_private_folder(path: &Path) -> Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| format!("making the folder {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use super::{BuildSecrets, SecretsFolder};
+    use crate::keys::keyfile::KeyFile;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn secrets_are_published_for_their_owner_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("secrets");
+        let folder = SecretsFolder::open(&path).unwrap();
+        let secrets = BuildSecrets::generate().unwrap();
+        folder.publish(&secrets, "berry", b"header").unwrap();
+        assert!(folder.make_admin_key(&secrets, "berry").unwrap().starts_with("ssh-ed25519 "));
+
+        let key = path.join(format!("stick/vaultberry/{}.key", secrets.uuid));
+        let read = KeyFile::decode(&fs::read(&key).unwrap()).unwrap();
+        assert_eq!(read.key.expose(), secrets.key.key.expose());
+        let sheet = fs::read_to_string(folder.of(secrets.uuid).join("recovery.txt")).unwrap();
+        assert!(sheet.contains(secrets.passphrase.expose()));
+        assert_eq!(mode(&path), 0o700);
+        for file in ["recovery.txt", "stick.img", "header.luks", "admin_ed25519"] {
+            assert_eq!(mode(&folder.of(secrets.uuid).join(file)), 0o600, "{file}");
+        }
+        assert_eq!(mode(&key), 0o600);
+    }
+}

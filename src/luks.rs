@@ -1,0 +1,243 @@
+//! LUKS2 volumes, by libcryptsetup: making one, adding keys, opening and closing.
+//!
+//! Both of ours, root and the backup disk, are made by [`format`] and have the same two kinds of keyslot: a random key that
+//! needs no stretching, and the recovery passphrase behind argon2id. All of it works on a plain file as well as on a
+//! device; only [`open`] needs device-mapper. Format: "LUKS2 On-Disk Format Specification", version 1.1.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use libcryptsetup_rs::consts::flags::{CryptActivate, CryptDeactivate, CryptPbkdf, CryptVolumeKey};
+use libcryptsetup_rs::consts::vals::{CryptKdf, EncryptionFormat};
+use libcryptsetup_rs::{CryptDevice, CryptInit, CryptParamsLuks2, CryptParamsLuks2Ref, CryptPbkdfType, Either, LibcryptErr};
+use uuid::Uuid;
+
+use crate::secret::Secret;
+
+/// Bytes before the payload: libcryptsetup's default, two copies of the metadata and the keyslots.
+pub const HEADER_SIZE: u64 = 16 << 20;
+/// Bytes of an encryption sector: one IV for each block of the file system.
+pub const SECTOR_SIZE: u32 = 4096;
+/// Bytes of an AES-256-XTS volume key: two keys of 256 bits.
+pub const VOLUME_KEY_SIZE: usize = 64;
+
+/// The least iterations that LUKS2 takes. A random key of 512 bits gains nothing from more, and each costs boot time.
+const RANDOM_KEY_ITERATIONS: u32 = 1000;
+/// What argon2id takes of the board that opens it, in KiB: a quarter of the smallest board's 512 MiB, whatever host
+/// formats the volume.
+const PASSPHRASE_MEMORY_KIB: u32 = 128 << 10;
+const PASSPHRASE_ITERATIONS: u32 = 4;
+const PASSPHRASE_THREADS: u32 = 4;
+
+/// A key as a keyslot takes it.
+#[derive(Clone, Copy, Debug)]
+pub enum Key<'a> {
+    /// Random bytes.
+    Random(&'a Secret<Vec<u8>>),
+    /// Words that a person types.
+    Passphrase(&'a Secret<String>),
+}
+
+impl Key<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Key::Random(key) => key.expose(),
+            Key::Passphrase(phrase) => phrase.expose().as_bytes(),
+        }
+    }
+
+    /// The key derivation that fits this kind of key; its cost is fixed, never measured on the machine at hand.
+    fn derivation(&self) -> CryptPbkdfType {
+        let (type_, iterations, max_memory_kb, parallel_threads) = match self {
+            Key::Random(_) => (CryptKdf::Pbkdf2, RANDOM_KEY_ITERATIONS, 0, 0),
+            Key::Passphrase(_) => (CryptKdf::Argon2Id, PASSPHRASE_ITERATIONS, PASSPHRASE_MEMORY_KIB, PASSPHRASE_THREADS),
+        };
+        CryptPbkdfType {
+            type_,
+            hash: Some(String::from("sha256")),
+            time_ms: 0,
+            iterations,
+            max_memory_kb,
+            parallel_threads,
+            flags: CryptPbkdf::NO_BENCHMARK,
+        }
+    }
+}
+
+/// What a try to open a volume came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tried {
+    /// The key fits; the volume is open where that was asked for.
+    Opened,
+    /// No keyslot takes this key.
+    WrongKey,
+}
+
+/// Makes a LUKS2 volume of the device or file at `path`, whose content is lost, with a keyslot for each of `keys`.
+///
+/// The cipher is AES-256-XTS with [`SECTOR_SIZE`] sectors; without a `volume_key` one is drawn.
+pub fn format(path: &Path, uuid: Uuid, label: &str, volume_key: Option<&Secret<Vec<u8>>>, keys: &[Key]) -> Result<()> {
+    let mut device = init(path)?;
+    ensure!(!keys.is_empty(), "a volume without a key could never be opened");
+    // Before the format, because the volume key's digest takes it too and is benchmarked otherwise.
+    set_derivation(&mut device, &Key::Random(&Secret::new(Vec::new())))?;
+    let params = CryptParamsLuks2 {
+        pbkdf: None,
+        integrity: None,
+        integrity_params: None,
+        data_alignment: 0,
+        data_device: None,
+        sector_size: SECTOR_SIZE,
+        label: Some(label.to_owned()),
+        subsystem: None,
+    };
+    let mut params: CryptParamsLuks2Ref = (&params).try_into().context("preparing the LUKS2 parameters")?;
+    let volume_key = volume_key.map_or(Either::Right(VOLUME_KEY_SIZE), |key| Either::Left(key.expose().as_slice()));
+    device
+        .context_handle()
+        .format::<CryptParamsLuks2Ref>(EncryptionFormat::Luks2, ("aes", "xts-plain64"), Some(uuid), volume_key, Some(&mut params))
+        .with_context(|| format!("writing a LUKS2 header to {}", path.display()))?;
+    for key in keys {
+        set_derivation(&mut device, key)?;
+        device
+            .keyslot_handle()
+            .add_by_key(None, None, key.bytes(), CryptVolumeKey::empty())
+            .with_context(|| format!("adding a keyslot to {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Adds a keyslot for `new` to a volume that `present` opens.
+pub fn add_key(path: &Path, present: Key, new: Key) -> Result<Tried> {
+    let mut device = load(path)?;
+    set_derivation(&mut device, &new)?;
+    let added = device.keyslot_handle().add_by_passphrase(None, present.bytes(), new.bytes());
+    tried(added.map(drop), || format!("adding a keyslot to {}", path.display()))
+}
+
+/// Opens a volume as `/dev/mapper/NAME`.
+pub fn open(path: &Path, name: &str, key: Key) -> Result<Tried> {
+    activate(path, Some(name), key)
+}
+
+/// Finds out whether `key` opens a volume, without opening it.
+pub fn test_key(path: &Path, key: Key) -> Result<Tried> {
+    activate(path, None, key)
+}
+
+/// Closes `/dev/mapper/NAME`.
+pub fn close(name: &str) -> Result<()> {
+    let mut device = CryptInit::init_by_name_and_header(name, None).with_context(|| format!("finding the open volume {name}"))?;
+    device.activate_handle().deactivate(name, CryptDeactivate::empty()).with_context(|| format!("closing the volume {name}"))
+}
+
+/// The UUID of a LUKS2 volume; none when `path` isn't one.
+pub fn uuid(path: &Path) -> Option<Uuid> {
+    load(path).ok()?.status_handle().get_uuid().ok()
+}
+
+/// Gives the volume key of a volume that `key` opens: for reading a volume where there is no device-mapper.
+pub fn volume_key(path: &Path, key: Key) -> Result<Secret<Vec<u8>>> {
+    let mut device = load(path)?;
+    let mut volume_key = vec![0; VOLUME_KEY_SIZE];
+    let got = device.volume_key_handle().get(None, &mut volume_key, Some(key.bytes()));
+    let volume_key = Secret::new(volume_key);
+    got.with_context(|| format!("getting the volume key of {}", path.display()))?;
+    Ok(volume_key)
+}
+
+/// The node of an open volume.
+pub fn mapped(name: &str) -> PathBuf {
+    Path::new("/dev/mapper").join(name)
+}
+
+fn activate(path: &Path, name: Option<&str>, key: Key) -> Result<Tried> {
+    let mut device = load(path)?;
+    let activated = device.activate_handle().activate_by_passphrase(name, None, key.bytes(), CryptActivate::empty());
+    tried(activated.map(drop), || format!("opening {}", path.display()))
+}
+
+/// Tells a key that doesn't fit (`EPERM`) from everything else.
+fn tried(result: Result<(), LibcryptErr>, doing: impl FnOnce() -> String) -> Result<Tried> {
+    match result {
+        Ok(()) => Ok(Tried::Opened),
+        Err(LibcryptErr::IOError(error)) if error.raw_os_error() == Some(nix::libc::EPERM) => Ok(Tried::WrongKey),
+        Err(error) => Err(error).with_context(doing),
+    }
+}
+
+fn init(path: &Path) -> Result<CryptDevice> {
+    CryptInit::init(path).with_context(|| format!("opening {} for LUKS", path.display()))
+}
+
+fn load(path: &Path) -> Result<CryptDevice> {
+    let mut device = init(path)?;
+    device
+        .context_handle()
+        .load::<()>(Some(EncryptionFormat::Luks2), None)
+        .with_context(|| format!("reading the LUKS2 header of {}", path.display()))?;
+    Ok(device)
+}
+
+fn set_derivation(device: &mut CryptDevice, key: &Key) -> Result<()> {
+    device.settings_handle().set_pbkdf_type(&key.derivation()).context("choosing the key derivation")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
+
+    use uuid::Uuid;
+
+    use super::{HEADER_SIZE, Key, Tried, add_key, format, test_key, uuid, volume_key};
+    use crate::keys::keyfile::random;
+    use crate::process;
+    use crate::secret::Secret;
+
+    fn blank(folder: &Path) -> PathBuf {
+        let path = folder.join("volume");
+        File::create(&path).unwrap().set_len(HEADER_SIZE + (1 << 20)).unwrap();
+        path
+    }
+
+    #[test]
+    fn both_kinds_of_key_open_a_volume_and_no_other_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = blank(folder.path());
+        let (id, key, own) = (Uuid::new_v4(), random(64).unwrap(), random(64).unwrap());
+        let phrase = Secret::new(String::from("eight words or so"));
+        format(&path, id, "test", Some(&own), &[Key::Random(&key), Key::Passphrase(&phrase)]).unwrap();
+
+        assert_eq!(uuid(&path), Some(id));
+        assert_eq!(volume_key(&path, Key::Passphrase(&phrase)).unwrap().expose(), own.expose());
+        let other = random(64).unwrap();
+        let tries = [Key::Random(&key), Key::Passphrase(&phrase), Key::Random(&other)].map(|key| test_key(&path, key).unwrap());
+        assert_eq!(tries, [Tried::Opened, Tried::Opened, Tried::WrongKey]);
+
+        assert_eq!(add_key(&path, Key::Random(&other), Key::Random(&other)).unwrap(), Tried::WrongKey);
+        assert_eq!(add_key(&path, Key::Passphrase(&phrase), Key::Random(&other)).unwrap(), Tried::Opened);
+        assert_eq!(test_key(&path, Key::Random(&other)).unwrap(), Tried::Opened);
+    }
+
+    #[test]
+    fn derivation_costs_are_those_of_the_board_not_of_this_machine() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = blank(folder.path());
+        let key = random(64).unwrap();
+        let phrase = Secret::new(String::from("eight words or so"));
+        format(&path, Uuid::new_v4(), "test", None, &[Key::Random(&key), Key::Passphrase(&phrase)]).unwrap();
+        let dump = process::output(Command::new("cryptsetup").arg("luksDump").arg(&path), "dumping the header").unwrap();
+        let dump = String::from_utf8(dump).unwrap();
+        let values = |name: &str| -> Vec<&str> {
+            dump.lines()
+                .filter_map(|line| line.trim().strip_prefix(name))
+                .map(|value| value.trim_start_matches(':').trim())
+                .collect()
+        };
+        // The keyslot of the random key, then the digest of the volume key.
+        assert_eq!(values("Iterations"), ["1000", "1000"]);
+        assert_eq!((values("Memory"), values("Time cost")), (vec!["131072"], vec!["4"]));
+    }
+}

@@ -1,0 +1,70 @@
+//! Reading a key file off a stick.
+
+use std::fs::{self, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use uuid::Uuid;
+
+use crate::devices::Block;
+use crate::keys::keyfile::{FILE_SIZE, KeyFile, path_on_stick};
+use crate::secret::Secret;
+
+const MOUNT_POINT: &str = "/run/vaultberry/stick";
+
+/// Mounts the file system read-only, reads the key for `uuid`, and unmounts again. None when there is no such file.
+pub fn read_key(block: &Block, uuid: Uuid) -> Result<Option<KeyFile>> {
+    let mounted = Mounted::new(block)?;
+    let read = read_file(&Path::new(MOUNT_POINT).join(path_on_stick(uuid)));
+    drop(mounted);
+    let Some(bytes) = read? else { return Ok(None) };
+    let key = KeyFile::decode(bytes.expose())?;
+    ensure!(key.uuid == uuid, "the key file is for another appliance, {}", key.uuid);
+    Ok(Some(key))
+}
+
+fn read_file(path: &Path) -> Result<Option<Secret<Vec<u8>>>> {
+    let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(path);
+    let file = match file {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).context("opening the key file"),
+    };
+    // Room for one byte more than a key file has, so that a long one shows, and none left behind by growing.
+    let mut bytes = vec![0; FILE_SIZE + 1];
+    let mut length = 0;
+    while length < bytes.len() {
+        match (&file).read(&mut bytes[length..]).context("reading the key file")? {
+            0 => break,
+            read => length += read,
+        }
+    }
+    bytes.truncate(length);
+    Ok(Some(Secret::new(bytes)))
+}
+
+/// A mounted stick; unmounted when it goes.
+struct Mounted;
+
+impl Mounted {
+    fn new(block: &Block) -> Result<Self> {
+        let fs_type = block.key_file_system().context("the device holds no file system for keys")?;
+        fs::create_dir_all(MOUNT_POINT).with_context(|| format!("making {MOUNT_POINT}"))?;
+        let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID;
+        // A read-only mount of ext4 still replays its journal, which writes.
+        let options = (fs_type == "ext4").then_some("noload");
+        mount(Some(&block.node), MOUNT_POINT, Some(fs_type), flags, options)
+            .with_context(|| format!("mounting {} as {fs_type}", block.node.display()))?;
+        Ok(Self)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Detached, so that a stick pulled in this moment can't stop the boot.
+        let _ = umount2(MOUNT_POINT, MntFlags::MNT_DETACH);
+    }
+}
