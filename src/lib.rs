@@ -10,11 +10,14 @@
 pub mod cli;
 pub mod config;
 pub mod devices;
+pub mod disk;
 pub mod durable;
 pub mod image;
 pub mod keys;
 pub mod luks;
+pub mod mounts;
 pub mod outcome;
 pub mod process;
 pub mod secret;
+pub mod terminal;
 pub mod unlock;

@@ -6,10 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroize;
 
 use crate::secret::Secret;
+use crate::terminal::HiddenEcho;
 
 /// The kernel's list of consoles.
 const ACTIVE: &str = "/sys/class/tty/console/active";
@@ -39,7 +39,9 @@ impl Consoles {
     /// Asks for the recovery passphrase, without echo from here on.
     pub fn prompt(&mut self) {
         for console in &mut self.consoles {
-            console.hide();
+            if console.hidden.is_none() {
+                console.hidden = console.file.try_clone().ok().and_then(HiddenEcho::new);
+            }
             let _ = write!(console.file, "vaultberry: insert the key stick, or type the recovery passphrase: ");
         }
     }
@@ -65,15 +67,15 @@ impl Consoles {
 
 struct Console {
     file: File,
-    /// As it was before the echo went.
-    settings: Option<Termios>,
+    /// Set from the first prompt on.
+    hidden: Option<HiddenEcho<File>>,
 }
 
 impl Console {
     fn open(path: &Path) -> Option<Self> {
         let flags = nix::libc::O_NOCTTY | nix::libc::O_NONBLOCK;
         let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).ok()?;
-        Some(Self { file, settings: None })
+        Some(Self { file, hidden: None })
     }
 
     /// None when nothing was typed, or what was typed isn't text.
@@ -89,26 +91,5 @@ impl Console {
         buffer.zeroize();
         self.file.write_all(b"\r\n")?;
         Ok(line)
-    }
-
-    fn hide(&mut self) {
-        if self.settings.is_some() {
-            return;
-        }
-        let Ok(settings) = tcgetattr(&self.file) else { return };
-        let mut hidden = settings.clone();
-        hidden.local_flags.remove(LocalFlags::ECHO);
-        hidden.local_flags.insert(LocalFlags::ICANON);
-        if tcsetattr(&self.file, SetArg::TCSANOW, &hidden).is_ok() {
-            self.settings = Some(settings);
-        }
-    }
-}
-
-impl Drop for Console {
-    fn drop(&mut self) {
-        if let Some(settings) = &self.settings {
-            let _ = tcsetattr(&self.file, SetArg::TCSANOW, settings);
-        }
     }
 }
