@@ -1,0 +1,121 @@
+//! Expensive results, kept in the user's cache folder under a key made of everything that shaped them.
+//!
+//! An entry is made under a temporary name and renamed when it is whole, so that a build cut short never poisons the cache.
+//! A lock for each entry lets two builds share the work.
+
+use std::env;
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::fcntl::{Flock, FlockArg};
+use openssl::sha::Sha256;
+
+use crate::durable;
+
+/// The cache folder.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    folder: PathBuf,
+}
+
+/// What a cached result depends on.
+#[derive(Clone, Default)]
+pub struct CacheKey {
+    hash: Sha256,
+}
+
+impl CacheKey {
+    /// Adds an input. Each is framed by name and length, so that no two lists of inputs look alike.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &[u8]) -> Self {
+        for part in [name.as_bytes(), value] {
+            self.hash.update(&(part.len() as u64).to_le_bytes());
+            self.hash.update(part);
+        }
+        self
+    }
+
+    /// The key as a file name takes it: 32 hexadecimal digits.
+    pub fn digest(self) -> String {
+        self.hash.finish()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl Cache {
+    /// A cache in `folder`, or in the user's cache folder: `$XDG_CACHE_HOME/vaultberry` or `~/.cache/vaultberry`.
+    pub fn open(folder: Option<PathBuf>) -> Result<Self> {
+        let folder = match folder {
+            Some(folder) => folder,
+            None => user_cache()?.join("vaultberry"),
+        };
+        fs::create_dir_all(&folder).with_context(|| format!("making the cache folder {}", folder.display()))?;
+        let folder = folder.canonicalize().with_context(|| format!("finding the cache folder {}", folder.display()))?;
+        Ok(Self { folder })
+    }
+
+    /// The entry `KIND-KEY.tar`, made by `make` when it isn't there, or when `refresh` asks for a new one.
+    ///
+    /// `make` gets the temporary path to write.
+    pub fn entry(&self, kind: &str, key: &str, refresh: bool, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+        let path = self.folder.join(format!("{kind}-{key}.tar"));
+        let _lock = self.lock(kind, key)?;
+        if path.exists() && !refresh {
+            return Ok(path);
+        }
+        let part = durable::part_name(&path);
+        let _ = fs::remove_file(&part);
+        make(&part)?;
+        File::open(&part).and_then(|file| file.sync_all()).with_context(|| format!("syncing {}", part.display()))?;
+        fs::rename(&part, &path).with_context(|| format!("renaming {} to {}", part.display(), path.display()))?;
+        durable::sync_folder_of(&path)?;
+        Ok(path)
+    }
+
+    fn lock(&self, kind: &str, key: &str) -> Result<Flock<File>> {
+        let path = self.folder.join(format!("{kind}-{key}.lock"));
+        let file = OpenOptions::new().create(true).append(true).open(&path).with_context(|| format!("opening {}", path.display()))?;
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).with_context(|| format!("locking {}", path.display()))
+    }
+}
+
+fn user_cache() -> Result<PathBuf> {
+    if let Some(folder) = env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty()) {
+        return Ok(PathBuf::from(folder));
+    }
+    let home = env::var_os("HOME").filter(|home| !home.is_empty());
+    home.map(|home| Path::new(&home).join(".cache")).context("finding the cache folder: neither XDG_CACHE_HOME nor HOME is set")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use anyhow::bail;
+
+    use super::{Cache, CacheKey};
+
+    #[test]
+    fn a_failed_make_leaves_nothing_and_the_next_one_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(Some(folder.path().to_owned())).unwrap();
+        let failed = cache.entry("base", "k", false, |part| {
+            fs::write(part, "half").unwrap();
+            bail!("cut short")
+        });
+        assert_eq!(failed.unwrap_err().to_string(), "cut short");
+        let path = cache.entry("base", "k", false, |part| Ok(fs::write(part, "whole")?)).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "whole");
+        cache.entry("base", "k", false, |_| bail!("made twice")).unwrap();
+        cache.entry("base", "k", true, |part| Ok(fs::write(part, "new")?)).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+    }
+
+    #[test]
+    fn inputs_that_concatenate_alike_have_different_keys() {
+        let one = CacheKey::default().with("ab", b"c").digest();
+        let two = CacheKey::default().with("a", b"bc").digest();
+        assert_ne!(one, two);
+        assert_eq!(one.len(), 32);
+    }
+}

@@ -1,0 +1,215 @@
+//! The files laid over the base tree, as tar archives with fixed owners, modes and times.
+//!
+//! There are two. The *system* overlay is the same for every appliance and shapes the initramfs and the firmware files; the
+//! *appliance* overlay holds what the config says, the agent and the keys. Static files are kept in `image/root/` and
+//! `initramfs/` under the paths that they have in the tree.
+
+use std::io::Write;
+
+use anyhow::{Context, Result};
+use tar::{Builder, EntryType, Header};
+use uuid::Uuid;
+
+use super::binaries::Binaries;
+use crate::config::Config;
+use crate::disk::RECOVERY_PATH;
+use crate::keys::secrets::BuildSecrets;
+use crate::unlock::settings::{self, Settings};
+
+/// An embedded file of `image/root/`: its path there and in the tree.
+macro_rules! root_file {
+    ($path:literal, $mode:literal) => {
+        ($path, include_str!(concat!("../../image/root/", $path)), $mode)
+    };
+}
+
+const SYSTEM: [(&str, &str, u32); 7] = [
+    root_file!("etc/default/raspi-extra-cmdline", 0o644),
+    root_file!("etc/default/raspi-firmware", 0o644),
+    root_file!("etc/initramfs-tools/conf.d/vaultberry", 0o644),
+    root_file!("etc/initramfs-tools/update-initramfs.conf", 0o644),
+    ("usr/share/initramfs-tools/hooks/vaultberry", include_str!("../../initramfs/hook"), 0o755),
+    ("usr/share/initramfs-tools/scripts/local-top/vaultberry", include_str!("../../initramfs/unlock"), 0o755),
+    ("usr/share/vaultberry/initramfs-modules", include_str!("../../initramfs/modules"), 0o644),
+];
+
+const APPLIANCE: [(&str, &str, u32); 9] = [
+    root_file!("etc/fail2ban/jail.d/vaultberry.conf", 0o644),
+    root_file!("etc/ssh/sshd_config.d/vaultberry.conf", 0o644),
+    root_file!("etc/systemd/journald.conf.d/vaultberry.conf", 0o644),
+    root_file!("etc/systemd/network/10-ethernet.network", 0o644),
+    root_file!("etc/systemd/resolved.conf.d/vaultberry.conf", 0o644),
+    root_file!("usr/lib/systemd/system/vaultberry-backup.service", 0o644),
+    root_file!("usr/lib/systemd/system/vaultberry-disk.service", 0o644),
+    root_file!("usr/lib/systemd/system/vaultberry-first-boot.service", 0o644),
+    root_file!("usr/lib/vaultberry/first-boot", 0o755),
+];
+
+/// Units that are started at boot.
+const ENABLED: [&str; 2] = ["systemd-networkd.service", "vaultberry-first-boot.service"];
+
+/// What of an appliance isn't in its config.
+pub struct Particulars<'a> {
+    /// The text of `appliance.toml`, as the owner wrote it.
+    pub config_text: &'a str,
+    /// Its keys.
+    pub secrets: &'a BuildSecrets,
+    /// Public keys of the admin, one a line.
+    pub admin_keys: &'a [String],
+    /// The disk signature of the image's partition table.
+    pub disk_id: u32,
+}
+
+/// The system overlay.
+pub fn system(binaries: &Binaries, epoch: u64) -> Result<Vec<u8>> {
+    let mut archive = Archive::new(epoch);
+    archive.files(&SYSTEM)?;
+    archive.file("usr/sbin/vaultberry-unlock", &binaries.unlock, 0o755)?;
+    archive.finish()
+}
+
+/// The appliance overlay.
+pub fn appliance(config: &Config, particulars: &Particulars, binaries: &Binaries, epoch: u64) -> Result<Vec<u8>> {
+    let mut archive = Archive::new(epoch);
+    archive.files(&APPLIANCE)?;
+    archive.file("usr/bin/vaultberry", &binaries.vaultberry, 0o755)?;
+    identity(&mut archive, config)?;
+    access(&mut archive, config, particulars.admin_keys)?;
+    vaultberry(&mut archive, config, particulars)?;
+    archive.text("etc/fstab", &fstab(particulars.disk_id), 0o644)?;
+    for unit in ENABLED {
+        archive.link(&format!("etc/systemd/system/multi-user.target.wants/{unit}"), &format!("/usr/lib/systemd/system/{unit}"))?;
+    }
+    archive.finish()
+}
+
+/// What the unlock reads in the initramfs.
+pub fn unlock_settings(config: &Config, uuid: Uuid) -> Settings {
+    Settings {
+        luks_uuid: uuid,
+        wait_seconds: config.unlock.wait.as_secs(),
+        reboot_after_seconds: config.unlock.reboot_after.as_secs(),
+    }
+}
+
+fn identity(archive: &mut Archive, config: &Config) -> Result<()> {
+    let name = &config.appliance.hostname;
+    archive.text("etc/hostname", &format!("{name}\n"), 0o644)?;
+    archive.text("etc/hosts", &format!("127.0.0.1 localhost\n127.0.1.1 {name}\n::1 localhost ip6-localhost\n"), 0o644)?;
+    archive.link("etc/localtime", &format!("/usr/share/zoneinfo/{}", config.appliance.timezone))?;
+    // Empty: systemd draws a new one at the first boot.
+    archive.text("etc/machine-id", "", 0o444)
+}
+
+fn access(archive: &mut Archive, config: &Config, keys: &[String]) -> Result<()> {
+    let user = &config.admin.user;
+    archive.text(&format!("etc/ssh/authorized_keys.d/{user}"), &format!("{}\n", keys.join("\n")), 0o644)?;
+    archive.text("etc/ssh/sshd_config.d/vaultberry-admin.conf", &format!("AllowUsers {user}\n"), 0o644)?;
+    // The admin has a key and no password to give.
+    archive.text("etc/sudoers.d/vaultberry", &format!("{user} ALL=(ALL) NOPASSWD: ALL\n"), 0o440)
+}
+
+fn vaultberry(archive: &mut Archive, config: &Config, particulars: &Particulars) -> Result<()> {
+    archive.text("etc/vaultberry/appliance.toml", particulars.config_text, 0o600)?;
+    let settings = unlock_settings(config, particulars.secrets.uuid).encode()?;
+    archive.text(settings::PATH.trim_start_matches('/'), &settings, 0o644)?;
+    let phrase = &particulars.secrets.passphrase;
+    archive.folder("etc/vaultberry/keys", 0o700)?;
+    archive.text(RECOVERY_PATH.trim_start_matches('/'), phrase.expose(), 0o600)?;
+    archive.text("etc/cron.d/vaultberry", &cron(config), 0o644)?;
+    archive.text("usr/lib/systemd/system/vaultberry-backup.service.d/paths.conf", &writable_paths(config), 0o644)?;
+    if let Some(disk) = &config.disk {
+        archive.text("usr/lib/udev/rules.d/90-vaultberry.rules", &disk_rule(&disk.serial), 0o644)?;
+    }
+    Ok(())
+}
+
+fn fstab(disk_id: u32) -> String {
+    format!(
+        "/dev/mapper/root / ext4 defaults,noatime,errors=remount-ro 0 1\n\
+         PARTUUID={disk_id:08x}-01 /boot/firmware vfat defaults,noatime,umask=0022,errors=remount-ro 0 2\n\
+         tmpfs /tmp tmpfs nosuid,nodev,size=25% 0 0\n"
+    )
+}
+
+fn cron(config: &Config) -> String {
+    let at = config.backup.at;
+    format!(
+        "# The nightly backup; the unit holds its limits and its log.\n\
+         {} {} * * * root systemctl start --wait vaultberry-backup.service\n",
+        at.minute, at.hour
+    )
+}
+
+/// The unit sees the rest of the system read-only. `-`: a folder that isn't there is for the run to report.
+fn writable_paths(config: &Config) -> String {
+    let lock = config.backup.lock.parent().unwrap_or(&config.backup.lock);
+    format!(
+        "[Service]\nReadWritePaths=-{} -{} -{}\n",
+        config.backup.folder.display(),
+        config.backup.state.display(),
+        lock.display()
+    )
+}
+
+/// `ENV{SYSTEMD_WANTS}` starts the unit for a disk that is there at boot and for one that comes later.
+fn disk_rule(serial: &str) -> String {
+    let rule = |property: &str| {
+        format!(
+            "SUBSYSTEM==\"block\", ENV{{DEVTYPE}}==\"disk\", ENV{{{property}}}==\"{serial}\", TAG+=\"systemd\", ENV{{SYSTEMD_WANTS}}+=\"vaultberry-disk.service\"\n"
+        )
+    };
+    rule("ID_SERIAL_SHORT") + &rule("ID_SERIAL")
+}
+
+/// A tar archive in memory, owned by root, with one time for all.
+struct Archive {
+    builder: Builder<Vec<u8>>,
+    epoch: u64,
+}
+
+impl Archive {
+    fn new(epoch: u64) -> Self {
+        Self { builder: Builder::new(Vec::new()), epoch }
+    }
+
+    fn header(&self, kind: EntryType, mode: u32, size: u64) -> Header {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_size(size);
+        header.set_mtime(self.epoch);
+        header.set_uid(0);
+        header.set_gid(0);
+        header
+    }
+
+    fn files(&mut self, files: &[(&str, &str, u32)]) -> Result<()> {
+        files.iter().try_for_each(|(path, content, mode)| self.text(path, content, *mode))
+    }
+
+    fn text(&mut self, path: &str, content: &str, mode: u32) -> Result<()> {
+        self.file(path, content.as_bytes(), mode)
+    }
+
+    fn file(&mut self, path: &str, content: &[u8], mode: u32) -> Result<()> {
+        let mut header = self.header(EntryType::Regular, mode, content.len() as u64);
+        self.builder.append_data(&mut header, path, content).with_context(|| format!("adding {path} to the overlay"))
+    }
+
+    fn folder(&mut self, path: &str, mode: u32) -> Result<()> {
+        let mut header = self.header(EntryType::Directory, mode, 0);
+        self.builder.append_data(&mut header, path, std::io::empty()).with_context(|| format!("adding {path} to the overlay"))
+    }
+
+    fn link(&mut self, path: &str, target: &str) -> Result<()> {
+        let mut header = self.header(EntryType::Symlink, 0o777, 0);
+        self.builder.append_link(&mut header, path, target).with_context(|| format!("adding {path} to the overlay"))
+    }
+
+    fn finish(self) -> Result<Vec<u8>> {
+        let mut bytes = self.builder.into_inner().context("finishing the overlay")?;
+        bytes.flush().context("finishing the overlay")?;
+        Ok(bytes)
+    }
+}
