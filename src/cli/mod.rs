@@ -1,5 +1,7 @@
 //! The command line: clap types, one file a command group, and no logic. `main` dispatches what is parsed here.
 
+pub mod config;
+
 use clap::{Parser, Subcommand};
 
 /// Builds, boots and is a backup appliance
@@ -16,4 +18,11 @@ pub struct Cli {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {}
+pub enum Command {
+    /// Write an annotated appliance.toml to begin with.
+    Init(config::Init),
+    /// Check an appliance.toml and name everything that is wrong with it.
+    Check(config::Check),
+    /// Show what an appliance.toml comes to, defaults included.
+    Plan(config::Plan),
+}
