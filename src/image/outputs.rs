@@ -1,0 +1,239 @@
+//! What a build puts out, and how: everything is made in a work folder inside the output folder, and gets its final name
+//! only when the whole build is done.
+//!
+//! | file | what |
+//! |---|---|
+//! | `NAME.img` | the image, sparse |
+//! | `NAME.img.zst` | the same, compressed |
+//! | `NAME.bmap` | which blocks of it hold data, for bmaptool |
+//! | `NAME.packages` | the Debian packages in it: name, version, architecture |
+//! | `SHA256SUMS` | of all of these; the last to appear |
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+use openssl::sha::Sha256;
+
+use super::namespace;
+use crate::{durable, process};
+
+const WORK: &str = ".build";
+const SUMS: &str = "SHA256SUMS";
+/// Bytes that a build needs at most beside the image: the tree, its file system and the compressed image.
+const SCRATCH: u64 = 3 << 30;
+
+/// An output folder that this build alone writes to.
+pub struct Outputs {
+    folder: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Outputs {
+    /// Makes the folder, or takes one that holds at most an earlier build; what a build that was cut short left is removed.
+    ///
+    /// # Errors
+    /// When there are other files in it, another build is at work in it, or the disk has too little room.
+    pub fn open(folder: &Path) -> Result<Self> {
+        fs::create_dir_all(folder).with_context(|| format!("making the output folder {}", folder.display()))?;
+        let folder = folder.canonicalize().with_context(|| format!("finding the output folder {}", folder.display()))?;
+        let lock = lock(&folder)?;
+        refuse_strangers(&folder)?;
+        refuse_full_disk(&folder)?;
+        let outputs = Self { folder, _lock: lock };
+        outputs.clean()?;
+        fs::create_dir(outputs.work()).with_context(|| format!("making {}", outputs.work().display()))?;
+        Ok(outputs)
+    }
+
+    /// The folder as an absolute path.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where the build works; the output files are made here under their final names.
+    pub fn work(&self) -> PathBuf {
+        self.folder.join(WORK)
+    }
+
+    /// Compresses the image and describes it: `.img.zst`, `.bmap`, `.packages`.
+    pub fn derive(&self, name: &str, packages: &str) -> Result<()> {
+        let image = self.work().join(format!("{name}.img"));
+        fs::write(self.work().join(format!("{name}.packages")), packages).context("writing the package manifest")?;
+        process::run(
+            Command::new("bmaptool").arg("create").arg("-o").arg(self.work().join(format!("{name}.bmap"))).arg(&image),
+            "writing the block map",
+        )?;
+        // Most of it is encrypted and can't be compressed: the fastest level finds the holes as well as the slowest.
+        process::run(
+            Command::new("zstd").args(["-q", "-1", "-T0", "-o"]).arg(self.work().join(format!("{name}.img.zst"))).arg(&image),
+            "compressing the image",
+        )
+    }
+
+    /// Gives everything its final name. The sums of an earlier build go first and the new ones come last, so that a folder
+    /// with `SHA256SUMS` is whole.
+    pub fn publish(self, name: &str) -> Result<Vec<PathBuf>> {
+        let names = ["img", "img.zst", "bmap", "packages"].map(|suffix| format!("{name}.{suffix}"));
+        let mut sums = String::new();
+        for file in &names {
+            sums += &format!("{}  {file}\n", sha256(&self.work().join(file))?);
+        }
+        for file in earlier(&self.folder)? {
+            remove_file(&self.folder.join(file))?;
+        }
+        let mut published = Vec::new();
+        for file in &names {
+            let (from, to) = (self.work().join(file), self.folder.join(file));
+            fs::rename(&from, &to).with_context(|| format!("publishing {}", to.display()))?;
+            published.push(to);
+        }
+        durable::write(&self.folder.join(SUMS), sums.as_bytes(), 0o644)?;
+        self.clean()?;
+        Ok(published)
+    }
+
+    fn clean(&self) -> Result<()> {
+        namespace::remove(&self.work())
+    }
+}
+
+impl Drop for Outputs {
+    fn drop(&mut self) {
+        // After an error; the next build would do it too.
+        let _ = self.clean();
+    }
+}
+
+fn lock(folder: &Path) -> Result<Flock<File>> {
+    let file = File::open(folder).with_context(|| format!("opening the output folder {}", folder.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => bail!("another build is at work in {}", folder.display()),
+        Err((_, error)) => Err(error).with_context(|| format!("locking {}", folder.display())),
+    }
+}
+
+/// The files of an earlier build: its sums first, then what they name.
+fn earlier(folder: &Path) -> Result<Vec<String>> {
+    let path = folder.join(SUMS);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+    };
+    let named = text.lines().filter_map(|line| line.split_once("  ")).map(|(_, file)| file.to_owned());
+    let plain = named.filter(|file| !file.contains('/') && file != "..");
+    Ok([SUMS.to_owned()].into_iter().chain(plain).collect())
+}
+
+fn refuse_strangers(folder: &Path) -> Result<()> {
+    let ours = earlier(folder)?;
+    let reading = || format!("reading the output folder {}", folder.display());
+    for entry in fs::read_dir(folder).with_context(reading)? {
+        let name = entry.with_context(reading)?.file_name().to_string_lossy().into_owned();
+        // A publication cut short leaves files that no sums name.
+        let unfinished = [".img", ".img.zst", ".bmap", ".packages", ".part"].iter().any(|suffix| name.ends_with(suffix));
+        if name != WORK && !ours.contains(&name) && !(ours.is_empty() && unfinished) {
+            bail!(
+                "the output folder {} is not empty: {name:?} is not from an earlier build\nhint: name an empty folder with --out",
+                folder.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+fn refuse_full_disk(folder: &Path) -> Result<()> {
+    let space = nix::sys::statvfs::statvfs(folder).with_context(|| format!("asking for the free space of {}", folder.display()))?;
+    let free = space.blocks_available() * space.fragment_size();
+    if free < SCRATCH {
+        bail!(
+            "{} has {} MiB free, and a build takes up to {} MiB\nhint: free some space, or name a folder on another disk with --out",
+            folder.display(),
+            free >> 20,
+            SCRATCH >> 20
+        );
+    }
+    Ok(())
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {} of an earlier build", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn sha256(path: &Path) -> Result<String> {
+    let reading = || format!("reading {}", path.display());
+    let mut file = File::open(path).with_context(reading)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).with_context(reading)? {
+            0 => return Ok(hash.finish().iter().map(|byte| format!("{byte:02x}")).collect()),
+            read => hash.update(&buffer[..read]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::Outputs;
+
+    fn publish(folder: &std::path::Path, name: &str) {
+        let outputs = Outputs::open(folder).unwrap();
+        for suffix in ["img", "img.zst", "bmap", "packages"] {
+            fs::write(outputs.work().join(format!("{name}.{suffix}")), suffix).unwrap();
+        }
+        outputs.publish(name).unwrap();
+    }
+
+    fn names(folder: &std::path::Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_new_build_replaces_the_earlier_one_whatever_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        publish(folder.path(), "old");
+        publish(folder.path(), "new");
+        assert_eq!(names(folder.path()), ["SHA256SUMS", "new.bmap", "new.img", "new.img.zst", "new.packages"]);
+        let sums = fs::read_to_string(folder.path().join("SHA256SUMS")).unwrap();
+        // The sum of "img", by sha256sum(1).
+        assert!(sums.starts_with("b29814cf"), "{sums}");
+    }
+
+    #[test]
+    fn a_foreign_file_is_refused_and_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        publish(folder.path(), "berry");
+        fs::write(folder.path().join("thesis.txt"), "mine").unwrap();
+        let error = Outputs::open(folder.path()).err().unwrap().to_string();
+        assert!(error.contains("\"thesis.txt\" is not from an earlier build\nhint: "), "{error}");
+        assert!(names(folder.path()).contains(&String::from("thesis.txt")));
+    }
+
+    #[test]
+    fn two_builds_in_one_folder_are_refused_and_a_leftover_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join(".build/tree")).unwrap();
+        let first = Outputs::open(folder.path()).unwrap();
+        assert!(!first.work().join("tree").exists());
+        let error = Outputs::open(folder.path()).err().unwrap().to_string();
+        assert!(error.starts_with("another build is at work in"), "{error}");
+        drop(first);
+        assert_eq!(names(folder.path()), [""; 0]);
+    }
+}
