@@ -10,6 +10,7 @@
 pub mod cli;
 pub mod config;
 pub mod durable;
+pub mod image;
 pub mod outcome;
 pub mod process;
 pub mod secret;
