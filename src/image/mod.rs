@@ -1,6 +1,9 @@
 //! Making the image and proving that it can boot.
 
+pub mod boards;
 pub mod cpio;
 pub mod devicetree;
+pub mod drivers;
+pub mod modules;
 pub mod suppliers;
 pub mod unpack;
