@@ -4,6 +4,8 @@ pub mod boards;
 pub mod cpio;
 pub mod devicetree;
 pub mod drivers;
+pub mod elf;
+pub mod inspect;
 pub mod modules;
 pub mod suppliers;
 pub mod unpack;
