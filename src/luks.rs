@@ -4,6 +4,7 @@
 //! needs no stretching, and the recovery passphrase behind argon2id. All of it works on a plain file as well as on a
 //! device; only [`open`] needs device-mapper. Format: "LUKS2 On-Disk Format Specification", version 1.1.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -21,6 +22,11 @@ pub const SECTOR_SIZE: u32 = 4096;
 /// Bytes of an AES-256-XTS volume key: two keys of 256 bits.
 pub const VOLUME_KEY_SIZE: usize = 64;
 
+/// Bytes of the binary header, before the JSON area (LUKS2 specification, section 2.1).
+pub const BINARY_HEADER_SIZE: usize = 4096;
+
+/// Magic and version, label, checksum algorithm and salt stand before it: `uuid[40]` at offset 0xa8.
+const UUID_FIELD: Range<usize> = 0xa8..0xd0;
 /// The least iterations that LUKS2 takes. A random key of 512 bits gains nothing from more, and each costs boot time.
 const RANDOM_KEY_ITERATIONS: u32 = 1000;
 /// What argon2id takes of the board that opens it, in KiB: a quarter of the smallest board's 512 MiB, whatever host
@@ -136,6 +142,13 @@ pub fn uuid(path: &Path) -> Option<Uuid> {
     load(path).ok()?.status_handle().get_uuid().ok()
 }
 
+/// The UUID in the first [`BINARY_HEADER_SIZE`] bytes of a LUKS2 volume; none when they aren't a LUKS2 header's.
+pub fn uuid_of_header(header: &[u8]) -> Option<Uuid> {
+    let field = header.starts_with(b"LUKS\xba\xbe\0\x02").then(|| header.get(UUID_FIELD))??;
+    let text = field.split(|byte| *byte == 0).next()?;
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
 /// Gives the volume key of a volume that `key` opens: for reading a volume where there is no device-mapper.
 pub fn volume_key(path: &Path, key: Key) -> Result<Secret<Vec<u8>>> {
     let mut device = load(path)?;
@@ -191,7 +204,7 @@ mod tests {
 
     use uuid::Uuid;
 
-    use super::{HEADER_SIZE, Key, Tried, add_key, format, test_key, uuid, volume_key};
+    use super::{HEADER_SIZE, Key, Tried, add_key, format, test_key, uuid, uuid_of_header, volume_key};
     use crate::keys::keyfile::random;
     use crate::process;
     use crate::secret::Secret;
@@ -211,6 +224,10 @@ mod tests {
         format(&path, id, "test", Some(&own), &[Key::Random(&key), Key::Passphrase(&phrase)]).unwrap();
 
         assert_eq!(uuid(&path), Some(id));
+        let mut header = std::fs::read(&path).unwrap();
+        assert_eq!(uuid_of_header(&header[..super::BINARY_HEADER_SIZE]), Some(id));
+        header[0] = b'l';
+        assert_eq!(uuid_of_header(&header), None);
         assert_eq!(volume_key(&path, Key::Passphrase(&phrase)).unwrap().expose(), own.expose());
         let other = random(64).unwrap();
         let tries = [Key::Random(&key), Key::Passphrase(&phrase), Key::Random(&other)].map(|key| test_key(&path, key).unwrap());

@@ -2,7 +2,8 @@
 #
 #   root.sh WORK KIB UUID ADMIN SEGMENT ARCHIVE…
 #
-# WORK      a folder; gets root.ext4, firmware/ (the firmware partition's files) and packages (the manifest)
+# WORK      a folder; gets root.ext4, firmware/ (the firmware partition's files), packages (the manifest) and kernel/ (what
+#           tells which drivers the kernel has)
 # KIB       kibibytes of the file system; UUID its identity
 # ADMIN     the login to make
 # SEGMENT   an initramfs segment to put behind every initramfs
@@ -28,6 +29,12 @@ done
 mv "$tree/boot/firmware" "$work/firmware"
 mkdir "$tree/boot/firmware"
 mv "$tree/usr/share/vaultberry-packages" "$work/packages"
+
+for kernel in "$tree"/boot/vmlinuz-*; do
+	mkdir -p "$work/kernel/boot" "$work/kernel/usr/lib/modules/${kernel##*/vmlinuz-}"
+	cp "$kernel" "$work/kernel/boot/"
+	cp "$tree/usr/lib/modules/${kernel##*/vmlinuz-}"/modules.* "$work/kernel/usr/lib/modules/${kernel##*/vmlinuz-}/"
+done
 
 mke2fs -q -t ext4 -b 4096 -m 1 -L root -U "$uuid" -E "hash_seed=$uuid,lazy_itable_init=1,nodiscard" \
 	-d "$tree" "$work/root.ext4" "${kib}k"

@@ -8,10 +8,11 @@ use anyhow::{Context, Result, ensure};
 
 use super::binaries::Binaries;
 use super::cache::Cache;
+use super::cpio::Entry;
 use super::disk::{self, Layout};
 use super::outputs::Outputs;
 use super::overlay::{self, Particulars};
-use super::{base, boot, cpio, root};
+use super::{base, boot, cpio, proof, root};
 use crate::config::{self, Config};
 use crate::keys::keyfile::random;
 use crate::keys::secrets::{BuildSecrets, SecretsFolder};
@@ -81,6 +82,7 @@ pub fn build(request: &Request) -> Result<Built> {
     )?;
     fs::remove_file(&appliance_path).context("removing the appliance overlay")?;
     binaries.check_glibc(&root.packages)?;
+    proof::check(&root, &secrets)?;
     clock.tell("root file system");
 
     let header = make_header(&outputs.work().join("header"), &layout, &secrets)?;
@@ -147,7 +149,13 @@ fn admin_keys(config: &Config, folder: &SecretsFolder, secrets: &BuildSecrets) -
 /// The segment behind the cached initramfs: what differs from appliance to appliance.
 fn unlock_segment(config: &Config, secrets: &BuildSecrets, epoch: u64) -> Result<Vec<u8>> {
     let text = overlay::unlock_settings(config, secrets.uuid).encode()?;
-    cpio::segment(&[(settings::PATH.trim_start_matches('/'), text.as_bytes())], epoch)
+    let mtime = u32::try_from(epoch).context("the date is past what an initramfs can hold")?;
+    let path = settings::PATH.trim_start_matches('/');
+    cpio::write(&[
+        Entry::folder("etc", 0o755, mtime),
+        Entry::folder("etc/vaultberry", 0o755, mtime),
+        Entry::file(path, 0o644, mtime, text.as_bytes()),
+    ])
 }
 
 /// The LUKS2 header, made on a sparse file as large as the partition.

@@ -20,6 +20,8 @@ pub struct Root {
     pub ext4: PathBuf,
     /// The firmware partition's files.
     pub firmware: PathBuf,
+    /// A folder with the kernel and what it says of its drivers.
+    pub kernel: PathBuf,
     /// The Debian packages: name, version and architecture, separated by tabs, one a line.
     pub packages: String,
 }
@@ -35,7 +37,7 @@ pub fn make(work: &Path, size: u64, uuid: Uuid, admin: &str, segment: &[u8], arc
     namespace::remove(&work.join("tree"))?;
     let packages = work.join("packages");
     let packages = fs::read_to_string(&packages).with_context(|| format!("reading {}", packages.display()))?;
-    Ok(Root { ext4: work.join("root.ext4"), firmware: work.join("firmware"), packages })
+    Ok(Root { ext4: work.join("root.ext4"), firmware: work.join("firmware"), kernel: work.join("kernel"), packages })
 }
 
 /// The blocks that a file system uses, as ranges of block numbers: all but those that dumpe2fs(8) calls free.

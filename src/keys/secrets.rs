@@ -68,6 +68,11 @@ impl SecretsFolder {
         self.path.join(uuid.to_string())
     }
 
+    /// The key file of one build.
+    pub fn key(&self, uuid: Uuid) -> PathBuf {
+        self.path.join("stick").join(path_on_stick(uuid))
+    }
+
     /// The stick image of one build.
     pub fn stick_image(&self, uuid: Uuid) -> PathBuf {
         self.of(uuid).join("stick.img")
@@ -77,7 +82,7 @@ impl SecretsFolder {
     pub fn publish(&self, secrets: &BuildSecrets, hostname: &str, header: &[u8]) -> Result<()> {
         let folder = self.of(secrets.uuid);
         make_private_folder(&folder)?;
-        let key_path = self.path.join("stick").join(path_on_stick(secrets.uuid));
+        let key_path = self.key(secrets.uuid);
         make_private_folder(key_path.parent().expect("a key lies in a folder"))?;
         durable::write(&key_path, secrets.key.encode().expose(), 0o600)?;
         stick::make_image(&self.stick_image(secrets.uuid), &[&key_path])?;

@@ -1,0 +1,181 @@
+//! Booting an image in QEMU, with the stick plugged in: for a look before flashing, and for the tests.
+//!
+//! QEMU runs no Pi firmware, so kernel, initramfs, device tree and command line are read out of the image's own firmware
+//! partition. The image itself is never written to: the guest's writes go to a temporary file, unless asked for.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use tempfile::TempDir;
+
+use super::disk::{ROOT_START, read_firmware};
+use crate::keys::secrets::SecretsFolder;
+use crate::luks;
+
+/// A machine that QEMU emulates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Machine {
+    /// QEMU's own board: quick, with a network and room for a backup disk.
+    Virt,
+    /// A Raspberry Pi 3B: SD card on the Broadcom host, stick on dwc2, no network.
+    Raspi3b,
+}
+
+/// What to boot, and with what plugged in.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// The image.
+    pub image: PathBuf,
+    /// The board.
+    pub machine: Machine,
+    /// The stick's image; none boots without a stick.
+    pub stick: Option<PathBuf>,
+    /// The backup disk's image and its serial number; `virt` only.
+    pub disk: Option<(PathBuf, String)>,
+    /// The port of the host's loopback that leads to the guest's ssh; `virt` only.
+    pub ssh_port: Option<u16>,
+    /// Let the guest change the image, so that the next boot finds what this one left.
+    pub write: bool,
+    /// Further arguments for QEMU, as they are.
+    pub extra: Vec<String>,
+}
+
+/// The LUKS UUID of an image's root: names its keys.
+pub fn root_uuid(image: &Path) -> Result<uuid::Uuid> {
+    // libcryptsetup takes no offset into a file; the header's text fields do (LUKS2 specification, binary header).
+    let header = read_at(image, ROOT_START, luks::BINARY_HEADER_SIZE)?;
+    luks::uuid_of_header(&header).with_context(|| format!("{} holds no LUKS2 volume where a vaultberry image has root", image.display()))
+}
+
+/// The stick's image that the build of `image` left in the secrets folder.
+pub fn stick_of(image: &Path, secrets: &Path) -> Result<PathBuf> {
+    let uuid = root_uuid(image)?;
+    let stick = SecretsFolder::open(secrets)?.stick_image(uuid);
+    ensure!(
+        stick.exists(),
+        "the key of this image, {}, isn't there\nhint: name its folder with --secrets, or a stick's image with --stick",
+        stick.display()
+    );
+    Ok(stick)
+}
+
+/// Boots the guest on this terminal and waits for its end.
+pub fn boot(guest: &Guest) -> Result<ExitStatus> {
+    let files = TempDir::new().context("making a folder for the kernel")?;
+    let mut command = command(guest, files.path())?;
+    command.status().context("starting `qemu-system-aarch64`\nhint: apt-get install qemu-system-arm ipxe-qemu")
+}
+
+/// The QEMU command of a guest. Kernel, initramfs and device tree are put into `files`, which must outlive the guest.
+pub fn command(guest: &Guest, files: &Path) -> Result<Command> {
+    let firmware = Firmware::extract(guest, files)?;
+    let mut command = Command::new("qemu-system-aarch64");
+    command.args(["-nographic", "-no-reboot"]).arg("-kernel").arg(&firmware.kernel).arg("-initrd").arg(&firmware.initrd);
+    let snapshot = if guest.write { "off" } else { "on" };
+    let image = format!("file={},format=raw,snapshot={snapshot}", escaped(&guest.image));
+    match guest.machine {
+        Machine::Virt => {
+            command.args(["-M", "virt", "-cpu", "cortex-a72", "-smp", "2", "-m", "1024"]);
+            command.arg("-append").arg(format!("{} console=ttyAMA0", firmware.command_line));
+            command.arg("-drive").arg(format!("{image},if=none,id=card")).args(["-device", "virtio-blk-pci,drive=card"]);
+            command.args(["-device", "qemu-xhci"]);
+            network(&mut command, guest.ssh_port);
+            if let Some((disk, serial)) = &guest.disk {
+                command.arg("-drive").arg(format!("file={},format=raw,if=none,id=disk", escaped(disk)));
+                command.arg("-device").arg(format!("virtio-blk-pci,drive=disk,serial={serial}"));
+            }
+        }
+        Machine::Raspi3b => {
+            ensure!(
+                guest.disk.is_none() && guest.ssh_port.is_none(),
+                "the emulated raspi3b has no network and one USB port, for the stick\nhint: --machine virt has a network and a backup disk"
+            );
+            command.args(["-M", "raspi3b", "-serial", "null", "-serial", "mon:stdio"]);
+            command.arg("-dtb").arg(&firmware.device_tree).arg("-append").arg(&firmware.command_line);
+            command.arg("-drive").arg(format!("{image},if=sd"));
+        }
+    }
+    if let Some(stick) = &guest.stick {
+        command.arg("-drive").arg(format!("file={},format=raw,if=none,id=stick,readonly=on", escaped(stick)));
+        command.args(["-device", "usb-storage,drive=stick"]);
+    }
+    command.args(&guest.extra);
+    Ok(command)
+}
+
+fn network(command: &mut Command, ssh_port: Option<u16>) {
+    let mut user = String::from("user,id=net");
+    if let Some(port) = ssh_port {
+        let _ = write!(user, ",hostfwd=tcp:127.0.0.1:{port}-:22");
+    }
+    // No option ROM: the guest doesn't boot from the network.
+    command.args(["-netdev", &user, "-device", "virtio-net-pci,netdev=net,romfile="]);
+}
+
+/// A comma ends a value in QEMU's option lists; two stand for one.
+fn escaped(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+/// What the Pi's firmware would load.
+struct Firmware {
+    kernel: PathBuf,
+    initrd: PathBuf,
+    device_tree: PathBuf,
+    command_line: String,
+}
+
+impl Firmware {
+    fn extract(guest: &Guest, files: &Path) -> Result<Self> {
+        let image = &guest.image;
+        ensure!(image.is_file(), "there is no image {}\nhint: `make image` builds one", image.display());
+        let config = text(image, "config.txt")?;
+        let copy = |name: &str| -> Result<PathBuf> {
+            let path = files.join(name);
+            fs::write(&path, read_firmware(image, name)?).with_context(|| format!("writing {}", path.display()))?;
+            Ok(path)
+        };
+        let kernel = setting(&config, "kernel=").context("config.txt names no kernel")?;
+        let initrd = setting(&config, "initramfs ").context("config.txt names no initramfs")?;
+        Ok(Self {
+            kernel: copy(kernel)?,
+            initrd: copy(initrd)?,
+            device_tree: copy("bcm2837-rpi-3-b.dtb")?,
+            command_line: text(image, "cmdline.txt")?.trim().to_owned(),
+        })
+    }
+}
+
+fn text(image: &Path, name: &str) -> Result<String> {
+    String::from_utf8(read_firmware(image, name)?).with_context(|| format!("reading {name}"))
+}
+
+/// The first word of the last line that begins with `key`.
+fn setting<'a>(config: &'a str, key: &str) -> Option<&'a str> {
+    config.lines().rev().find_map(|line| line.trim().strip_prefix(key)).and_then(|value| value.split_whitespace().next())
+}
+
+fn read_at(path: &Path, offset: u64, length: usize) -> Result<Vec<u8>> {
+    use std::os::unix::fs::FileExt;
+    let mut bytes = vec![0; length];
+    let file = fs::File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    file.read_exact_at(&mut bytes, offset).with_context(|| format!("reading {}", path.display()))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::setting;
+
+    #[test]
+    fn config_txt_is_read_like_the_firmware_reads_it() {
+        let config = "# kernel=no\nkernel=old\n kernel=vmlinuz-6.12 \ninitramfs initrd.img-6.12 followkernel\n";
+        assert_eq!(setting(config, "kernel="), Some("vmlinuz-6.12"));
+        assert_eq!(setting(config, "initramfs "), Some("initrd.img-6.12"));
+        assert_eq!(setting(config, "dtb="), None);
+    }
+}
