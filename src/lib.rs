@@ -10,6 +10,12 @@
 pub mod cli;
 pub mod config;
 pub mod durable;
+pub mod log;
 pub mod outcome;
 pub mod process;
+pub mod run;
 pub mod secret;
+pub mod snapshot;
+pub mod source;
+pub mod stop;
+pub mod warnings;

@@ -1,6 +1,9 @@
 //! The command line: clap types, one file a command group, and no logic. `main` dispatches what is parsed here.
 
-use clap::{Parser, Subcommand};
+pub mod backup;
+pub mod source;
+
+use clap::{ArgAction, Parser, Subcommand};
 
 /// Builds, boots and is a backup appliance
 ///
@@ -9,6 +12,9 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "vaultberry", version, max_term_width = 80)]
 pub struct Cli {
+    /// Say more: what is being done, and twice for how.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -16,4 +22,11 @@ pub struct Cli {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {}
+pub enum Command {
+    /// Back up, on the appliance.
+    #[command(subcommand)]
+    Backup(backup::Backup),
+    /// Deal with the servers that are backed up.
+    #[command(subcommand)]
+    Source(source::Source),
+}
