@@ -8,6 +8,7 @@
 //! `config` knows no other subject and `cli` is known by none; no stage of a run knows `run`.
 
 pub mod cli;
+pub mod complaint;
 pub mod config;
 pub mod durable;
 pub mod log;

@@ -1,6 +1,7 @@
 //! The command line: clap types, one file a command group, and no logic. `main` dispatches what is parsed here.
 
 pub mod backup;
+pub mod config;
 pub mod source;
 
 use clap::{ArgAction, Parser, Subcommand};
@@ -23,6 +24,12 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Write an annotated appliance.toml to begin with.
+    Init(config::Init),
+    /// Check an appliance.toml and name everything that is wrong with it.
+    Check(config::Check),
+    /// Show what an appliance.toml comes to, defaults included.
+    Plan(config::Plan),
     /// Back up, on the appliance.
     #[command(subcommand)]
     Backup(backup::Backup),

@@ -9,6 +9,6 @@ use crate::cli::backup::OnAppliance;
 pub enum Source {
     /// Show the appliance's public ssh key, and make the key first if there is none
     ///
-    /// The line belongs into ~/.ssh/authorized_keys of the unprivileged user on each server.
+    /// The line belongs into `~/.ssh/authorized_keys` of the unprivileged user on each server.
     Key(OnAppliance),
 }

@@ -2,12 +2,40 @@
 //!
 //! The types here are the checked form: whoever holds a [`Config`] can't meet an invalid value. They are made only by
 //! [`load`] and [`parse`], which report every error of a file at once, with line and key.
+//!
+//! A file goes through three layers: `toml` makes a tree of it, `read` walks the tree and knows where everything stands,
+//! and `section` and `source` say what each setting must be, with the checks of `name`, `place`, `public_key` and `value`.
+//! A new setting is a line in `schema` (its name and an example for hints), one in `section` or `source`, one in `plan`
+//! and one in [`EXAMPLE`]; tests see to it that none is forgotten.
 
+mod error;
+mod load;
+mod name;
+mod nearest;
+mod parse;
+mod place;
+mod plan;
+mod public_key;
+mod read;
+mod schema;
+mod section;
+mod source;
+mod value;
+
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use error::{Errors, LoadError, Mistake};
+pub use load::{init, load};
+pub use parse::parse;
+pub use plan::plan;
+
+/// The annotated file that `vaultberry init` writes: a demonstration that is valid as it stands.
+pub const EXAMPLE: &str = include_str!("../../image/appliance.toml");
+
 /// A whole `appliance.toml`, valid and with every default filled in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Who the appliance is.
     pub appliance: Appliance,
@@ -94,6 +122,13 @@ pub struct TimeOfDay {
     pub hour: u8,
     /// 0 to 59.
     pub minute: u8,
+}
+
+impl fmt::Display for TimeOfDay {
+    /// As in the file: `02:30`.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:02}:{:02}", self.hour, self.minute)
+    }
 }
 
 /// `[[source]]`: one server to pull from.

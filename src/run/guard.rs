@@ -52,9 +52,8 @@ fn clock(now: Timestamp) -> Result<()> {
 fn mounted(folder: &Path) -> Result<()> {
     const HINT: &str = "hint: plug the disk in and run `vaultberry disk open`";
     // Names in mountinfo have no symbolic links in them.
-    let folder = match fs::canonicalize(folder) {
-        Ok(folder) => folder,
-        Err(_) => bail!("the backup disk is not mounted: there is no folder {}\n{HINT}", folder.display()),
+    let Ok(folder) = fs::canonicalize(folder) else {
+        bail!("the backup disk is not mounted: there is no folder {}\n{HINT}", folder.display());
     };
     let mountinfo = fs::read("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
     match device_at(&mountinfo, folder.as_os_str().as_bytes()) {

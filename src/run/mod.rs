@@ -48,19 +48,11 @@ fn locked(config: &Config, stop: &Stop, _lock: &Lock) -> Result<RunReport> {
     let (name, started, log) = begin(&state.join("logs"))?;
     tracing::info!("run {name} begins");
     let mut report = RunReport::begun(name, started);
-    match guard::check(config, started) {
-        Err(error) => report.fail(&error),
-        Ok(()) => {
-            for source in &config.sources {
-                report.sources.push(source_or_skip(config, source, &report.run, stop));
-            }
-            report.outcome = report.sources.iter().map(|source| source.outcome).max().unwrap_or(Outcome::Failed);
-            if let Err(error) = stop.check() {
-                report.fail(&error);
-            }
-        }
+    let guarded = guard::check(config, started);
+    let usable = guarded.is_ok();
+    if let Err(error) = guarded.and_then(|()| every_source(config, &mut report, stop)) {
+        report.fail(&error);
     }
-    let usable = report.error.is_none() || !report.sources.is_empty();
     report.ended = Some(Timestamp::now());
     tracing::info!("run {} ends: {}", report.run, report.outcome);
     drop(log);
@@ -71,11 +63,17 @@ fn locked(config: &Config, stop: &Stop, _lock: &Lock) -> Result<RunReport> {
     Ok(report)
 }
 
-fn source_or_skip(config: &Config, source: &crate::config::Source, run: &str, stop: &Stop) -> SourceReport {
-    if let Err(error) = stop.check() {
-        return SourceReport::skipped(&source.name, &error);
+/// Takes one source after the other. The error is a stop that was asked for; sources it kept from their turn are `skipped`.
+fn every_source(config: &Config, report: &mut RunReport, stop: &Stop) -> Result<()> {
+    for source in &config.sources {
+        let result = match stop.check() {
+            Ok(()) => pipeline::source(&config.backup.folder, source, &report.run, stop),
+            Err(error) => SourceReport::skipped(&source.name, &error),
+        };
+        report.sources.push(result);
     }
-    pipeline::source(&config.backup.folder, source, run, stop)
+    report.outcome = report.sources.iter().map(|source| source.outcome).max().unwrap_or(Outcome::Failed);
+    stop.check()
 }
 
 /// Names the run after its start, opens its log, and gives both. A name is given once: the log of the same second,

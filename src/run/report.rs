@@ -169,7 +169,7 @@ fn amount(bytes: u64) -> String {
     match units.into_iter().find(|(shift, _)| bytes >> shift > 0) {
         // tenths, in whole numbers: no rounding to think about
         Some((shift, unit)) => {
-            let tenths = u128::from(bytes) * 10 >> shift;
+            let tenths = (u128::from(bytes) * 10) >> shift;
             format!("{}.{} {unit}", tenths / 10, tenths % 10)
         }
         None => format!("{bytes} bytes"),

@@ -52,7 +52,7 @@ pub fn look(root: &OwnedFd, path: &Path) -> nix::Result<Entry> {
     // O_PATH opens anything, a symbolic link itself too, and wakes no pipe and no device.
     let place = open_below(root, path, OFlag::O_PATH | OFlag::O_NOFOLLOW)?;
     let place = File::from(place);
-    let metadata = place.metadata().map_err(errno)?;
+    let metadata = place.metadata().map_err(|error| errno(&error))?;
     let kind = match metadata.file_type() {
         kind if kind.is_file() => Kind::File,
         kind if kind.is_dir() => Kind::Folder,
@@ -110,7 +110,7 @@ fn open_below(root: &OwnedFd, path: &Path, flags: OFlag) -> nix::Result<OwnedFd>
     }
 }
 
-fn errno(error: std::io::Error) -> Errno {
+fn errno(error: &std::io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 

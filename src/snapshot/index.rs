@@ -17,6 +17,7 @@
 //! - `"damaged":true` marks a file whose content isn't what the mirror held; the snapshot is then `partial`.
 //! - An index without its trailer was cut short and means nothing. `outcome` is `complete` or `partial`.
 
+use std::fmt::Write as _;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -176,7 +177,10 @@ fn name(path: &Path) -> (Option<&str>, Option<String>) {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a string doesn't fail");
+        text
+    })
 }
 
 #[cfg(test)]

@@ -170,8 +170,9 @@ async fn fetch(
     arguments.extend([remote, target]);
     let ended = rsync::run(&arguments, stop).await?;
     // Sockets, pipes and devices are named on stdout.
-    let skipped = ended.stdout.iter().filter(|line| line.starts_with("skipping non-regular file"));
-    skipped.for_each(|line| warnings.push(line.clone()));
+    for line in ended.stdout.iter().filter(|line| line.starts_with("skipping non-regular file")) {
+        warnings.push(line.clone());
+    }
     let outcome = match ended.code {
         // What is on stderr after a good end is a login script's noise.
         Some(0) => return Ok(Outcome::Complete),
@@ -179,7 +180,9 @@ async fn fetch(
         Some(PARTIAL) => Outcome::Partial,
         code => bail!("pulling {}: {}", printable(path.as_os_str().as_bytes()), failure(code, &ended.stderr)),
     };
-    said(&ended.stderr).into_iter().for_each(|line| warnings.push(line));
+    for line in said(&ended.stderr) {
+        warnings.push(line);
+    }
     Ok(outcome)
 }
 
@@ -205,8 +208,10 @@ fn failure(code: Option<i32>, stderr: &[String]) -> String {
     };
     // The end of a long complaint says most.
     let tail = &stderr[stderr.len().saturating_sub(8)..];
-    let said: String = tail.iter().map(|line| format!("\n  {line}")).collect();
-    format!("{ended}{said}{}", hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default())
+    let mut lines = vec![ended];
+    lines.extend(tail.iter().map(|line| format!("  {line}")));
+    lines.extend(hint.map(|hint| format!("hint: {hint}")));
+    lines.join("\n")
 }
 
 #[cfg(test)]

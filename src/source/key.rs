@@ -17,15 +17,20 @@ use crate::config::Config;
 use crate::durable::sync_folder_of;
 use crate::process;
 
-/// The public halves of all keys that the sources of `config` use, each once, in their order. Makes those that aren't there.
-pub fn ensure_all(config: &Config) -> Result<Vec<String>> {
+/// The public halves of all keys that the sources of `config` use, a line each, each once. Makes those that aren't there.
+pub fn ensure_all(config: &Config) -> Result<String> {
     let mut paths: Vec<&Path> = Vec::new();
     for source in &config.sources {
         if !paths.contains(&source.identity.as_path()) {
             paths.push(&source.identity);
         }
     }
-    paths.into_iter().map(|path| ensure(path, &config.appliance.hostname)).collect()
+    let mut lines = String::new();
+    for path in paths {
+        lines.push_str(&ensure(path, &config.appliance.hostname)?);
+        lines.push('\n');
+    }
+    Ok(lines)
 }
 
 /// Makes the ed25519 key pair `path` and `path.pub` if there is no file `path`, and gives the public half as one line of an

@@ -128,13 +128,14 @@ fn write_private(path: &Path, content: &[u8]) -> Result<()> {
         .with_context(|| format!("writing {}", path.display()))
 }
 
-/// One line a pinned key. They stand under the source's name (`HostKeyAlias`), which spares the forms that known_hosts has
+/// One line a pinned key. They stand under the source's name (`HostKeyAlias`), which spares the forms that `known_hosts` has
 /// for ports and IPv6 addresses.
 fn known_hosts_text(source: &Source) -> String {
-    source.host_keys.iter().map(|key| format!("{} {}\n", source.name, key.trim())).collect()
+    let lines: Vec<String> = source.host_keys.iter().map(|key| format!("{} {}\n", source.name, key.trim())).collect();
+    lines.concat()
 }
 
-/// The whole client configuration (ssh_config(5)).
+/// The whole client configuration (`ssh_config(5)`).
 fn config_text(source: &Source, known_hosts: &Path) -> Result<Vec<u8>> {
     let mut text = format!(
         "Host *\n\

@@ -1,0 +1,132 @@
+//! What a configuration comes to, for people to read before anything is built from it.
+
+use std::fmt::Write as _;
+
+use super::{Config, public_key, value};
+
+/// The column where values begin: the longest key, its indentation, and two blanks.
+const VALUES: usize = 16;
+
+/// Prints everything that `config` resolved to, defaults included: a section each, keys as in the file, ssh keys by
+/// the fingerprint that `ssh-keygen -l` shows for them.
+pub fn plan(config: &Config) -> String {
+    let Config { appliance, admin, image, unlock, disk, backup, sources } = config;
+    let mut page = Page(String::new());
+    page.section("appliance");
+    page.line("hostname", &appliance.hostname);
+    page.line("timezone", &appliance.timezone);
+    page.section("admin");
+    page.line("user", &admin.user);
+    page.list("ssh_keys", admin.ssh_keys.iter().map(|key| public_key::fingerprint(key)));
+    page.line("generate_key", if admin.generate_key { "true (a throw-away key pair, made with the image)" } else { "false" });
+    page.section("image");
+    page.line("suite", &image.suite);
+    page.line("size", &format!("{} ({} bytes)", value::size_text(image.size), image.size));
+    page.list("packages", image.packages.iter().cloned());
+    page.line("mirror", image.mirror.as_deref().unwrap_or("(Debian's own, as mmdebstrap chooses)"));
+    page.section("unlock");
+    page.line("wait", &value::duration_text(unlock.wait));
+    page.line("reboot_after", &value::duration_text(unlock.reboot_after));
+    page.section("disk");
+    page.line("serial", disk.as_ref().map_or("(no backup disk: backups go into a plain folder)", |disk| &disk.serial));
+    page.section("backup");
+    page.line("folder", &backup.folder.to_string_lossy());
+    page.line("state", &backup.state.to_string_lossy());
+    page.line("lock", &backup.lock.to_string_lossy());
+    page.line("at", &format!("{} {}", backup.at, appliance.timezone));
+    for source in sources {
+        page.section(&format!("source {}", source.name));
+        page.line("host", &source.host);
+        page.line("port", &source.port.to_string());
+        page.line("user", &source.user);
+        page.line("identity", &source.identity.to_string_lossy());
+        page.list("host_keys", source.host_keys.iter().map(|key| public_key::fingerprint(key)));
+        page.list("paths", source.paths.iter().map(|path| path.to_string_lossy().into_owned()));
+    }
+    page.0
+}
+
+struct Page(String);
+
+impl Page {
+    fn section(&mut self, name: &str) {
+        let gap = if self.0.is_empty() { "" } else { "\n" };
+        self.write(format_args!("{gap}{name}\n"));
+    }
+
+    fn line(&mut self, key: &str, value: &str) {
+        let width = VALUES - 2;
+        self.write(format_args!("  {key:width$}{value}\n"));
+    }
+
+    /// One line for each value, the key on the first.
+    fn list(&mut self, key: &str, values: impl Iterator<Item = String>) {
+        let mut values = values.peekable();
+        if values.peek().is_none() {
+            self.line(key, "(none)");
+        }
+        for (index, value) in values.enumerate() {
+            self.line(if index == 0 { key } else { "" }, &value);
+        }
+    }
+
+    fn write(&mut self, text: std::fmt::Arguments<'_>) {
+        self.0.write_fmt(text).expect("writing to a string can't fail");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plan;
+    use crate::config::{EXAMPLE, parse};
+
+    #[test]
+    fn the_example_resolves_to_this() {
+        let expected = "\
+appliance
+  hostname      vaultberry
+  timezone      Etc/UTC
+
+admin
+  user          admin
+  ssh_keys      (none)
+  generate_key  true (a throw-away key pair, made with the image)
+
+image
+  suite         trixie
+  size          4 GiB (4294967296 bytes)
+  packages      (none)
+  mirror        (Debian's own, as mmdebstrap chooses)
+
+unlock
+  wait          30s
+  reboot_after  10m
+
+disk
+  serial        VAULTBERRY-DEMO
+
+backup
+  folder        /mnt/backup
+  state         /var/lib/vaultberry
+  lock          /run/lock/vaultberry.lock
+  at            02:30 Etc/UTC
+
+source demo
+  host          demo.example.org
+  port          22
+  user          backup
+  identity      /var/lib/vaultberry/ssh/id_ed25519
+  host_keys     ssh-ed25519 SHA256:nq00cPCwzcDDgB48Dhp5j6Q5Z9USmetAEDTkHPMz09g
+  paths         /srv
+                /home
+";
+        assert_eq!(plan(&parse(EXAMPLE).unwrap()), expected);
+    }
+
+    #[test]
+    fn what_is_not_there_is_said() {
+        let text = EXAMPLE.replace("[disk]", "").replace("serial = \"VAULTBERRY-DEMO\"", "");
+        let page = plan(&parse(&text).unwrap());
+        assert!(page.contains("  serial        (no backup disk: backups go into a plain folder)\n"), "{page}");
+    }
+}

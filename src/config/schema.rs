@@ -1,0 +1,106 @@
+//! The sections and keys that an `appliance.toml` may have, each with an example for hints.
+
+/// A setting's name and what to write for it, as TOML.
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) example: &'static str,
+}
+
+/// A section's name and its settings.
+pub(super) struct Shape {
+    pub(super) name: &'static str,
+    /// Whether it is written `[[name]]`, once for each.
+    pub(super) repeated: bool,
+    pub(super) keys: &'static [Key],
+}
+
+impl Shape {
+    pub(super) fn example(&self, name: &str) -> &'static str {
+        self.keys.iter().find(|key| key.name == name).map(|key| key.example).expect("a key that is read is in the schema")
+    }
+
+    /// The section's head as it stands in the file.
+    pub(super) fn head(&self) -> String {
+        if self.repeated { format!("[[{}]]", self.name) } else { format!("[{}]", self.name) }
+    }
+}
+
+const fn key(name: &'static str, example: &'static str) -> Key {
+    Key { name, example }
+}
+
+pub(super) const APPLIANCE: Shape = Shape {
+    name: "appliance",
+    repeated: false,
+    keys: &[key("hostname", "\"vaultberry\""), key("timezone", "\"Europe/Zurich\"")],
+};
+
+pub(super) const ADMIN: Shape = Shape {
+    name: "admin",
+    repeated: false,
+    keys: &[key("user", "\"admin\""), key("ssh_keys", "[\"ssh-ed25519 AAAA… me@laptop\"]"), key("generate_key", "true")],
+};
+
+pub(super) const IMAGE: Shape = Shape {
+    name: "image",
+    repeated: false,
+    keys: &[
+        key("suite", "\"trixie\""),
+        key("size", "\"4 GiB\""),
+        key("packages", "[\"htop\", \"tmux\"]"),
+        key("mirror", "\"https://mirror.example.org\""),
+    ],
+};
+
+pub(super) const UNLOCK: Shape =
+    Shape { name: "unlock", repeated: false, keys: &[key("wait", "\"30s\""), key("reboot_after", "\"10m\"")] };
+
+pub(super) const DISK: Shape = Shape { name: "disk", repeated: false, keys: &[key("serial", "\"VAULTBERRY-DEMO\"")] };
+
+pub(super) const BACKUP: Shape = Shape {
+    name: "backup",
+    repeated: false,
+    keys: &[
+        key("folder", "\"/mnt/backup\""),
+        key("state", "\"/var/lib/vaultberry\""),
+        key("lock", "\"/run/lock/vaultberry.lock\""),
+        key("at", "\"02:30\""),
+    ],
+};
+
+pub(super) const SOURCE: Shape = Shape {
+    name: "source",
+    repeated: true,
+    keys: &[
+        key("name", "\"home\""),
+        key("host", "\"server.example.org\""),
+        key("port", "22"),
+        key("user", "\"backup\""),
+        key("identity", "\"/var/lib/vaultberry/ssh/id_ed25519\""),
+        key("host_keys", "[\"ssh-ed25519 AAAA…\"]"),
+        key("paths", "[\"/srv\", \"/home\"]"),
+    ],
+};
+
+pub(super) const SECTIONS: [&Shape; 7] = [&APPLIANCE, &ADMIN, &IMAGE, &UNLOCK, &DISK, &BACKUP, &SOURCE];
+
+#[cfg(test)]
+mod tests {
+    use super::SECTIONS;
+    use crate::config::EXAMPLE;
+
+    #[test]
+    fn the_example_shows_every_setting_of_every_section() {
+        for section in SECTIONS {
+            let head = format!("\n{}\n", section.head());
+            let body = EXAMPLE.split_once(&head).unwrap_or_else(|| panic!("{head} isn't in the example")).1;
+            let body = body.split("\n[").next().unwrap();
+            for key in section.keys {
+                let shown = body.lines().any(|line| {
+                    line.trim_start_matches(['#', ' ']).strip_prefix(key.name).is_some_and(|rest| rest.starts_with(" = "))
+                });
+                assert!(shown, "{}.{} isn't in the example", section.name, key.name);
+            }
+        }
+    }
+}

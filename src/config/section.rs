@@ -1,0 +1,125 @@
+//! The sections that stand once: what each setting must be, its default, and the rules between settings.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use super::error::Fault;
+use super::read::{Element, Found, Report, Section};
+use super::{Admin, Appliance, Backup, Disk, Image, TimeOfDay, Unlock};
+use super::{name, place, public_key, schema, value};
+
+const GIB: u64 = 1 << 30;
+
+pub(super) fn appliance(report: &mut Report<'_>, root: &DeTable<'_>) -> Appliance {
+    let section = Section::once(report, root, &schema::APPLIANCE);
+    Appliance {
+        hostname: section.text(report, "hostname", String::from("vaultberry"), name::hostname).value,
+        timezone: section.text(report, "timezone", String::from("Etc/UTC"), name::timezone).value,
+    }
+}
+
+pub(super) fn admin(report: &mut Report<'_>, root: &DeTable<'_>) -> Admin {
+    let section = Section::once(report, root, &schema::ADMIN);
+    let user = section.text(report, "user", String::from("admin"), name::admin_user).value;
+    let keys = section.list(report, "ssh_keys", public_key::login);
+    let generate = section.flag(report, "generate_key", false);
+    if keys.value.is_empty() && keys.sound() && generate.sound() && !generate.value {
+        let hint = "add ssh_keys = [\"ssh-ed25519 AAAA… me@laptop\"], or generate_key = true for a demonstration";
+        let fault = Fault::new("nobody could log in: there is no ssh key", hint);
+        report.add_if_whole(&keys.at, section.path("ssh_keys"), fault);
+    }
+    Admin { user, ssh_keys: distinct(report, keys.value), generate_key: generate.value }
+}
+
+pub(super) fn image(report: &mut Report<'_>, root: &DeTable<'_>) -> Image {
+    let section = Section::once(report, root, &schema::IMAGE);
+    let packages = section.list(report, "packages", name::package).value;
+    Image {
+        suite: section.text(report, "suite", String::from("trixie"), name::suite).value,
+        size: section.text(report, "size", 4 * GIB, image_size).value,
+        packages: distinct(report, packages),
+        mirror: section.text(report, "mirror", None, |text| name::mirror(text).map(Some)).value,
+    }
+}
+
+fn image_size(text: &str) -> Result<u64, Fault> {
+    let size = value::size(text)?;
+    if size.is_power_of_two() && (2 * GIB..=64 * GIB).contains(&size) {
+        return Ok(size);
+    }
+    let message = format!("{} is not a power of two from 2 GiB to 64 GiB", value::size_text(size));
+    Err(Fault::new(message, "write one of \"2 GiB\", \"4 GiB\", \"8 GiB\", \"16 GiB\", \"32 GiB\" and \"64 GiB\""))
+}
+
+pub(super) fn unlock(report: &mut Report<'_>, root: &DeTable<'_>) -> Unlock {
+    let section = Section::once(report, root, &schema::UNLOCK);
+    let wait = section.text(report, "wait", Duration::from_secs(30), |text| {
+        at_most(text, Duration::from_mins(10), "write 0s to 10m, as in \"30s\"")
+    });
+    let reboot_after = section.text(report, "reboot_after", Duration::from_mins(10), |text| {
+        at_most(text, Duration::from_hours(24), "write at most 24h, as in \"10m\"")
+    });
+    if wait.sound() && reboot_after.sound() && reboot_after.value <= wait.value {
+        // The default of one may be what the other collides with: point to the one that was set.
+        let (key, at) = if reboot_after.found == Found::Right { ("reboot_after", &reboot_after.at) } else { ("wait", &wait.at) };
+        let (first, last) = (value::duration_text(wait.value), value::duration_text(reboot_after.value));
+        let message = format!("the reboot after {last} would come before the wait of {first} is over");
+        report.add_if_whole(at, section.path(key), Fault::new(message, "make reboot_after longer than wait"));
+    }
+    Unlock { wait: wait.value, reboot_after: reboot_after.value }
+}
+
+fn at_most(text: &str, longest: Duration, hint: &str) -> Result<Duration, Fault> {
+    let duration = value::duration(text)?;
+    if duration <= longest {
+        return Ok(duration);
+    }
+    let (duration, longest) = (value::duration_text(duration), value::duration_text(longest));
+    Err(Fault::new(format!("{duration} is longer than {longest}"), hint))
+}
+
+pub(super) fn disk(report: &mut Report<'_>, root: &DeTable<'_>) -> Option<Disk> {
+    let section = Section::once(report, root, &schema::DISK);
+    if !section.exists() {
+        return None;
+    }
+    section.required(report, "serial", name::serial).map(|serial| Disk { serial })
+}
+
+pub(super) fn backup(report: &mut Report<'_>, root: &DeTable<'_>) -> Backup {
+    let section = Section::once(report, root, &schema::BACKUP);
+    let folder = section.text(report, "folder", PathBuf::from("/mnt/backup"), place::own);
+    let state = section.text(report, "state", PathBuf::from("/var/lib/vaultberry"), place::own);
+    let lock = section.text(report, "lock", PathBuf::from("/run/lock/vaultberry.lock"), place::own);
+    let at = section.text(report, "at", TimeOfDay { hour: 2, minute: 30 }, value::time_of_day).value;
+    for (key, inner) in [("state", &state), ("lock", &lock)] {
+        if folder.sound() && inner.sound() && inner.value.starts_with(&folder.value) {
+            let place = if inner.found == Found::Right { &inner.at } else { &folder.at };
+            let message = format!("lies inside {}, where a missing disk would take it away", folder.value.display());
+            let hint = "keep state and lock outside of folder, as in \"/var/lib/vaultberry\" and \"/run/lock/vaultberry.lock\"";
+            report.add_if_whole(place, section.path(key), Fault::new(message, hint));
+        }
+    }
+    if state.sound() && lock.sound() && state.value.starts_with(&lock.value) {
+        let place = if lock.found == Found::Right { &lock.at } else { &state.at };
+        let fault =
+            Fault::new("is the state folder or one above it, but must be a file", "write lock = \"/run/lock/vaultberry.lock\"");
+        report.add_if_whole(place, section.path("lock"), fault);
+    }
+    Backup { folder: folder.value, state: state.value, lock: lock.value, at }
+}
+
+/// The elements without what comes a second time, which is reported.
+pub(super) fn distinct(report: &mut Report<'_>, elements: Vec<Element<String>>) -> Vec<String> {
+    let mut values = Vec::new();
+    for Element { value, path, at } in elements {
+        if values.contains(&value) {
+            report.add(&at, path, Fault::new("stands twice in this list", "keep one of the two"));
+        } else {
+            values.push(value);
+        }
+    }
+    values
+}

@@ -1,0 +1,94 @@
+//! `[[source]]`: the servers to pull from, and the rules between them.
+
+use std::path::{Path, PathBuf};
+
+use toml::de::{DeTable, DeValue};
+
+use super::error::{Fault, show};
+use super::read::{Element, Report, Section, Value};
+use super::section::distinct;
+use super::{Source, name, place, public_key, schema};
+
+/// Reads every source, below an appliance whose state folder is `state`.
+pub(super) fn sources<'a>(report: &mut Report<'_>, root: &'a DeTable<'a>, state: &Path) -> Vec<Source> {
+    let head = schema::SOURCE.head();
+    let hint = format!("begin each source with {head}, followed by name, host, user, host_keys and paths");
+    let Some(value) = root.get(schema::SOURCE.name) else {
+        report.add_if_whole(&(0..0), schema::SOURCE.name, Fault::new("there is no server to pull from", hint));
+        return Vec::new();
+    };
+    let elements = match value.get_ref() {
+        DeValue::Array(elements) => elements,
+        DeValue::Table(_) => {
+            let fault = Fault::new("must have double brackets, so that there can be several", format!("write {head}"));
+            report.add(&value.span(), schema::SOURCE.name, fault);
+            return Vec::new();
+        }
+        _ => {
+            report.add(&value.span(), schema::SOURCE.name, Fault::new("must be a section", hint));
+            return Vec::new();
+        }
+    };
+    if elements.is_empty() {
+        report.add_if_whole(&value.span(), schema::SOURCE.name, Fault::new("there is no server to pull from", hint));
+    }
+    let mut names = Vec::new();
+    elements.iter().enumerate().filter_map(|(index, element)| source(report, element, index + 1, state, &mut names)).collect()
+}
+
+/// Reads one source; none if a part of it is missing or wrong. `names` are those of the sources before it.
+fn source(
+    report: &mut Report<'_>,
+    element: Value<'_>,
+    number: usize,
+    state: &Path,
+    names: &mut Vec<(String, usize)>,
+) -> Option<Source> {
+    let section = Section::nth(report, element, &schema::SOURCE, number)?;
+    let name = section.required(report, "name", |text| {
+        let name = name::source_name(text)?;
+        if let Some((_, other)) = names.iter().find(|(known, _)| *known == name) {
+            let message = format!("{} is the name of source[{other}] already", show(text));
+            return Err(Fault::new(message, "give each source a name of its own; it names folders"));
+        }
+        names.push((name.clone(), number));
+        Ok(name)
+    });
+    let host = section.required(report, "host", name::host);
+    let port = section.port(report, "port", 22).value;
+    let user = section.required(report, "user", name::source_user);
+    let identity = section.text(report, "identity", state.join("ssh/id_ed25519"), place::identity).value;
+    let host_keys = section.required_list(report, "host_keys", public_key::host).value;
+    let host_keys = distinct(report, host_keys);
+    let paths = section.required_list(report, "paths", place::absolute).value;
+    let paths = disjoint(report, paths);
+    Some(Source { name: name?, host: host?, port, user: user?, identity, host_keys, paths })
+}
+
+/// The paths without those that stand twice or overlap, which are reported: they would be pulled twice, and deleted by
+/// one pass what the other has brought.
+fn disjoint(report: &mut Report<'_>, elements: Vec<Element<PathBuf>>) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for Element { value, path, at } in elements {
+        let text = |path: &Path| show(&path.to_string_lossy());
+        let clash = paths.iter().find(|known| value.starts_with(known) || known.starts_with(&value));
+        let fault = match clash {
+            None => {
+                paths.push(value);
+                continue;
+            }
+            Some(known) if *known == value => {
+                Fault::new(format!("{} stands twice in this list", text(known)), "keep one of the two")
+            }
+            Some(known) if value.starts_with(known) => {
+                Fault::new(format!("{} lies inside {}, which is saved already", text(&value), text(known)), "leave it out")
+            }
+            Some(known) => Fault::new(
+                format!("{} holds {}, which is saved already", text(&value), text(known)),
+                format!("leave out {}", text(known)),
+            ),
+        };
+        report.add(&at, path, fault);
+    }
+    paths
+}
