@@ -1,35 +1,28 @@
-//! `disk`.
+//! `vaultberry disk`.
 
-use std::path::PathBuf;
+use clap::Subcommand;
 
-use clap::{Args, Subcommand};
+use super::backup::OnAppliance;
 
-use super::AGENT_CONFIG;
-
-/// The arguments of `disk`.
-#[derive(Args, Debug)]
-pub struct Disk {
-    /// What to do with it.
-    #[command(subcommand)]
-    pub command: DiskCommand,
-    /// The appliance's configuration
-    #[arg(long, global = true, value_name = "FILE", default_value = AGENT_CONFIG)]
-    pub config: PathBuf,
-}
-
-/// The commands of `disk`.
+/// What `vaultberry disk` can do.
 #[derive(Debug, Subcommand)]
-pub enum DiskCommand {
-    /// Format the backup disk for its first use; only a blank one, unless --erase repeats its serial number
+pub enum Disk {
+    /// Format the backup disk for its first use
+    ///
+    /// Only the disk that the configuration names by its serial number, and only while it is blank.
     Init {
+        #[command(flatten)]
+        on: OnAppliance,
         /// Erase what is on the disk with this serial number
         #[arg(long, value_name = "SERIAL")]
         erase: Option<String>,
     },
     /// Open the backup disk and mount it
-    Open,
+    Open(OnAppliance),
     /// Unmount and close the backup disk
-    Close,
-    /// Take over the disk of a dead appliance with that one's recovery passphrase, read from standard input
-    Attach,
+    Close(OnAppliance),
+    /// Take over the disk of a dead appliance
+    ///
+    /// The recovery passphrase of that appliance is read from standard input.
+    Attach(OnAppliance),
 }

@@ -1,8 +1,12 @@
 //! The command line: clap types, one file a command group, and no logic. `main` dispatches what is parsed here.
 
+pub mod backup;
 pub mod config;
+pub mod disk;
+pub mod image;
+pub mod source;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgAction, Parser, Subcommand};
 
 /// Builds, boots and is a backup appliance
 ///
@@ -11,6 +15,9 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "vaultberry", version, max_term_width = 80)]
 pub struct Cli {
+    /// Say more: what is being done, and twice for how.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -25,4 +32,17 @@ pub enum Command {
     Check(config::Check),
     /// Show what an appliance.toml comes to, defaults included.
     Plan(config::Plan),
+    /// Build the flashable image of an appliance, its stick and its recovery sheet.
+    Image(image::Image),
+    /// Boot an image in QEMU, with its stick plugged in.
+    Boot(image::Boot),
+    /// Back up, on the appliance.
+    #[command(subcommand)]
+    Backup(backup::Backup),
+    /// Format, open and close the backup disk, on the appliance.
+    #[command(subcommand)]
+    Disk(disk::Disk),
+    /// Deal with the servers that are backed up.
+    #[command(subcommand)]
+    Source(source::Source),
 }

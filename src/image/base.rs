@@ -23,7 +23,8 @@ const EXCLUDED: [&str; 4] = [
 const KEPT: &str = "path-include=/usr/share/doc/*/copyright";
 /// Laid down before the packages: one run of update-initramfs at the end of the build serves instead of one for each
 /// package that asks. Host keys made by openssh-server's installation must not be shared.
-const NO_INITRAMFS: &str = "mkdir -p \"$1/etc/initramfs-tools\" && echo update_initramfs=no >\"$1/etc/initramfs-tools/update-initramfs.conf\"";
+const NO_INITRAMFS: &str =
+    "mkdir -p \"$1/etc/initramfs-tools\" && echo update_initramfs=no >\"$1/etc/initramfs-tools/update-initramfs.conf\"";
 const NO_HOST_KEYS: &str = "rm -f \"$1\"/etc/ssh/ssh_host_*";
 /// Beside the tree's own list of packages, in the form of the manifest: name, version, architecture.
 const LIST_PACKAGES: &str =
@@ -69,5 +70,8 @@ fn make(image: &Image, part: &Path) -> Result<()> {
 
 fn hint(image: &Image) -> String {
     let mirror = image.mirror.as_deref().unwrap_or("the default mirror");
-    format!("building from {mirror}, suite {}, failed\nhint: is the mirror reachable, and do all packages exist there?", image.suite)
+    format!(
+        "building from {mirror}, suite {}, failed\nhint: is the mirror reachable, and do all packages exist there?",
+        image.suite
+    )
 }

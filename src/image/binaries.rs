@@ -37,7 +37,8 @@ impl Binaries {
 
     /// Holds the programs' need of glibc against what the manifest says the appliance has.
     pub fn check_glibc(&self, manifest: &str) -> Result<()> {
-        let line = manifest.lines().find_map(|line| line.strip_prefix("libc6\t")).context("finding libc6 in the package manifest")?;
+        let line =
+            manifest.lines().find_map(|line| line.strip_prefix("libc6\t")).context("finding libc6 in the package manifest")?;
         let there = version(line).with_context(|| format!("reading the version of libc6, {line:?}"))?;
         ensure!(
             self.glibc <= there,

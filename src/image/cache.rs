@@ -74,8 +74,11 @@ impl Cache {
 
     fn lock(&self, kind: &str, key: &str) -> Result<Flock<File>> {
         let path = self.folder.join(format!("{kind}-{key}.lock"));
-        let file = OpenOptions::new().create(true).append(true).open(&path).with_context(|| format!("opening {}", path.display()))?;
-        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).with_context(|| format!("locking {}", path.display()))
+        let file =
+            OpenOptions::new().create(true).append(true).open(&path).with_context(|| format!("opening {}", path.display()))?;
+        Flock::lock(file, FlockArg::LockExclusive)
+            .map_err(|(_, error)| error)
+            .with_context(|| format!("locking {}", path.display()))
     }
 }
 

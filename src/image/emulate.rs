@@ -48,7 +48,8 @@ pub struct Guest {
 pub fn root_uuid(image: &Path) -> Result<uuid::Uuid> {
     // libcryptsetup takes no offset into a file; the header's text fields do (LUKS2 specification, binary header).
     let header = read_at(image, ROOT_START, luks::BINARY_HEADER_SIZE)?;
-    luks::uuid_of_header(&header).with_context(|| format!("{} holds no LUKS2 volume where a vaultberry image has root", image.display()))
+    luks::uuid_of_header(&header)
+        .with_context(|| format!("{} holds no LUKS2 volume where a vaultberry image has root", image.display()))
 }
 
 /// The stick's image that the build of `image` left in the secrets folder.

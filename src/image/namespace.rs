@@ -40,5 +40,7 @@ pub fn remove(folder: &Path) -> Result<()> {
 }
 
 fn user_hint() -> String {
-    String::from("running a stage of the build in a user namespace, which needs `newuidmap` (package uidmap) and an entry for this user in /etc/subuid and /etc/subgid")
+    String::from(
+        "running a stage of the build in a user namespace, which needs `newuidmap` (package uidmap) and an entry for this user in /etc/subuid and /etc/subgid",
+    )
 }

@@ -148,7 +148,8 @@ fn refuse_strangers(folder: &Path) -> Result<()> {
 }
 
 fn refuse_full_disk(folder: &Path) -> Result<()> {
-    let space = nix::sys::statvfs::statvfs(folder).with_context(|| format!("asking for the free space of {}", folder.display()))?;
+    let space =
+        nix::sys::statvfs::statvfs(folder).with_context(|| format!("asking for the free space of {}", folder.display()))?;
     let free = space.blocks_available() * space.fragment_size();
     if free < SCRATCH {
         bail!(

@@ -78,7 +78,8 @@ pub fn appliance(config: &Config, particulars: &Particulars, binaries: &Binaries
     vaultberry(&mut archive, config, particulars)?;
     archive.text("etc/fstab", &fstab(particulars.disk_id), 0o644)?;
     for unit in ENABLED {
-        archive.link(&format!("etc/systemd/system/multi-user.target.wants/{unit}"), &format!("/usr/lib/systemd/system/{unit}"))?;
+        archive
+            .link(&format!("etc/systemd/system/multi-user.target.wants/{unit}"), &format!("/usr/lib/systemd/system/{unit}"))?;
     }
     archive.finish()
 }

@@ -98,9 +98,8 @@ mod tests {
         let used: u64 = used_blocks(&path, size).unwrap().iter().map(|range| range.end - range.start).sum();
         let info = process::output(Command::new("/usr/sbin/dumpe2fs").arg("-h").arg(&path), "dumping").unwrap();
         let info = String::from_utf8(info).unwrap();
-        let number = |name: &str| -> u64 {
-            info.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().parse().unwrap()
-        };
+        let number =
+            |name: &str| -> u64 { info.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().parse().unwrap() };
         assert_eq!(used, number("Block count:") - number("Free blocks:"));
     }
 }

@@ -1,0 +1,140 @@
+//! What vaultberry says while it works: lines for a person on stderr, and a JSON-lines file for each run.
+//!
+//! stderr shows warnings and errors; `-v` adds what is being done, `-vv` how. Of a run it shows nothing without `-v`, since
+//! the run's own summary says the same, shorter. The log file takes everything that vaultberry itself says. Its place is known only once a run has begun, so
+//! the layer is there from the start and a file is put under it later, by [`attach`].
+//!
+//! Text that comes from a server (names of files, messages of its programs) could hold terminal escapes, or newlines that
+//! forge log lines. It goes through [`printable`] where it enters, so that neither terminal, nor log, nor report has to
+//! think of it again.
+
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result};
+use tracing::Level;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// The file under the JSON layer, while there is one.
+static RUN_LOG: Mutex<Option<File>> = Mutex::new(None);
+
+/// Sets logging up for the whole process; `verbosity` counts the `-v`. A second call changes nothing.
+pub fn init(verbosity: u8) {
+    let level = match verbosity {
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        _ => LevelFilter::DEBUG,
+    };
+    let run = if verbosity == 0 { LevelFilter::OFF } else { level };
+    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let terminal = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(colour)
+        .with_target(false)
+        .without_time()
+        .with_filter(Targets::new().with_default(level).with_target("vaultberry::run", run));
+    let file = tracing_subscriber::fmt::layer()
+        .json()
+        .with_writer(|| RunLogWriter)
+        .with_filter(Targets::new().with_target("vaultberry", Level::DEBUG));
+    // It fails only when a subscriber is there already, as in a test program with many tests.
+    let _ = tracing_subscriber::registry().with(terminal).with(file).try_init();
+}
+
+/// A run's log file, open until this is dropped.
+#[derive(Debug)]
+pub struct RunLog(());
+
+impl Drop for RunLog {
+    fn drop(&mut self) {
+        *RUN_LOG.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// Creates `path`, which must not exist yet, and sends everything that is logged from now on to it too. Makes the
+/// folder it stands in.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`] stands in the chain when `path` is there already.
+pub fn attach(path: &Path) -> Result<RunLog> {
+    if let Some(folder) = path.parent() {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .with_context(|| format!("making the folder {}", folder.display()))?;
+    }
+    let file = OpenOptions::new()
+        .append(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("creating the log {}", path.display()))?;
+    *RUN_LOG.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+    Ok(RunLog(()))
+}
+
+/// Writes to the run's log when there is one.
+struct RunLogWriter;
+
+impl Write for RunLogWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match RUN_LOG.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            Some(file) => file.write(line),
+            None => Ok(line.len()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Text from outside, fit for a terminal and for one line of a log: control characters (C0, DEL, C1, newlines),
+/// characters that reorder what is shown, and bytes that aren't UTF-8 become visible escapes.
+pub fn printable(text: &[u8]) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for chunk in text.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            if character.is_control() || reorders(character) {
+                shown.extend(character.escape_default());
+            } else {
+                shown.push(character);
+            }
+        }
+        for byte in chunk.invalid() {
+            write!(shown, "\\x{byte:02x}").expect("writing to a string doesn't fail");
+        }
+    }
+    shown
+}
+
+/// Whether a character changes the direction or the lines of the text round it (Unicode's bidirectional controls, the
+/// line and paragraph separators).
+fn reorders(character: char) -> bool {
+    matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn escapes_and_newlines_become_visible() {
+        assert_eq!(printable(b"a\x1b[31mb\nc\td"), "a\\u{1b}[31mb\\nc\\td");
+        assert_eq!(printable("\u{9b}31m \u{7f} \u{202e}x".as_bytes()), "\\u{9b}31m \\u{7f} \\u{202e}x");
+    }
+
+    #[test]
+    fn bytes_outside_utf8_are_shown_and_other_text_is_left_alone() {
+        assert_eq!(printable(b"caf\xe9/\xc3\xa9"), "caf\\xe9/é");
+        assert_eq!(printable("/srv/Übersicht 2026.pdf".as_bytes()), "/srv/Übersicht 2026.pdf");
+    }
+}

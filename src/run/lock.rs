@@ -1,0 +1,116 @@
+//! One run at a time.
+//!
+//! The lock is `flock` on a file that is never renamed, removed or replaced: a lock on a file that another process may
+//! recreate under the same name locks nothing. The kernel lets go of it when the holder ends, however it ends, so there are
+//! no stale locks; what stands in the file (pid and start) is for people, and means nothing unless the lock is held.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+
+/// The lock, held until this is dropped. No child program inherits it: std opens files close-on-exec.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "it's held, not read")] Flock<File>);
+
+/// What came of asking for the lock.
+#[derive(Debug)]
+pub enum Attempt {
+    /// It's ours.
+    Taken(Lock),
+    /// Another process has it: what it wrote of itself, as `pid 4242, since 2026-11-23T02:30:00Z`.
+    Held(String),
+}
+
+/// Asks once, without waiting, for the lock in the file `path`, and creates the file when there is none.
+pub fn acquire(path: &Path, now: Timestamp) -> Result<Attempt> {
+    let opening = || format!("opening the lock {}", path.display());
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        // whoever holds the lock has written there
+        .truncate(false)
+        .mode(0o644)
+        .custom_flags(OFlag::O_NOFOLLOW.bits())
+        .open(path)
+        .with_context(opening)?;
+    // Opened a second time below the lock: Flock lends its file only for reading through `Deref`.
+    let mut writer = file.try_clone().with_context(opening)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => {
+            writer
+                .set_len(0)
+                .and_then(|()| writer.rewind())
+                .and_then(|()| writeln!(writer, "pid {}, since {now:.0}", std::process::id()))
+                .with_context(|| format!("writing to the lock {}", path.display()))?;
+            Ok(Attempt::Taken(Lock(lock)))
+        }
+        Err((held, Errno::EWOULDBLOCK)) => {
+            file = held;
+            Ok(Attempt::Held(holder(&mut file)))
+        }
+        Err((_, errno)) => Err(errno).with_context(|| format!("locking {}", path.display())),
+    }
+}
+
+/// What the holder wrote; it may have the lock and not have written yet.
+fn holder(file: &mut File) -> String {
+    let mut text = Vec::new();
+    match file.take(200).read_to_end(&mut text) {
+        Ok(_) if !text.trim_ascii().is_empty() => crate::log::printable(text.trim_ascii()),
+        _ => "a process that has just begun".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+    use std::process::Command;
+
+    use jiff::Timestamp;
+
+    use super::{Attempt, acquire};
+
+    #[test]
+    fn the_second_asker_learns_who_holds_it_and_since_when() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let now: Timestamp = "2026-11-23T02:30:00Z".parse().unwrap();
+        let Attempt::Taken(lock) = acquire(&path, now).unwrap() else { panic!("nobody holds it") };
+        let inode = fs::metadata(&path).unwrap().ino();
+        let Attempt::Held(holder) = acquire(&path, now).unwrap() else { panic!("it's held") };
+        assert_eq!(holder, format!("pid {}, since 2026-11-23T02:30:00Z", std::process::id()));
+        drop(lock);
+        assert!(matches!(acquire(&path, now).unwrap(), Attempt::Taken(_)));
+        assert_eq!(fs::metadata(&path).unwrap().ino(), inode, "the file is never replaced");
+    }
+
+    #[test]
+    fn a_child_that_outlives_the_run_does_not_hold_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let Attempt::Taken(lock) = acquire(&path, Timestamp::now()).unwrap() else { panic!("nobody holds it") };
+        let mut child = Command::new("sleep").arg("30").spawn().unwrap();
+        drop(lock);
+        let again = acquire(&path, Timestamp::now()).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(matches!(again, Attempt::Taken(_)));
+    }
+
+    #[test]
+    fn what_a_longer_text_left_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        fs::write(&path, "x".repeat(300)).unwrap();
+        let Attempt::Taken(_lock) = acquire(&path, Timestamp::UNIX_EPOCH).unwrap() else { panic!("nobody holds it") };
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("pid {}, since 1970-01-01T00:00:00Z\n", std::process::id()));
+    }
+}

@@ -1,0 +1,62 @@
+//! One source, from server to snapshot. Whatever happens to it ends in its report and touches no other source.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::config::Source;
+use crate::run::report::SourceReport;
+use crate::snapshot::{self, Request, Snapshot};
+use crate::source;
+use crate::stop::Stop;
+
+/// Pulls `source` and makes its snapshot, named after the run, below `backup`.
+///
+/// A source whose pull failed gets no snapshot: the mirror is then neither the old state nor the new. A partial pull gets
+/// one, and its index says `partial`.
+pub fn source(backup: &Path, source: &Source, run: &str, stop: &Stop) -> SourceReport {
+    tracing::info!(source = source.name, "begins");
+    match pull_and_keep(backup, source, run, stop) {
+        Ok(snapshot) => {
+            for line in &snapshot.warnings.lines {
+                tracing::warn!(source = source.name, "{line}");
+            }
+            tracing::info!(source = source.name, "{}: {}", snapshot.outcome, snapshot.archive.display());
+            SourceReport::made(&source.name, backup, snapshot)
+        }
+        Err(error) => {
+            tracing::error!(source = source.name, "{error:#}");
+            SourceReport::failed(&source.name, &error)
+        }
+    }
+}
+
+fn pull_and_keep(backup: &Path, source: &Source, run: &str, stop: &Stop) -> Result<Snapshot> {
+    for folder in ["current", "snapshots"] {
+        let folder = backup.join(folder);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)
+            .with_context(|| format!("making the folder {}", folder.display()))?;
+    }
+    let mirror = backup.join("current").join(&source.name);
+    let folder = backup.join("snapshots").join(&source.name);
+    for leftover in snapshot::clean(&folder)? {
+        tracing::info!(source = source.name, "removed {}, left by a run that was cut short", leftover.display());
+    }
+    let pulled = source::pull(source, &mirror, stop)?;
+    let roots = source.paths.iter().map(|path| source::mirror::relative(path)).collect::<Result<Vec<_>>>()?;
+    let request = Request {
+        source: &source.name,
+        name: run,
+        folder: &folder,
+        mirror: &mirror,
+        roots: &roots,
+        outcome: pulled.outcome,
+        warnings: pulled.warnings,
+    };
+    snapshot::create(request, stop)
+}

@@ -1,0 +1,190 @@
+//! Dated snapshots: what a source's mirror held one night, as a standard archive with an index beside it.
+//!
+//! `snapshots/<source>/20261123T023000Z.tar.gz` is what a restore needs, and `20261123T023000Z.index.jsonl` says what is
+//! in it, and whether it is to be trusted. The names are UTC and sort by time.
+//!
+//! A snapshot counts only when both are there. Both are first written whole under temporary names; then the index gets its
+//! name, then the archive. So wherever an archive has its final name, its index was there before; a power cut between the
+//! two leaves an index that describes nothing, which [`clean`] removes with the `.part` files. Nothing is removed that
+//! could be restored from.
+
+pub mod archive;
+pub mod entry;
+pub mod index;
+
+use std::fs;
+use std::io::{BufWriter, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::durable::Durable;
+use crate::outcome::Outcome;
+use crate::snapshot::archive::Digest;
+use crate::snapshot::index::{Header, Index, Trailer};
+use crate::stop::Stop;
+use crate::warnings::Warnings;
+
+/// What an archive's name ends with.
+pub const ARCHIVE_END: &str = ".tar.gz";
+
+/// What an index's name ends with.
+pub const INDEX_END: &str = ".index.jsonl";
+
+/// What to make a snapshot of.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The source's name.
+    pub source: &'a str,
+    /// The snapshot's name: the run's, as `20261123T023000Z`.
+    pub name: &'a str,
+    /// The folder `snapshots/<source>`; made when it isn't there.
+    pub folder: &'a Path,
+    /// The source's mirror.
+    pub mirror: &'a Path,
+    /// What of the mirror goes in, relative to it. What an earlier configuration left there stays out.
+    pub roots: &'a [PathBuf],
+    /// How the pull ended; the snapshot is no better than that.
+    pub outcome: Outcome,
+    /// What the pull warned of.
+    pub warnings: Warnings,
+}
+
+/// A snapshot that is on the disk.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The archive.
+    pub archive: PathBuf,
+    /// Bytes of the archive.
+    pub size: u64,
+    /// Files, folders and links in it.
+    pub entries: u64,
+    /// Bytes of the files in it.
+    pub bytes: u64,
+    /// [`Outcome::Complete`] or [`Outcome::Partial`], as its index says.
+    pub outcome: Outcome,
+    /// The warnings in its index: the pull's, then its own.
+    pub warnings: Warnings,
+}
+
+/// Writes a snapshot, and gives it its name only when it is whole and on the disk.
+///
+/// # Errors
+/// A snapshot of that name is there already (it is left alone), writing failed, or a stop was asked for.
+pub fn create(request: Request<'_>, stop: &Stop) -> Result<Snapshot> {
+    let Request { source, name, folder, mirror, roots, outcome, mut warnings } = request;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .with_context(|| format!("making the snapshot folder {}", folder.display()))?;
+    let archive_path = folder.join(format!("{name}{ARCHIVE_END}"));
+    let index_path = folder.join(format!("{name}{INDEX_END}"));
+    for path in [&archive_path, &index_path] {
+        if path.symlink_metadata().is_ok() {
+            bail!("writing the snapshot {}: it exists already\nhint: look at the clock: was it set back?", path.display());
+        }
+    }
+    let mut archive_file = Durable::create(&archive_path, 0o600)?;
+    let mut index_file = Durable::create(&index_path, 0o600)?;
+
+    let mut index = Index::begin(BufWriter::new(index_file.file()), &Header::new(source, name, roots))?;
+    let written = archive::write(BufWriter::new(archive_file.file()), mirror, roots, stop, &mut |entry| index.entry(entry))
+        .with_context(|| format!("writing the snapshot {}", archive_path.display()))?;
+    let outcome = if written.damaged { outcome.max(Outcome::Partial) } else { outcome };
+    warnings.append(written.warnings);
+    let Digest { size, sha256 } = written.archive;
+    let trailer = Trailer { outcome, entries: written.entries, bytes: written.bytes, size, sha256, warnings: &warnings };
+    index.end(&trailer)?.flush().with_context(|| format!("writing the index {}", index_path.display()))?;
+
+    index_file.publish()?;
+    archive_file.publish()?;
+    Ok(Snapshot { archive: archive_path, size, entries: written.entries, bytes: written.bytes, outcome, warnings })
+}
+
+/// Removes what a run that was cut short left in `folder`: `.part` files, and indexes without an archive. Gives the names.
+pub fn clean(folder: &Path) -> Result<Vec<PathBuf>> {
+    let reading = || format!("looking for leftovers in {}", folder.display());
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(reading),
+    };
+    let mut removed = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(reading)?;
+        if is_leftover(folder, entry.file_name().as_bytes()) {
+            fs::remove_file(entry.path()).with_context(|| format!("removing the leftover {}", entry.path().display()))?;
+            removed.push(entry.path());
+        }
+    }
+    Ok(removed)
+}
+
+fn is_leftover(folder: &Path, name: &[u8]) -> bool {
+    let Ok(name) = std::str::from_utf8(name) else { return false };
+    let ours = |name: &str| name.ends_with(ARCHIVE_END) || name.ends_with(INDEX_END);
+    match (name.strip_suffix(".part"), name.strip_suffix(INDEX_END)) {
+        (Some(name), _) => ours(name),
+        (None, Some(stem)) => folder.join(format!("{stem}{ARCHIVE_END}")).symlink_metadata().is_err(),
+        (None, None) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::{Request, clean, create};
+    use crate::outcome::Outcome;
+    use crate::stop::Stop;
+    use crate::warnings::Warnings;
+
+    #[test]
+    fn cleaning_takes_halves_and_leaves_all_that_can_be_restored_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = ["1.tar.gz", "1.index.jsonl", "2.tar.gz", "notes.part", "README"];
+        let gone = ["3.index.jsonl", "4.tar.gz.part", "4.index.jsonl.part"];
+        for name in kept.iter().chain(&gone) {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let mut removed = clean(folder.path()).unwrap();
+        removed.sort();
+        assert_eq!(removed, gone.map(|name| folder.path().join(name)));
+        assert!(kept.iter().all(|name| folder.path().join(name).exists()));
+        assert_eq!(clean(&folder.path().join("none")).unwrap(), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn a_stop_leaves_nothing_and_an_existing_snapshot_is_never_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let mirror = folder.path().join("mirror");
+        fs::create_dir_all(mirror.join("srv")).unwrap();
+        let snapshots = folder.path().join("snapshots");
+        let roots = [PathBuf::from("srv")];
+        let request = || Request {
+            source: "web",
+            name: "20261123T023000Z",
+            folder: &snapshots,
+            mirror: &mirror,
+            roots: &roots,
+            outcome: Outcome::Complete,
+            warnings: Warnings::default(),
+        };
+        let stop = Stop::default();
+        stop.request();
+        assert!(format!("{:#}", create(request(), &stop).unwrap_err()).ends_with("interrupted by a signal"));
+        assert_eq!(fs::read_dir(&snapshots).unwrap().count(), 0);
+
+        let snapshot = create(request(), &Stop::default()).unwrap();
+        let before = fs::read(&snapshot.archive).unwrap();
+        fs::write(mirror.join("srv/new"), "new").unwrap();
+        let error = create(request(), &Stop::default()).unwrap_err().to_string();
+        assert!(error.contains("20261123T023000Z.tar.gz: it exists already\nhint: "), "{error}");
+        assert_eq!(fs::read(&snapshot.archive).unwrap(), before);
+        assert_eq!(fs::read_dir(&snapshots).unwrap().count(), 2);
+    }
+}

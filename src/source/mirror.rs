@@ -1,0 +1,83 @@
+//! Where a source's paths stand in its mirror, and how that place is made ready.
+//!
+//! rsync gets the name of a folder to write and delete in. If a component of that name were a symbolic link, which an earlier
+//! configuration may have mirrored there from the server (`/home` before, `/home/demo` now), rsync would write and delete
+//! where the link points. So every component is made a real folder first.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+/// The place of the absolute `path` inside a mirror or an archive: the same without the leading slash.
+pub fn relative(path: &Path) -> Result<PathBuf> {
+    let mut relative = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::RootDir => {}
+            Component::Normal(name) => relative.push(name),
+            _ => bail!("mirroring {}: it is no plain absolute path", path.display()),
+        }
+    }
+    if relative.as_os_str().is_empty() {
+        bail!("mirroring {}: a whole root file system can't be mirrored\nhint: name the folders that matter", path.display());
+    }
+    Ok(relative)
+}
+
+/// Makes `folder`, inside `mirror`, a real folder with real folders above it. Whatever else stands in the way goes: it is a
+/// copy of something that the configuration no longer names at this place.
+pub fn make_folder(mirror: &Path, folder: &Path) -> Result<()> {
+    // Only the appliance's root may look into mirrors: they hold other machines' files with their owners' numbers and
+    // their set-user-ID bits, which must mean nothing to a local user.
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(mirror).with_context(|| making(mirror))?;
+    let mut place = mirror.to_owned();
+    for component in folder {
+        place.push(component);
+        match fs::symlink_metadata(&place) {
+            Ok(found) if found.is_dir() => continue,
+            Ok(_) => fs::remove_file(&place).with_context(|| format!("removing {}", place.display()))?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| making(&place)),
+        }
+        fs::DirBuilder::new().mode(0o700).create(&place).with_context(|| making(&place))?;
+    }
+    Ok(())
+}
+
+fn making(folder: &Path) -> String {
+    format!("making the mirror folder {}", folder.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::{Path, PathBuf};
+
+    use super::{make_folder, relative};
+
+    #[test]
+    fn an_absolute_path_loses_its_slash_and_nothing_else_is_taken() {
+        assert_eq!(relative(Path::new("/srv//www/")).unwrap(), PathBuf::from("srv/www"));
+        assert!(relative(Path::new("/")).is_err());
+        assert!(relative(Path::new("/srv/../etc")).is_err());
+    }
+
+    #[test]
+    fn a_mirrored_link_in_the_way_is_replaced_and_what_it_points_to_is_untouched() {
+        let folder = tempfile::tempdir().unwrap();
+        let precious = folder.path().join("precious");
+        fs::create_dir(&precious).unwrap();
+        fs::write(precious.join("file"), "kept").unwrap();
+        let mirror = folder.path().join("current/web");
+        make_folder(&mirror, Path::new("home")).unwrap();
+        symlink(&precious, mirror.join("home/demo")).unwrap();
+        make_folder(&mirror, Path::new("home/demo/data")).unwrap();
+        assert!(fs::symlink_metadata(mirror.join("home/demo")).unwrap().is_dir());
+        assert_eq!(fs::read_to_string(precious.join("file")).unwrap(), "kept");
+        assert_eq!(fs::read_dir(&precious).unwrap().count(), 1);
+    }
+}

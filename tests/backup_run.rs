@@ -1,0 +1,264 @@
+//! `vaultberry backup run` as its owner meets it: the real program, a real sshd, and GNU tar to look at what came of it.
+
+mod support;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::appliance::{Appliance, Run, index, names};
+use support::peer::Peer;
+
+/// An appliance and one server that it may log in to.
+fn pair() -> (Appliance, Peer) {
+    let appliance = Appliance::new(false);
+    let peer = Peer::start(&appliance.public_key(), None);
+    (appliance, peer)
+}
+
+/// That two trees have the same names, content and link targets.
+fn assert_same(left: &Path, right: &Path) {
+    let diff = Command::new("diff").args(["-r", "--no-dereference"]).args([left, right]).output().unwrap();
+    assert!(diff.status.success(), "{}", String::from_utf8_lossy(&diff.stdout));
+}
+
+fn sha256(path: &Path) -> String {
+    let output = Command::new("sha256sum").arg(path).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()[..64].to_owned()
+}
+
+#[test]
+fn a_good_night_restores_byte_for_byte_with_gnu_tar() {
+    let (mut appliance, peer) = pair();
+    peer.write("plain", "content");
+    peer.write("empty", "");
+    peer.write("-rf", vec![0x5a; 300_000]);
+    peer.write("with space/'quote' \"double\" *", "glob");
+    peer.write("new\nline\x1b[31m", "red");
+    peer.write(OsStr::from_bytes(b"latin \xe9t\xe9"), "not UTF-8");
+    peer.write(["d".repeat(120), "e".repeat(120), "f".repeat(120)].join("/"), "deep");
+    fs::create_dir(peer.data().join("nothing in it")).unwrap();
+    symlink("plain", peer.data().join("link")).unwrap();
+    symlink("/nowhere/at//all/", peer.data().join("dangling")).unwrap();
+    symlink("/etc", peer.data().join("outside")).unwrap();
+    appliance.pull_from("web", &peer);
+
+    let run = appliance.run();
+    assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run:?}");
+    assert!(run.stdout.lines().count() == 2 && run.stdout.contains("  web  complete  "), "{}", run.stdout);
+    let archives = appliance.archives("web");
+    assert_eq!(archives.len(), 1);
+    let (_folder, restored) = appliance.unpack(&archives[0], &peer.data());
+    assert_same(&peer.data(), &restored);
+
+    let index = index(&archives[0]);
+    let trailer = index.last().unwrap();
+    assert_eq!((trailer["outcome"].as_str(), trailer["entries"].as_u64()), (Some("complete"), Some(index.len() as u64 - 2)));
+    assert_eq!(trailer["archive"]["sha256"], sha256(&archives[0]));
+    assert_eq!(trailer["archive"]["size"], fs::metadata(&archives[0]).unwrap().len());
+    let plain = index.iter().find(|line| line["path"].as_str().is_some_and(|path| path.ends_with("/plain"))).unwrap();
+    assert_eq!((plain["sha256"].as_str(), plain["size"].as_u64()), (Some(sha256(&peer.data().join("plain")).as_str()), Some(7)));
+    assert!(index.iter().any(|line| line["path_hex"].as_str().is_some_and(|path| path.ends_with("6c6174696e20e974e9"))));
+
+    let word = appliance.last_run();
+    assert_eq!((word["outcome"].as_str(), word["sources"][0]["outcome"].as_str()), (Some("complete"), Some("complete")));
+    let name = word["run"].as_str().unwrap();
+    assert_eq!(names(&appliance.backup("logs")), [format!("{name}.log")]);
+    assert_eq!(names(&appliance.backup("")), ["current", "logs", "snapshots"]);
+}
+
+#[test]
+fn what_is_deleted_at_the_source_leaves_mirror_and_next_snapshot_but_not_the_old_one() {
+    let (mut appliance, peer) = pair();
+    peer.write("stays", "1");
+    let goes = peer.write("folder/goes", "2");
+    appliance.pull_from("web", &peer);
+    assert_eq!(appliance.run().code, Some(0));
+    fs::remove_dir_all(goes.parent().unwrap()).unwrap();
+    // what an earlier run that was cut short has left
+    for name in ["20200101T000000Z.tar.gz.part", "20200101T000000Z.index.jsonl"] {
+        fs::write(appliance.backup("snapshots/web").join(name), "half").unwrap();
+    }
+    let run = appliance.run();
+    assert_eq!(run.code, Some(0), "{run:?}");
+
+    let mirror = appliance.backup("current/web").join(peer.data().strip_prefix("/").unwrap());
+    assert_eq!(names(&mirror), ["stays"]);
+    let archives = appliance.archives("web");
+    assert_eq!((archives.len(), appliance.snapshots("web").len()), (2, 4), "{:?}", appliance.snapshots("web"));
+    assert_eq!(names(&appliance.unpack(&archives[0], &peer.data()).1), ["folder", "stays"]);
+    assert_eq!(names(&appliance.unpack(&archives[1], &peer.data()).1), ["stays"]);
+}
+
+#[test]
+fn an_unreadable_file_makes_the_night_partial_and_is_named() {
+    let (mut appliance, peer) = pair();
+    peer.write("readable", "1");
+    let secret = peer.write("secret", "2");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).unwrap();
+    appliance.pull_from("web", &peer);
+    let run = appliance.run();
+    assert_eq!(run.code, Some(3), "{run:?}");
+    assert!(run.stdout.contains("web  partial") && run.stdout.contains(secret.to_str().unwrap()), "{}", run.stdout);
+    let archives = appliance.archives("web");
+    assert_eq!(names(&appliance.unpack(&archives[0], &peer.data()).1), ["readable"]);
+    let trailer = index(&archives[0]).pop().unwrap();
+    assert_eq!(trailer["outcome"], "partial");
+    assert!(trailer["warnings"][0].as_str().unwrap().contains("Permission denied"), "{trailer}");
+}
+
+#[test]
+fn a_file_a_link_to_a_folder_and_a_name_with_wildcards_are_paths_too() {
+    let (mut appliance, peer) = pair();
+    let file = peer.write("etc/hostname", "peer\n");
+    peer.write("etc/other", "not asked for");
+    peer.write("real/inside", "behind a link");
+    peer.write("a[1] *?/x", "literal");
+    peer.write("a1 bb/x", "matched");
+    let link = peer.data().join("www");
+    symlink("real", &link).unwrap();
+    let wild = peer.data().join("a[1] *?");
+    appliance.source("web", peer.port, &peer.user.name, &peer.host_key(), &[&file, &link, &wild]);
+    for night in 0..2 {
+        let run = appliance.run();
+        assert_eq!(run.code, Some(0), "{run:?}");
+        let (_folder, restored) = appliance.unpack(&appliance.archives("web")[night], &peer.data());
+        assert_eq!(names(&restored), ["a[1] *?", "etc", "www"]);
+        assert_eq!(fs::read_to_string(restored.join("etc/hostname")).unwrap(), "peer\n");
+        assert_eq!(names(&restored.join("etc")), ["hostname"]);
+        assert_eq!(fs::read_to_string(restored.join("www/inside")).unwrap(), "behind a link");
+        assert_eq!(fs::read_to_string(restored.join("a[1] *?/x")).unwrap(), "literal");
+    }
+}
+
+#[test]
+fn a_path_that_is_not_there_makes_it_partial_and_no_path_at_all_failed() {
+    let (mut appliance, peer) = pair();
+    peer.write("here/x", "1");
+    let (here, gone) = (peer.data().join("here"), peer.data().join("gone"));
+    appliance.source("some", peer.port, &peer.user.name, &peer.host_key(), &[&here, &gone]);
+    appliance.source("none", peer.port, &peer.user.name, &peer.host_key(), &[&gone]);
+    let run = appliance.run();
+    assert_eq!(run.code, Some(1), "{run:?}");
+    let word = appliance.last_run();
+    assert_eq!(
+        (word["sources"][0]["outcome"].as_str(), word["sources"][1]["outcome"].as_str()),
+        (Some("partial"), Some("failed"))
+    );
+    assert!(run.stdout.contains(&format!("{} was not pulled: ", gone.display())), "{}", run.stdout);
+    assert_eq!((appliance.archives("some").len(), appliance.snapshots("none").len()), (1, 0));
+}
+
+#[test]
+fn a_changed_host_key_fails_and_leaves_the_old_snapshot_alone() {
+    let (mut appliance, mut peer) = pair();
+    peer.write("file", "1");
+    appliance.pull_from("web", &peer);
+    assert_eq!(appliance.run().code, Some(0));
+    let before = (appliance.snapshots("web"), sha256(&appliance.archives("web")[0]));
+    peer.change_host_key();
+    let run = appliance.run();
+    assert_eq!(run.code, Some(1), "{run:?}");
+    let place = format!("connecting to web ({}@127.0.0.1:{}): the server's host key is none of", peer.user.name, peer.port);
+    assert!(run.stdout.contains(&place) && run.stdout.contains("hint: compare"), "{}", run.stdout);
+    assert_eq!((appliance.snapshots("web"), sha256(&appliance.archives("web")[0])), before);
+}
+
+#[test]
+fn a_server_that_does_not_know_the_key_is_told_of_with_the_remedy() {
+    let (mut appliance, _peer) = pair();
+    let stranger = Peer::start("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEaV8BmNh0Xrs4sSZvtDQvGU4bqnJZ7qkWdZV0bTYb1R other", None);
+    appliance.pull_from("web", &stranger);
+    let run = appliance.run();
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stdout.contains("Permission denied (publickey") && run.stdout.contains("`vaultberry source key`"), "{run:?}");
+    let key = Run::of(appliance.command(&["source", "key"]).output().unwrap());
+    assert_eq!((key.code, key.stdout.trim_end()), (Some(0), appliance.public_key().as_str()));
+}
+
+#[test]
+fn one_dead_source_does_not_stop_the_other() {
+    let (mut appliance, peer) = pair();
+    peer.write("file", "1");
+    // a port that nobody listens on
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    appliance.source("dead", port, "backup", &peer.host_key(), &[Path::new("/srv")]);
+    appliance.pull_from("web", &peer);
+    let run = appliance.run();
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stdout.contains(&format!("connecting to dead (backup@127.0.0.1:{port}): ")), "{}", run.stdout);
+    assert!(run.stdout.contains("Connection refused"), "{}", run.stdout);
+    assert!(appliance.snapshots("dead").is_empty());
+    let archives = appliance.archives("web");
+    assert_same(&peer.data(), &appliance.unpack(&archives[0], &peer.data()).1);
+    assert_eq!(index(&archives[0]).pop().unwrap()["outcome"], "complete");
+}
+
+#[test]
+fn a_disk_that_is_not_mounted_fails_the_run_and_nothing_is_written_under_it() {
+    let mut appliance = Appliance::new(true);
+    let peer = Peer::start(&appliance.public_key(), None);
+    peer.write("file", "1");
+    appliance.pull_from("web", &peer);
+    let run = appliance.run();
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(
+        run.stdout.contains("the backup disk is not mounted at ") && run.stdout.contains("`vaultberry disk open`"),
+        "{run:?}"
+    );
+    assert!(names(&appliance.backup("")).is_empty(), "{:?}", names(&appliance.backup("")));
+    assert_eq!(appliance.last_run()["outcome"], "failed");
+}
+
+#[test]
+fn a_second_run_is_skipped_and_a_signal_ends_the_first_with_its_children() {
+    let mut appliance = Appliance::new(false);
+    // A server that lets us in and then never answers: the first run waits for it.
+    let peer = Peer::start(&appliance.public_key(), Some("exec sleep 600"));
+    appliance.pull_from("web", &peer);
+    let mut command = appliance.command(&["backup", "run"]);
+    let mut first = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = first.id();
+    wait_for(|| children(pid).iter().any(|name| name == "rsync"), "the first run is at its rsync");
+
+    let before = names(&appliance.backup(""));
+    let second = appliance.run();
+    assert_eq!(second.code, Some(4), "{second:?}");
+    assert!(second.stdout.contains(&format!("another run is at work (pid {pid}, since 20")), "{}", second.stdout);
+    assert_eq!((names(&appliance.backup("")), appliance.last_run()), (before, serde_json::Value::Null));
+
+    let started = Instant::now();
+    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM).unwrap();
+    wait_for(|| first.try_wait().unwrap().is_some(), "the first run ends");
+    assert!(started.elapsed() < Duration::from_secs(10));
+    let first = Run::of(first.wait_with_output().unwrap());
+    assert_eq!(first.code, Some(1), "{first:?}");
+    assert!(first.stdout.contains("interrupted by a signal"), "{}", first.stdout);
+    assert_eq!(appliance.last_run()["error"], "interrupted by a signal");
+    assert!(appliance.snapshots("web").is_empty());
+    // the lock went with the run: no child still has it
+    drop(peer);
+    assert_eq!(appliance.run().code, Some(1));
+}
+
+/// The names of the child programs of `pid`.
+fn children(pid: u32) -> Vec<String> {
+    let output = Command::new("ps").args(["-o", "comm=", "--ppid", &pid.to_string()]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().lines().map(String::from).collect()
+}
+
+fn wait_for(mut done: impl FnMut() -> bool, what: &str) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        sleep(Duration::from_millis(50));
+    }
+}

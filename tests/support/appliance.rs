@@ -1,0 +1,147 @@
+//! An appliance: its configuration and folders, and the real program run on them.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::peer::Peer;
+
+/// An appliance in a temporary folder.
+pub struct Appliance {
+    folder: TempDir,
+    sources: String,
+    disk: bool,
+}
+
+impl Appliance {
+    /// One without sources. `disk`: its configuration has a backup disk.
+    pub fn new(disk: bool) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["backup", "state"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        Self { folder, sources: String::new(), disk }
+    }
+
+    /// Adds a source.
+    pub fn source(&mut self, name: &str, port: u16, user: &str, host_key: &str, paths: &[&Path]) {
+        let paths: Vec<String> = paths.iter().map(|path| format!("{:?}", path.to_str().unwrap())).collect();
+        write!(
+            self.sources,
+            "\n[[source]]\nname = \"{name}\"\nhost = \"127.0.0.1\"\nport = {port}\nuser = \"{user}\"\nidentity = {:?}\n\
+             host_keys = [\"{host_key}\"]\npaths = [{}]\n",
+            self.folder.path().join("state/ssh/id_ed25519"),
+            paths.join(", ")
+        )
+        .unwrap();
+    }
+
+    /// Adds `peer` as a source, with its data folder.
+    pub fn pull_from(&mut self, name: &str, peer: &Peer) {
+        self.source(name, peer.port, &peer.user.name, &peer.host_key(), &[&peer.data()]);
+    }
+
+    /// The public key that servers have to let in. Made without the program under test, since a configuration needs a
+    /// source, and a source needs a server that knows the key.
+    pub fn public_key(&self) -> String {
+        let folder = self.folder.path().join("state/ssh");
+        fs::create_dir_all(&folder).unwrap();
+        let key = folder.join("id_ed25519");
+        if !key.exists() {
+            let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "vb", "-f"]).arg(&key).status();
+            assert!(made.unwrap().success());
+        }
+        fs::read_to_string(folder.join("id_ed25519.pub")).unwrap().trim_end().to_owned()
+    }
+
+    /// `vaultberry ARGUMENTS --config …`, not started.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let folder = self.folder.path();
+        let disk = if self.disk { "\n[disk]\nserial = \"VAULTBERRY-TEST\"\n" } else { "" };
+        let text = format!(
+            "[admin]\ngenerate_key = true\n\n[backup]\nfolder = {:?}\nstate = {:?}\nlock = {:?}\n{disk}{}",
+            folder.join("backup"),
+            folder.join("state"),
+            folder.join("lock"),
+            self.sources
+        );
+        let config = folder.join("appliance.toml");
+        fs::write(&config, text).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vaultberry"));
+        command.args(arguments).arg("--config").arg(config);
+        command
+    }
+
+    /// A whole `backup run`.
+    pub fn run(&self) -> Run {
+        Run::of(self.command(&["backup", "run"]).output().unwrap())
+    }
+
+    /// The backup folder, or something in it.
+    pub fn backup(&self, name: &str) -> PathBuf {
+        self.folder.path().join("backup").join(name)
+    }
+
+    /// The word of the last run; null when there was none.
+    pub fn last_run(&self) -> Value {
+        fs::read(self.folder.path().join("state/last-run.json"))
+            .map_or(Value::Null, |text| serde_json::from_slice(&text).unwrap())
+    }
+
+    /// The names in `snapshots/<source>`, sorted.
+    pub fn snapshots(&self, source: &str) -> Vec<String> {
+        names(&self.backup("snapshots").join(source))
+    }
+
+    /// The archives of a source, from old to new.
+    pub fn archives(&self, source: &str) -> Vec<PathBuf> {
+        let names = self.snapshots(source).into_iter().filter(|name| name.ends_with(".tar.gz"));
+        names.map(|name| self.backup("snapshots").join(source).join(name)).collect()
+    }
+
+    /// Unpacks an archive with GNU tar, and gives the folder in which `path` of the server then stands.
+    pub fn unpack(&self, archive: &Path, path: &Path) -> (TempDir, PathBuf) {
+        let folder = tempfile::tempdir_in(self.folder.path()).unwrap();
+        let tar = Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(folder.path()).output().unwrap();
+        assert!(tar.status.success() && tar.stderr.is_empty(), "{tar:?}");
+        let place = folder.path().join(path.strip_prefix("/").unwrap());
+        (folder, place)
+    }
+}
+
+/// The names in a folder, sorted; none when it isn't there.
+pub fn names(folder: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// The index beside an archive, line by line.
+pub fn index(archive: &Path) -> Vec<Value> {
+    let path = archive.to_str().unwrap().replace(".tar.gz", ".index.jsonl");
+    fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// How a program ended.
+#[derive(Debug)]
+pub struct Run {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Run {
+    /// From what std gives.
+    pub fn of(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! A server to pull from: a real sshd on loopback, with keys and configuration of its own, run by an ordinary user.
+//!
+//! An sshd that isn't root's can log in nobody but its own user, so the pull is an unprivileged one whoever runs
+//! the tests. Under root that user is an account made for it, since `nobody` has no shell.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::unistd::{Uid, User};
+use tempfile::TempDir;
+
+/// The account for tests that run as root.
+const ACCOUNT: &str = "vaultberry-peer";
+
+/// A running sshd. Dropped, it is ended.
+pub struct Peer {
+    folder: TempDir,
+    sshd: Child,
+    /// Its port on 127.0.0.1.
+    pub port: u16,
+    /// Who it is, and whom it lets in.
+    pub user: User,
+}
+
+impl Peer {
+    /// Starts one that lets in whoever has the private half of `public_key`. With a `command`, it runs that
+    /// instead of what it is asked for.
+    pub fn start(public_key: &str, command: Option<&str>) -> Self {
+        let user = ordinary_user();
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let options = command.map(|command| format!("command=\"{command}\" ")).unwrap_or_default();
+        fs::write(folder.path().join("authorized_keys"), format!("{options}{public_key}\n")).unwrap();
+        fs::create_dir(folder.path().join("data")).unwrap();
+        let here = folder.path().display();
+        fs::write(
+            folder.path().join("sshd_config"),
+            format!(
+                "ListenAddress 127.0.0.1:{port}\nHostKey {here}/host_key\nAuthorizedKeysFile {here}/authorized_keys\n\
+                 StrictModes no\nUsePAM no\nPidFile none\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
+            ),
+        )
+        .unwrap();
+        make_host_key(folder.path(), &user);
+        give(folder.path(), &user);
+        let sshd = launch(folder.path(), &user, port);
+        Self { folder, sshd, port, user }
+    }
+
+    /// What it is asked to give: a folder of the user's.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Its public host key, as `host_keys` wants it.
+    pub fn host_key(&self) -> String {
+        let line = fs::read_to_string(self.folder.path().join("host_key.pub")).unwrap();
+        line.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Writes a file of the user's below `data`, with the folders above it.
+    pub fn write(&self, name: impl AsRef<OsStr>, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.data().join(Path::new(name.as_ref()));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, content).unwrap();
+        give(&self.data(), &self.user);
+        path
+    }
+
+    /// Stops the server and starts it again at the same place with another host key.
+    pub fn change_host_key(&mut self) {
+        self.end();
+        for name in ["host_key", "host_key.pub"] {
+            fs::remove_file(self.folder.path().join(name)).unwrap();
+        }
+        make_host_key(self.folder.path(), &self.user);
+        self.sshd = launch(self.folder.path(), &self.user, self.port);
+    }
+
+    /// Ends the server.
+    pub fn end(&mut self) {
+        let _ = self.sshd.kill();
+        self.sshd.wait().unwrap();
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn ordinary_user() -> User {
+    let me = User::from_uid(Uid::current()).unwrap().expect("whoever runs the tests has an account");
+    if !me.uid.is_root() {
+        return me;
+    }
+    // Tests run beside each other: another one may have made it meanwhile.
+    if User::from_name(ACCOUNT).unwrap().is_none() {
+        let _ = Command::new("useradd").args(["-r", "-m", "-s", "/bin/sh", ACCOUNT]).output().unwrap();
+    }
+    User::from_name(ACCOUNT).unwrap().expect("useradd made the account")
+}
+
+fn make_host_key(folder: &Path, user: &User) {
+    let key = folder.join("host_key");
+    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status().unwrap();
+    assert!(made.success());
+    chown(key, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+}
+
+/// Gives `path` and all below it to `user`.
+fn give(path: &Path, user: &User) {
+    let owner = format!("{}:{}", user.uid, user.gid);
+    assert!(Command::new("chown").args(["-hR", &owner]).arg(path).status().unwrap().success());
+}
+
+fn launch(folder: &Path, user: &User, port: u16) -> Child {
+    let log = fs::File::create(folder.join("log")).unwrap();
+    let mut command = Command::new("/usr/sbin/sshd");
+    command.args(["-D", "-e", "-f"]).arg(folder.join("sshd_config"));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    if Uid::current().is_root() {
+        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+    }
+    let mut sshd = command.spawn().expect("openssh-server is installed");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !greets(port) {
+        let log = || fs::read_to_string(folder.join("log")).unwrap();
+        assert!(sshd.try_wait().unwrap().is_none(), "sshd ended: {}", log());
+        assert!(Instant::now() < deadline, "sshd doesn't answer: {}", log());
+        sleep(Duration::from_millis(50));
+    }
+    sshd
+}
+
+fn greets(port: u16) -> bool {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut greeting = [0; 4];
+    stream.read_exact(&mut greeting).is_ok() && &greeting == b"SSH-"
+}
