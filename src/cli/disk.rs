@@ -11,6 +11,7 @@ pub enum Disk {
     ///
     /// Only the disk that the configuration names by its serial number, and only while it is blank.
     Init {
+        /// Where this is
         #[command(flatten)]
         on: OnAppliance,
         /// Erase what is on the disk with this serial number

@@ -1,0 +1,45 @@
+# vaultberry: `make image` builds the flashable image, `make test` runs every test. Both set up what they need first.
+
+CONFIG ?=
+TARGET := target/aarch64-unknown-linux-gnu/release
+BUILDER := target/release/vaultberry
+
+.PHONY: help image test check lint cross host clean
+
+help:
+	@echo 'make image            build out/*.img from image/appliance.toml (CONFIG=FILE: from another)'
+	@echo 'make test             run every test, those in QEMU too'
+	@echo 'make check            run the fast tests only'
+	@echo 'make lint             rustfmt, clippy, cargo-deny'
+	@echo 'make cross            build the programs for the appliance'
+	@echo 'make host             build the builder'
+	@echo 'make clean            remove what was built; the keys in secrets/ stay'
+
+image:
+	tools/setup image
+	$(MAKE) --no-print-directory host cross
+	$(BUILDER) -v image --binaries $(TARGET) $(CONFIG)
+
+host:
+	tools/toolchain host sh -c '$$CARGO build --release --locked'
+
+cross:
+	tools/toolchain target sh -c '$$CARGO build --release --locked --target aarch64-unknown-linux-gnu'
+
+check:
+	tools/setup test
+	tools/toolchain host sh -c '$$CARGO test --locked --lib --bins --test config'
+
+test:
+	tools/setup test
+	$(MAKE) --no-print-directory cross
+	tools/toolchain host sh -c '$$CARGO test --locked'
+
+lint:
+	tools/setup lint
+	tools/toolchain host sh -c '$$CARGO fmt --all --check'
+	tools/toolchain host sh -c '$$CARGO clippy --locked --all-targets -- -D warnings'
+	tools/toolchain host sh -c '$$CARGO deny --locked check licenses bans sources'
+
+clean:
+	rm -rf target out
