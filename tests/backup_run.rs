@@ -221,8 +221,8 @@ fn a_disk_that_is_not_mounted_fails_the_run_and_nothing_is_written_under_it() {
 #[test]
 fn a_second_run_is_skipped_and_a_signal_ends_the_first_with_its_children() {
     let mut appliance = Appliance::new(false);
-    // A server that lets us in and then never answers: the first run waits for it.
-    let peer = Peer::start(&appliance.public_key(), Some("exec sleep 600"));
+    // A server that lets us in, listens and never answers: the first run waits for it.
+    let peer = Peer::start(&appliance.public_key(), Some("exec cat >/dev/null"));
     appliance.pull_from("web", &peer);
     let mut command = appliance.command(&["backup", "run"]);
     let mut first = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
