@@ -65,6 +65,10 @@ fn a_good_night_restores_byte_for_byte_with_gnu_tar() {
     assert_eq!(trailer["archive"]["sha256"], sha256(&archives[0]));
     assert_eq!(trailer["archive"]["size"], fs::metadata(&archives[0]).unwrap().len());
     let plain = index.iter().find(|line| line["path"].as_str().is_some_and(|path| path.ends_with("/plain"))).unwrap();
+    assert_eq!(
+        (plain["uid"].as_u64(), plain["gid"].as_u64()),
+        (Some(peer.user.uid.as_raw().into()), Some(peer.user.gid.as_raw().into()))
+    );
     assert_eq!((plain["sha256"].as_str(), plain["size"].as_u64()), (Some(sha256(&peer.data().join("plain")).as_str()), Some(7)));
     assert!(index.iter().any(|line| line["path_hex"].as_str().is_some_and(|path| path.ends_with("6c6174696e20e974e9"))));
 
@@ -116,6 +120,18 @@ fn an_unreadable_file_makes_the_night_partial_and_is_named() {
 }
 
 #[test]
+fn a_pipe_is_named_and_does_not_make_a_night_bad() {
+    let (mut appliance, peer) = pair();
+    peer.write("file", "1");
+    nix::unistd::mkfifo(&peer.data().join("pipe\x1b"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    appliance.pull_from("web", &peer);
+    let run = appliance.run();
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.stdout.contains("skipping non-regular file \"pipe\\#033\""), "{}", run.stdout);
+    assert_eq!(names(&appliance.unpack(&appliance.archives("web")[0], &peer.data()).1), ["file"]);
+}
+
+#[test]
 fn a_file_a_link_to_a_folder_and_a_name_with_wildcards_are_paths_too() {
     let (mut appliance, peer) = pair();
     let file = peer.write("etc/hostname", "peer\n");
@@ -123,15 +139,17 @@ fn a_file_a_link_to_a_folder_and_a_name_with_wildcards_are_paths_too() {
     peer.write("real/inside", "behind a link");
     peer.write("a[1] *?/x", "literal");
     peer.write("a1 bb/x", "matched");
+    let slash = peer.write("back\\slash \\*", "file");
     let link = peer.data().join("www");
     symlink("real", &link).unwrap();
     let wild = peer.data().join("a[1] *?");
-    appliance.source("web", peer.port, &peer.user.name, &peer.host_key(), &[&file, &link, &wild]);
+    appliance.source("web", peer.port, &peer.user.name, &peer.host_key(), &[&file, &link, &wild, &slash]);
     for night in 0..2 {
         let run = appliance.run();
         assert_eq!(run.code, Some(0), "{run:?}");
         let (_folder, restored) = appliance.unpack(&appliance.archives("web")[night], &peer.data());
-        assert_eq!(names(&restored), ["a[1] *?", "etc", "www"]);
+        assert_eq!(names(&restored), ["a[1] *?", "back\\slash \\*", "etc", "www"]);
+        assert_eq!(fs::read_to_string(restored.join("back\\slash \\*")).unwrap(), "file");
         assert_eq!(fs::read_to_string(restored.join("etc/hostname")).unwrap(), "peer\n");
         assert_eq!(names(&restored.join("etc")), ["hostname"]);
         assert_eq!(fs::read_to_string(restored.join("www/inside")).unwrap(), "behind a link");
@@ -221,8 +239,8 @@ fn a_disk_that_is_not_mounted_fails_the_run_and_nothing_is_written_under_it() {
 #[test]
 fn a_second_run_is_skipped_and_a_signal_ends_the_first_with_its_children() {
     let mut appliance = Appliance::new(false);
-    // A server that lets us in and then never answers: the first run waits for it.
-    let peer = Peer::start(&appliance.public_key(), Some("exec sleep 600"));
+    // A server that lets us in, listens and never answers: the first run waits for it.
+    let peer = Peer::start(&appliance.public_key(), Some("exec cat >/dev/null"));
     appliance.pull_from("web", &peer);
     let mut command = appliance.command(&["backup", "run"]);
     let mut first = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -147,7 +147,7 @@ mod tests {
     fn cleaning_takes_halves_and_leaves_all_that_can_be_restored_from() {
         let folder = tempfile::tempdir().unwrap();
         let kept = ["1.tar.gz", "1.index.jsonl", "2.tar.gz", "notes.part", "README"];
-        let gone = ["3.index.jsonl", "4.tar.gz.part", "4.index.jsonl.part"];
+        let gone = ["3.index.jsonl", "4.index.jsonl.part", "4.tar.gz.part"];
         for name in kept.iter().chain(&gone) {
             fs::write(folder.path().join(name), "").unwrap();
         }

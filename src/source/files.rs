@@ -67,12 +67,12 @@ pub async fn pull(source: &Source, connection: &Connection, mirror: &Path, stop:
     Ok(Pulled { outcome, warnings })
 }
 
-/// `path` on the server in rsync's form. rsync takes `*`, `?` and `[` for patterns on the other side, and a backslash
-/// before one for the character itself.
+/// `path` on the server in rsync's form. rsync guards it against the server's shell, all but `*`, `?` and `[`: those it
+/// leaves for patterns, unless a backslash stands before them. Any other backslash means itself.
 fn remote(connection: &Connection, path: &Path) -> OsString {
     let mut remote = format!("{}:", connection.alias()).into_bytes();
     for &byte in path.as_os_str().as_bytes() {
-        if matches!(byte, b'*' | b'?' | b'[' | b'\\') {
+        if matches!(byte, b'*' | b'?' | b'[') {
             remote.push(b'\\');
         }
         remote.push(byte);

@@ -32,9 +32,9 @@ impl Appliance {
         let paths: Vec<String> = paths.iter().map(|path| format!("{:?}", path.to_str().unwrap())).collect();
         write!(
             self.sources,
-            "\n[[source]]\nname = \"{name}\"\nhost = \"127.0.0.1\"\nport = {port}\nuser = \"{user}\"\nidentity = {:?}\n\
+            "\n[[source]]\nname = \"{name}\"\nhost = \"127.0.0.1\"\nport = {port}\nuser = \"{user}\"\nidentity = \"{}\"\n\
              host_keys = [\"{host_key}\"]\npaths = [{}]\n",
-            self.folder.path().join("state/ssh/id_ed25519"),
+            self.folder.path().join("state/ssh/id_ed25519").display(),
             paths.join(", ")
         )
         .unwrap();
@@ -63,10 +63,10 @@ impl Appliance {
         let folder = self.folder.path();
         let disk = if self.disk { "\n[disk]\nserial = \"VAULTBERRY-TEST\"\n" } else { "" };
         let text = format!(
-            "[admin]\ngenerate_key = true\n\n[backup]\nfolder = {:?}\nstate = {:?}\nlock = {:?}\n{disk}{}",
-            folder.join("backup"),
-            folder.join("state"),
-            folder.join("lock"),
+            "[admin]\ngenerate_key = true\n\n[backup]\nfolder = \"{}\"\nstate = \"{}\"\nlock = \"{}\"\n{disk}{}",
+            folder.join("backup").display(),
+            folder.join("state").display(),
+            folder.join("lock").display(),
             self.sources
         );
         let config = folder.join("appliance.toml");
