@@ -28,7 +28,7 @@ cross:
 
 check:
 	tools/setup test
-	tools/toolchain host sh -c '$$CARGO test --locked --lib --bins --test config'
+	tools/toolchain host sh -c '$$CARGO test --locked --lib --bins --test suite -- --skip boot:: --skip backup_run::'
 
 test:
 	tools/setup test

@@ -11,6 +11,7 @@ pub mod cli;
 pub mod complaint;
 pub mod config;
 pub mod devices;
+pub mod digest;
 pub mod disk;
 pub mod durable;
 pub mod image;

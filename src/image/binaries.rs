@@ -20,7 +20,7 @@ pub struct Binaries {
 
 type Version = (u32, u32);
 
-/// ELF header: 64-bit, little-endian, and the machine number of aarch64 (ELF for the Arm 64-bit Architecture, EM_AARCH64).
+/// ELF header: 64-bit, little-endian, and the machine number of aarch64 (ELF for the Arm 64-bit Architecture).
 const ELF_CLASS_AND_DATA: [u8; 6] = [0x7f, b'E', b'L', b'F', 2, 1];
 const EM_AARCH64: [u8; 2] = 183_u16.to_le_bytes();
 

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 use openssl::sha::Sha256;
 
+use crate::digest::hex;
 use crate::durable;
 
 /// The cache folder.
@@ -38,7 +39,7 @@ impl CacheKey {
 
     /// The key as a file name takes it: 32 hexadecimal digits.
     pub fn digest(self) -> String {
-        self.hash.finish()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&self.hash.finish()[..16])
     }
 }
 

@@ -44,7 +44,7 @@ pub struct Blocks<'a> {
 ///
 /// A block beyond the end of `from` is read as zeros.
 pub fn convert(direction: Direction, key: &Secret<Vec<u8>>, from: Blocks, to: Blocks, blocks: &[Range<u64>]) -> Result<()> {
-    let batches: Vec<Range<u64>> = blocks.iter().flat_map(|range| batches(range)).collect();
+    let batches: Vec<Range<u64>> = blocks.iter().flat_map(batches).collect();
     let workers = thread::available_parallelism().map_or(1, NonZero::get);
     thread::scope(|scope| {
         let running: Vec<_> = (0..workers)
@@ -121,7 +121,7 @@ mod tests {
     fn used_blocks_come_back_and_unused_ones_stay_holes() {
         let key = random(64).unwrap();
         let (plain, cipher, back) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-        let content: Vec<u8> = (0..600 * BLOCK_SIZE).map(|at| (at / 7 % 251) as u8).collect();
+        let content: Vec<u8> = (0..600 * BLOCK_SIZE).map(|at| u8::try_from(at / 7 % 251).unwrap()).collect();
         plain.write_all_at(&content, 0).unwrap();
         let used = [0..300, 310..311, 599..601];
         let at = |file, start| Blocks { file, start };

@@ -84,7 +84,7 @@ mod tests {
         let free = free_blocks(dump).unwrap();
         assert_eq!(free, [10..20, 30..31, 240..250]);
         assert_eq!(between(&free, 250), [0..10, 20..30, 31..240]);
-        assert_eq!(between(&[], 7), [0..7]);
+        assert_eq!(between(&[0..3, 5..7], 9), [3..5, 7..9]);
         assert!(free_blocks("Group 0: nothing").is_err());
     }
 

@@ -13,9 +13,8 @@ use jiff::Timestamp;
 use nix::sys::statvfs::statvfs;
 
 use crate::config::Config;
-
-/// The opened backup disk, as `vaultberry disk open` names it.
-pub const BACKUP_DEVICE: &str = "/dev/mapper/vaultberry-backup";
+use crate::log::printable;
+use crate::{disk, luks, mounts};
 
 /// The least free space that a run begins with, however small the disk.
 const LEAST_FREE: u64 = 64 << 20;
@@ -55,49 +54,16 @@ fn mounted(folder: &Path) -> Result<()> {
     let Ok(folder) = fs::canonicalize(folder) else {
         bail!("the backup disk is not mounted: there is no folder {}\n{HINT}", folder.display());
     };
-    let mountinfo = fs::read("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
-    match device_at(&mountinfo, folder.as_os_str().as_bytes()) {
+    match mounts::source_of(&folder)? {
         None => bail!("the backup disk is not mounted at {}\n{HINT}", folder.display()),
-        Some(device) if device == BACKUP_DEVICE.as_bytes() => Ok(()),
+        Some(device) if device == luks::mapped(disk::NAME) => Ok(()),
         Some(device) => bail!(
-            "the backup disk is not mounted at {}: {} is there instead of {BACKUP_DEVICE}\n{HINT}",
+            "the backup disk is not mounted at {}: {} is there instead of {}\n{HINT}",
             folder.display(),
-            crate::log::printable(&device)
+            printable(device.as_os_str().as_bytes()),
+            luks::mapped(disk::NAME).display()
         ),
     }
-}
-
-/// What is mounted on `folder` itself, from the text of `/proc/self/mountinfo` (proc(5)): the source of the last line for it,
-/// since a later mount hides an earlier one.
-fn device_at(mountinfo: &[u8], folder: &[u8]) -> Option<Vec<u8>> {
-    mountinfo.split(|&byte| byte == b'\n').rev().find_map(|line| {
-        let mut fields = line.split(|&byte| byte == b' ');
-        if unescape(fields.nth(4)?) != folder {
-            return None;
-        }
-        // Optional fields, as many as there are, end with a lone hyphen; then come type, source and options.
-        fields.find(|field| field == b"-")?;
-        fields.nth(1).map(unescape)
-    })
-}
-
-/// The kernel writes space, tab, newline and backslash in these fields as a backslash and three octal digits.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, after)) = rest.split_first() {
-        match after.first_chunk::<3>() {
-            Some(&[a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7']) if byte == b'\\' => {
-                plain.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
-                rest = &after[3..];
-            }
-            _ => {
-                plain.push(byte);
-                rest = after;
-            }
-        }
-    }
-    plain
 }
 
 fn space(folder: &Path) -> Result<()> {
@@ -125,22 +91,7 @@ fn needed(total: u64) -> u64 {
 mod tests {
     use jiff::Timestamp;
 
-    use super::{clock, device_at, needed};
-
-    const MOUNTINFO: &[u8] = b"22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/mapper/root rw\n\
-        41 22 8:1 / /mnt/backup rw shared:2 master:3 - ext4 /dev/sda1 rw\n\
-        42 22 254:1 / /mnt/backup rw - ext4 /dev/mapper/vaultberry-backup rw\n\
-        43 22 254:2 / /mnt/a\\040b\\134c rw - ext4 /dev/sd\\040b rw\n";
-
-    #[test]
-    fn the_last_mount_on_the_folder_itself_counts() {
-        let at = |folder: &[u8]| device_at(MOUNTINFO, folder).map(|device| String::from_utf8(device).unwrap());
-        assert_eq!(at(b"/mnt/backup").as_deref(), Some("/dev/mapper/vaultberry-backup"));
-        assert_eq!(at(b"/mnt/a b\\c").as_deref(), Some("/dev/sd b"));
-        assert_eq!(at(b"/mnt"), None);
-        assert_eq!(at(b"/mnt/backup/current"), None);
-        assert_eq!(device_at(b"garbage\n\n", b"/mnt"), None);
-    }
+    use super::{clock, needed};
 
     #[test]
     fn the_free_space_asked_for_follows_the_disk_between_two_bounds() {

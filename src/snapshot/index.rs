@@ -17,7 +17,6 @@
 //! - `"damaged":true` marks a file whose content isn't what the mirror held; the snapshot is then `partial`.
 //! - An index without its trailer was cut short and means nothing. `outcome` is `complete` or `partial`.
 
-use std::fmt::Write as _;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -25,6 +24,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use crate::digest::hex;
 use crate::outcome::Outcome;
 use crate::snapshot::archive::Archived;
 use crate::snapshot::entry::Kind;
@@ -174,13 +174,6 @@ fn name(path: &Path) -> (Option<&str>, Option<String>) {
         Some(text) => (Some(text), None),
         None => (None, Some(hex(path.as_os_str().as_bytes()))),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string doesn't fail");
-        text
-    })
 }
 
 #[cfg(test)]

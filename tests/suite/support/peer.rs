@@ -76,6 +76,13 @@ impl Peer {
         path
     }
 
+    /// Lets in whoever has the private half of this key too.
+    pub fn let_in(&self, public_key: &str) {
+        let path = self.folder.path().join("authorized_keys");
+        let keys = fs::read_to_string(&path).unwrap();
+        fs::write(path, format!("{keys}{}\n", public_key.trim())).unwrap();
+    }
+
     /// Stops the server and starts it again at the same place with another host key.
     pub fn change_host_key(&mut self) {
         self.end();

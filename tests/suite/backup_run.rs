@@ -1,7 +1,5 @@
 //! `vaultberry backup run` as its owner meets it: the real program, a real sshd, and GNU tar to look at what came of it.
 
-mod support;
-
 use std::ffi::OsStr;
 use std::fs;
 use std::net::TcpListener;
@@ -12,10 +10,10 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::support::appliance::{Appliance, Run, index, names};
+use crate::support::peer::Peer;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::appliance::{Appliance, Run, index, names};
-use support::peer::Peer;
 
 /// An appliance and one server that it may log in to.
 fn pair() -> (Appliance, Peer) {

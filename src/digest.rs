@@ -1,0 +1,44 @@
+//! Sums as text.
+
+use std::fmt::Write;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use openssl::sha::Sha256;
+
+/// Lower-case hexadecimal digits, two for each byte.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a string doesn't fail");
+        text
+    })
+}
+
+/// The SHA-256 of a file's content, as sha256sum(1) writes it.
+pub fn sha256_of(path: &Path) -> Result<String> {
+    let reading = || format!("reading {}", path.display());
+    let mut file = File::open(path).with_context(reading)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).with_context(reading)? {
+            0 => return Ok(hex(&hash.finish())),
+            read => hash.update(&buffer[..read]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{hex, sha256_of};
+
+    #[test]
+    fn a_file_s_sum_is_that_of_sha256sum() {
+        assert_eq!(hex(&[0, 0x9f, 0xff]), "009fff");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "img").unwrap();
+        assert_eq!(sha256_of(file.path()).unwrap(), "b29814cf5792e684cd75d6a7fce7a67a11887e312f87ca2ac2496d81f365ff72");
+    }
+}

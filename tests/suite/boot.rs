@@ -1,0 +1,343 @@
+//! The product from end to end, in QEMU: a card is built, booted with its stick, makes its first backup of a real server,
+//! dies, and a new card takes over its disk.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{LazyLock, Mutex, MutexGuard};
+
+use crate::support::card::{Card, decipher, scratch, tool};
+use crate::support::guest::{Guest, Ssh, free_port};
+use crate::support::peer::Peer;
+use jiff::{ToSpan, Zoned};
+use vaultberry::digest;
+use vaultberry::image::disk::ROOT_START;
+use vaultberry::image::emulate::{self, Machine};
+
+/// The serial number of the backup disk.
+const SERIAL: &str = "VBTEST01";
+
+/// A passphrase is asked for soon and a closed root doesn't stay long, so that the tests don't either.
+const UNLOCK: &str = "[unlock]\nwait = \"5s\"\nreboot_after = \"60s\"\n";
+
+/// One guest at a time: they are emulated, and there are few cores.
+static EMULATOR: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    EMULATOR.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// A card that no test changes.
+static CARD: LazyLock<Card> = LazyLock::new(|| {
+    Card::build(&config(22, "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMh7Oc72oDI68tGdq9dpvf7hMMt3+TLrjHH6kuO4ZSUW", "backup", "/srv"))
+});
+
+fn config(port: u16, host_key: &str, user: &str, path: &str) -> String {
+    format!(
+        "[admin]\ngenerate_key = true\n\n{UNLOCK}\n[disk]\nserial = \"{SERIAL}\"\n\n[backup]\nat = \"02:30\"\n\n\
+         [[source]]\nname = \"peer\"\nhost = \"10.0.2.2\"\nport = {port}\nuser = \"{user}\"\nhost_keys = [\"{host_key}\"]\npaths = [\"{path}\"]\n"
+    )
+}
+
+fn guest(card: &Card, machine: Machine) -> emulate::Guest {
+    emulate::Guest {
+        image: card.image(),
+        machine,
+        stick: Some(card.secret("stick.img")),
+        disk: None,
+        ssh_port: None,
+        write: false,
+        extra: Vec::new(),
+    }
+}
+
+/// What the server has: odd names, links, an empty folder, something big enough to take more than one read.
+fn fill(peer: &Peer) {
+    peer.write("letters/über uns.txt", "hello\n");
+    peer.write("letters/-n\nnew line", "odd\n");
+    let big: Vec<u8> = (0..3_000_000_u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    peer.write("big", big);
+    fs::create_dir(peer.data().join("empty")).unwrap();
+    symlink("letters/nowhere", peer.data().join("dangling")).unwrap();
+    peer.write(".hidden", "");
+}
+
+/// Are the two folders the same, byte for byte?
+fn assert_same(one: &Path, two: &Path) {
+    tool(Command::new("diff").args(["-r", "--no-dereference"]).arg(one).arg(two));
+    let list = |folder: &Path| {
+        let output = tool(Command::new("find").args([".", "-printf", "%P %y %m %s %T@ %l\\n"]).current_dir(folder));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        // rsync and tar agree on a file's time to the second; a folder's size is the file system's own affair.
+        let mut lines: Vec<String> = text
+            .lines()
+            .map(|line| line.split(' ').map(|word| word.split('.').next().unwrap_or(word)).collect::<Vec<_>>().join(" "))
+            .filter(|line| !line.contains(" d "))
+            .collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(list(one), list(two));
+}
+
+/// Tomorrow, so that the guest's clock is past every time in the image, six minutes before the nightly run.
+fn six_minutes_before_the_run() -> String {
+    let tomorrow = Zoned::now().checked_add(1.day()).unwrap().strftime("%Y-%m-%d").to_string();
+    format!("base={tomorrow}T02:24:00,clock=vm")
+}
+
+#[test]
+fn a_night_and_the_card_s_death() {
+    let _alone = alone();
+    let mut peer = Peer::start("", None);
+    fill(&peer);
+    let text = config(peer.port, &peer.host_key(), &peer.user.name, peer.data().to_str().unwrap());
+    let folder = scratch();
+    let disk = folder.path().join("disk.img");
+    File::create(&disk).unwrap().set_len(256 << 20).unwrap();
+
+    let card = Card::build(&text);
+    let snapshot = first_night(&card, &disk, &peer);
+    let restored = restore_offline(&card, &disk, folder.path(), &snapshot);
+    assert_same(&restored.join(peer.data().strip_prefix("/").unwrap()), &peer.data());
+    new_card(&text, &card, &disk, &peer, &snapshot);
+    peer.end();
+}
+
+/// Boots card, stick and a blank disk, lets cron start the run, and gives the snapshot's path on the disk.
+fn first_night(card: &Card, disk: &Path, peer: &Peer) -> String {
+    let port = free_port();
+    let files = scratch();
+    let mut wanted = guest(card, Machine::Virt);
+    wanted.disk = Some((disk.to_owned(), SERIAL.to_owned()));
+    wanted.ssh_port = Some(port);
+    wanted.extra = ["-rtc".to_owned(), six_minutes_before_the_run()].into();
+    let mut guest = Guest::start(emulate::command(&wanted, files.path()).unwrap());
+    guest.wait_for("root is open, by the key on VB-KEY", 120);
+    guest.wait_for("you can remove the stick", 5);
+    guest.wait_for("the key that the sources must accept:", 300);
+    guest.wait_for("vaultberry login:", 300);
+
+    let ssh = Ssh { key: &card.secret("admin_ed25519"), port };
+    let key = ssh.wait_for("cat /boot/firmware/vaultberry/source-key.pub", 120);
+    assert!(guest.console().contains(key.trim()), "the console and the firmware partition show one key");
+    peer.let_in(&key);
+
+    // Root is LUKS2, and the one that was built.
+    let status = ssh.expect("sudo cryptsetup status root");
+    assert!(status.contains("LUKS2") && status.contains("aes-xts-plain64"), "{status}");
+    let root = ssh.expect("findmnt -n -o SOURCE /");
+    assert_eq!(root.trim(), "/dev/mapper/root");
+    // The host's keys and the machine's identity were made here.
+    assert_eq!(ssh.expect("cat /etc/machine-id").trim().len(), 32);
+    assert!(ssh.expect("ls /etc/ssh").contains("ssh_host_ed25519_key.pub"));
+    // Nothing of ours failed, and nothing listens but ssh.
+    let failed = ssh.expect("systemctl list-units --failed --plain --no-legend");
+    assert_eq!(failed, "", "units failed");
+    let listening = ssh.expect("sudo ss -Hltnp | grep -v -e '127.0.0.5[34]' -e sshd || true");
+    assert_eq!(listening, "", "something else listens");
+
+    // The blank disk was formatted, opened with its key file, and is mounted.
+    let mounted = ssh.wait_for("findmnt -n -o SOURCE,OPTIONS /mnt/backup", 120);
+    assert!(mounted.starts_with("/dev/mapper/vaultberry-backup"), "{mounted}");
+    for option in ["nosuid", "nodev", "noexec"] {
+        assert!(mounted.contains(option), "{mounted}");
+    }
+    // While the lock is taken, a second run is refused with a code of its own.
+    let second = ssh.run("sudo flock /run/lock/vaultberry.lock vaultberry backup run", "");
+    assert_eq!(second.status.code(), Some(4), "{second:?}");
+
+    eprintln!("{}", ssh.expect("systemd-analyze time"));
+    let started = "journalctl -u cron --no-pager | grep -q 'systemctl start --wait vaultberry-backup'";
+    ssh.wait_for(started, 600);
+    let last = ssh.wait_for("sudo cat /var/lib/vaultberry/last-run.json", 300);
+    assert!(last.contains("\"outcome\": \"complete\""), "{last}");
+    let snapshots = ssh.expect("cd /mnt/backup/snapshots/peer && sudo ls");
+    let names: Vec<&str> = snapshots.lines().collect();
+    assert_eq!(names.len(), 2, "an archive and its index: {names:?}");
+    let archive = names.iter().find(|name| name.ends_with(".tar.gz")).unwrap();
+    assert!(archive.contains("T0230"), "cron started it at its time: {archive}");
+
+    let _ = ssh.run("sudo systemctl poweroff", "");
+    guest.wait_for_end(180);
+    format!("snapshots/peer/{archive}")
+}
+
+/// The disk on another machine, with the recovery passphrase, GNU tar and nothing of the appliance.
+fn restore_offline(card: &Card, disk: &Path, folder: &Path, snapshot: &str) -> PathBuf {
+    let plain = folder.join("plain");
+    decipher(disk, &card.passphrase(), &plain);
+    tool(Command::new("/usr/sbin/e2fsck").args(["-fn"]).arg(&plain));
+    let archive = folder.join("snapshot.tar.gz");
+    tool(Command::new("/usr/sbin/debugfs").arg("-R").arg(format!("dump {snapshot} {}", archive.display())).arg(&plain));
+    let restored = folder.join("restored");
+    fs::create_dir(&restored).unwrap();
+    tool(Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(&restored));
+    restored
+}
+
+/// The card is dead. A new one, with other keys, takes the disk over by the old one's recovery passphrase.
+fn new_card(text: &str, old: &Card, disk: &Path, peer: &Peer, snapshot: &str) {
+    let card = Card::build(text);
+    assert_ne!(card.uuid, old.uuid);
+    let port = free_port();
+    let files = scratch();
+    let mut wanted = guest(&card, Machine::Virt);
+    wanted.disk = Some((disk.to_owned(), SERIAL.to_owned()));
+    wanted.ssh_port = Some(port);
+    // The old card in a reader.
+    let reader = format!("file={},format=raw,if=none,id=old,readonly=on", old.image().display());
+    wanted.extra = ["-drive", &reader, "-device", "virtio-blk-pci,drive=old,serial=OLDCARD"].map(str::to_owned).into();
+    let mut guest = Guest::start(emulate::command(&wanted, files.path()).unwrap());
+    guest.wait_for("root is open, by the key on VB-KEY", 120);
+    let ssh = Ssh { key: &card.secret("admin_ed25519"), port };
+    ssh.wait_for("true", 400);
+
+    // The disk of another appliance isn't touched by itself.
+    let refused = ssh.run("sudo vaultberry disk init", "");
+    assert_eq!(refused.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(stderr.contains("an encrypted volume that this appliance has no key for"), "{stderr}");
+    let wrong = ssh.run("sudo vaultberry disk attach", "not the right words at all\n");
+    assert_eq!(wrong.status.code(), Some(1));
+    let attached = ssh.run("sudo vaultberry disk attach", &format!("{}\n", old.passphrase().expose()));
+    assert!(attached.status.success(), "{attached:?}");
+    ssh.expect("sudo systemctl restart vaultberry-disk.service");
+    let restored = ssh.run(&format!("mkdir r && sudo tar -xzf /mnt/backup/{snapshot} -C r && sudo tar -C r -c ."), "");
+    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    let folder = scratch();
+    fs::write(folder.path().join("r.tar"), &restored.stdout).unwrap();
+    tool(Command::new("tar").arg("-xf").arg(folder.path().join("r.tar")).arg("-C").arg(folder.path()));
+    assert_same(&folder.path().join(peer.data().strip_prefix("/").unwrap()), &peer.data());
+
+    open_by_hand(&ssh, old);
+    let _ = ssh.run("sudo systemctl poweroff", "");
+    guest.wait_for_end(180);
+}
+
+/// The key file without vaultberry: cryptsetup opens the old card's root with the key at its offset.
+fn open_by_hand(ssh: &Ssh, old: &Card) {
+    let hex = digest::hex(&fs::read(old.key()).unwrap());
+    let sent = ssh.run(&format!("printf {hex} | tr a-f A-F | basenc -d --base16 -i >stick.key && wc -c <stick.key"), "");
+    assert_eq!(String::from_utf8_lossy(&sent.stdout).trim(), "128");
+    let opened = ssh.expect(
+        "set -e; old=$(lsblk -rno PATH,SERIAL | awk '$2 == \"OLDCARD\" { print $1 }'); \
+         sudo cryptsetup open --readonly --key-file stick.key --keyfile-offset 32 --keyfile-size 64 ${old}2 byhand; \
+         sudo mount -o ro,noload /dev/mapper/byhand /mnt; cat /mnt/etc/hostname",
+    );
+    assert_eq!(opened.trim(), "vaultberry");
+}
+
+#[test]
+fn without_the_stick_there_is_a_prompt_and_no_shell() {
+    let _alone = alone();
+    let files = scratch();
+    let mut wanted = guest(&CARD, Machine::Virt);
+    wanted.stick = None;
+    let mut guest = Guest::start(emulate::command(&wanted, files.path()).unwrap());
+    guest.wait_for("insert the key stick, or type the recovery passphrase:", 120);
+    guest.type_in("echo a-shell-says-$((40 + 2))\n");
+    guest.wait_for("the recovery passphrase doesn't open this appliance", 60);
+    guest.wait_for("root stays closed; rebooting", 120);
+    guest.wait_for_end(60);
+    let console = guest.console();
+    assert!(!console.contains("a-shell-says-42"), "there is a shell:\n{console}");
+    assert!(!console.contains("root is open") && !console.contains("systemd["), "{console}");
+}
+
+#[test]
+fn the_recovery_passphrase_opens_root_at_the_prompt() {
+    let _alone = alone();
+    let files = scratch();
+    let mut wanted = guest(&CARD, Machine::Virt);
+    wanted.stick = None;
+    let mut guest = Guest::start(emulate::command(&wanted, files.path()).unwrap());
+    guest.wait_for("insert the key stick, or type the recovery passphrase:", 120);
+    guest.type_in(&format!("{}\n", CARD.passphrase().expose()));
+    guest.wait_for("root is open, by the recovery passphrase", 60);
+    assert!(!guest.console().contains(CARD.passphrase().expose().as_str()), "the passphrase was echoed");
+}
+
+#[test]
+fn the_emulated_pi_boots_from_card_and_stick() {
+    let _alone = alone();
+    // As a person does it.
+    let mut boot = Command::new(env!("CARGO_BIN_EXE_vaultberry"));
+    boot.arg("boot").arg(CARD.image()).args(["--machine", "raspi3b", "--secrets"]).arg(CARD.secrets());
+    let mut guest = Guest::start(boot);
+    guest.wait_for("root is open, by the key on VB-KEY", 240);
+    guest.wait_for("vaultberry login:", 400);
+    // QEMU's own key: the end.
+    guest.type_in("\u{1}x");
+    guest.wait_for_end(30);
+}
+
+#[test]
+fn the_image_is_whole_and_holds_no_key_in_clear() {
+    let out = CARD.out();
+    tool(Command::new("sha256sum").args(["--check", "--quiet", "SHA256SUMS"]).current_dir(&out));
+    let packages = fs::read_to_string(out.join("vaultberry.packages")).unwrap();
+    assert!(packages.lines().any(|line| line.starts_with("openssh-server\t")));
+    assert!(!packages.contains("cryptsetup-initramfs"), "only vaultberry-unlock opens root");
+    let folder = scratch();
+    let unpacked = folder.path().join("unpacked.img");
+    tool(Command::new("bmaptool").arg("copy").arg(out.join("vaultberry.img.zst")).arg(&unpacked));
+    tool(Command::new("cmp").arg(out.join("vaultberry.img")).arg(&unpacked));
+
+    for (path, mode) in [
+        (CARD.secrets(), 0o700),
+        (CARD.key(), 0o600),
+        (CARD.secret("recovery.txt"), 0o600),
+        (CARD.secret("stick.img"), 0o600),
+        (CARD.secret("admin_ed25519"), 0o600),
+    ] {
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode, "{}", path.display());
+    }
+    let secrets = [
+        ("the stick's key", fs::read(CARD.key()).unwrap()[32..96].to_vec()),
+        ("the recovery passphrase", CARD.passphrase().expose().clone().into_bytes()),
+        ("the admin's key", fs::read(CARD.secret("admin_ed25519")).unwrap()[60..200].to_vec()),
+    ];
+    let image = File::open(&unpacked).unwrap();
+    let length = image.metadata().unwrap().len();
+    let (mut offset, mut block) = (0, vec![0; 64 << 20]);
+    while offset < length {
+        let read = image.read_at(&mut block, offset).unwrap();
+        for (name, secret) in &secrets {
+            let finder = block[..read].windows(secret.len()).any(|window| window[0] == secret[0] && window == secret.as_slice());
+            assert!(!finder, "the image holds {name} in clear");
+        }
+        // Overlapping, so that a secret across two reads is found too.
+        offset += if offset + (read as u64) < length { read as u64 - 256 } else { read as u64 };
+    }
+}
+
+#[test]
+fn the_file_system_inside_is_clean_and_its_key_opens_it_by_hand() {
+    let folder = scratch();
+    let volume = folder.path().join("root.luks");
+    let length = fs::metadata(CARD.image()).unwrap().len();
+    tool(
+        Command::new("dd")
+            .arg(format!("if={}", CARD.image().display()))
+            .arg(format!("of={}", volume.display()))
+            .args(["bs=1M", "conv=sparse", "status=none"])
+            .arg(format!("skip={}", ROOT_START >> 20)),
+    );
+    assert_eq!(fs::metadata(&volume).unwrap().len(), length - ROOT_START);
+    tool(
+        Command::new("/usr/sbin/cryptsetup")
+            .args(["open", "--test-passphrase", "--keyfile-offset", "32", "--keyfile-size", "64", "--key-file"])
+            .arg(CARD.key())
+            .arg(&volume),
+    );
+    let plain = folder.path().join("plain");
+    decipher(&volume, &CARD.passphrase(), &plain);
+    tool(Command::new("/usr/sbin/e2fsck").arg("-fn").arg(&plain));
+    let shown = |path: &str| tool(Command::new("/usr/sbin/debugfs").arg("-R").arg(format!("cat {path}")).arg(&plain)).stdout;
+    assert_eq!(shown("/etc/hostname"), b"vaultberry\n");
+    assert_eq!(shown("/etc/machine-id"), b"", "the machine id is drawn at the first boot");
+    let listing = tool(Command::new("/usr/sbin/debugfs").args(["-R", "ls -p /etc/ssh"]).arg(&plain)).stdout;
+    assert!(!String::from_utf8_lossy(&listing).contains("ssh_host_"), "host keys are made on the device");
+}

@@ -1,0 +1,6 @@
+//! The tests that run the real programs, against real servers and in QEMU: one module a subject.
+
+mod backup_run;
+mod boot;
+mod config;
+mod support;

@@ -1,0 +1,95 @@
+//! A built image, made by the real program, with its secrets.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+use uuid::Uuid;
+use vaultberry::image::emulate::root_uuid;
+use vaultberry::image::payload::{BLOCK_SIZE, Blocks, Direction, convert};
+use vaultberry::luks::{HEADER_SIZE, Key, volume_key};
+use vaultberry::secret::Secret;
+
+/// Where `make cross` puts the appliance's programs.
+const BINARIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/aarch64-unknown-linux-gnu/release");
+
+/// An image and its secrets in a temporary folder.
+pub struct Card {
+    folder: TempDir,
+    /// The LUKS UUID of its root.
+    pub uuid: Uuid,
+}
+
+impl Card {
+    /// Builds one from the text of an `appliance.toml`. The host name must be `vaultberry`, the admin `admin`.
+    pub fn build(config: &str) -> Self {
+        let folder = scratch();
+        fs::write(folder.path().join("appliance.toml"), config).unwrap();
+        let output = image(folder.path(), &[]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+        let uuid = root_uuid(&folder.path().join("out/vaultberry.img")).unwrap();
+        Self { folder, uuid }
+    }
+
+    /// The image.
+    pub fn image(&self) -> PathBuf {
+        self.folder.path().join("out/vaultberry.img")
+    }
+
+    /// The output folder.
+    pub fn out(&self) -> PathBuf {
+        self.folder.path().join("out")
+    }
+
+    /// The secrets folder.
+    pub fn secrets(&self) -> PathBuf {
+        self.folder.path().join("secrets")
+    }
+
+    /// A file of this build's secrets.
+    pub fn secret(&self, name: &str) -> PathBuf {
+        self.secrets().join(self.uuid.to_string()).join(name)
+    }
+
+    /// The key file of the stick.
+    pub fn key(&self) -> PathBuf {
+        self.secrets().join(format!("stick/vaultberry/{}.key", self.uuid))
+    }
+
+    /// The passphrase of the recovery sheet.
+    pub fn passphrase(&self) -> Secret<String> {
+        let sheet = fs::read_to_string(self.secret("recovery.txt")).unwrap();
+        let line = sheet.lines().skip_while(|line| *line != "Recovery passphrase:").nth(2).unwrap();
+        Secret::new(line.trim().to_owned())
+    }
+}
+
+/// `vaultberry image appliance.toml` in a folder, not started.
+pub fn image(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vaultberry"));
+    command.current_dir(folder).args(["-v", "image", "appliance.toml", "--binaries", BINARIES]).args(arguments);
+    command
+}
+
+/// A temporary folder with room for images, on the disk that holds the build.
+pub fn scratch() -> TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// Deciphers a LUKS2 volume with a passphrase, without device-mapper, into `plain`: the file system that was in it.
+pub fn decipher(volume: &Path, passphrase: &Secret<String>, plain: &Path) {
+    let key = volume_key(volume, Key::Passphrase(passphrase)).unwrap();
+    let (from, to) = (File::open(volume).unwrap(), File::create(plain).unwrap());
+    let blocks = 0..(from.metadata().unwrap().len() - HEADER_SIZE) / BLOCK_SIZE as u64;
+    let (from, to) = (Blocks { file: &from, start: HEADER_SIZE }, Blocks { file: &to, start: 0 });
+    convert(Direction::Decrypt, &key, from, to, std::slice::from_ref(&blocks)).unwrap();
+}
+
+/// Runs a program that must succeed.
+pub fn tool(command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    output
+}
