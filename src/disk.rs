@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -198,7 +198,7 @@ fn finish_format(block: &Block) -> Result<()> {
         return Ok(());
     }
     process::run(
-        Command::new("mkfs.ext4").args(["-q", "-m", "0", "-L", "vaultberry", "-E", "lazy_itable_init=1"]).arg(&mapped),
+        process::tool("mkfs.ext4").args(["-q", "-m", "0", "-L", "vaultberry", "-E", "lazy_itable_init=1"]).arg(&mapped),
         "making the backup disk's file system",
     )
 }
@@ -206,7 +206,7 @@ fn finish_format(block: &Block) -> Result<()> {
 /// Does blkid(8) find a file system? Only its exit code 2 says that there is none; anything else mustn't lead to a format.
 fn has_signature(device: &Path) -> Result<bool> {
     let doing = "looking for the backup disk's file system";
-    let status = Command::new("blkid").args(["-p", "-o", "value", "-s", "TYPE"]).arg(device).stdout(Stdio::null()).status();
+    let status = process::tool("blkid").args(["-p", "-o", "value", "-s", "TYPE"]).arg(device).stdout(Stdio::null()).status();
     match status.with_context(|| format!("{doing}: starting `blkid`"))?.code() {
         Some(0) => Ok(true),
         Some(2) => Ok(false),

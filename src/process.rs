@@ -3,13 +3,49 @@
 //! Every tool that vaultberry calls goes through [`run`] or [`output`], so that a missing program, a signal and a bad exit
 //! status all become one error: what was being done, which program, and the end of what it wrote to stderr.
 
+use std::collections::BTreeSet;
+use std::env;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+/// Where the system's programs are, which an ordinary user's search path lacks.
+const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin";
+
 /// How much of a failed program's stderr an error carries, in bytes.
 const STDERR_TAIL: usize = 2000;
+
+/// A program of the system, found also where an ordinary user's search path doesn't look.
+pub fn tool(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env("PATH", search_path());
+    command
+}
+
+/// Makes sure, before long work, that these programs are there.
+///
+/// # Errors
+/// Names all that are missing, and the Debian packages that have them.
+pub fn require(programs: &[&str]) -> Result<()> {
+    let path = search_path();
+    let is_there = |program: &str| env::split_paths(&path).any(|folder| folder.join(program).is_file());
+    let missing: Vec<&str> = programs.iter().copied().filter(|program| !is_there(program)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages: BTreeSet<&str> = missing.iter().filter_map(|program| package(program)).collect();
+    let packages = packages.into_iter().collect::<Vec<_>>().join(" ");
+    bail!("these programs are needed and aren't there: {}\nhint: apt-get install {packages}", missing.join(", "))
+}
+
+fn search_path() -> OsString {
+    let mut path = env::var_os("PATH").unwrap_or_default();
+    path.push(":");
+    path.push(SYSTEM_PATH);
+    path
+}
 
 /// Runs `command` to its end, with no standard input. `doing` completes the sentence "while …": `making the file system`.
 pub fn run(command: &mut Command, doing: &str) -> Result<()> {
@@ -73,32 +109,38 @@ fn tail(stderr: &[u8]) -> String {
     format!(":\n  {}", text[start..].replace('\n', "\n  "))
 }
 
-/// Which Debian package brings a program.
+/// What to do about a program that isn't there.
 fn hint(program: &str) -> String {
-    let package = match program {
+    package(program).map_or_else(String::new, |package| format!("\nhint: apt-get install {package}"))
+}
+
+/// Which Debian package brings a program.
+fn package(program: &str) -> Option<&'static str> {
+    Some(match program {
         "mmdebstrap" => "mmdebstrap",
         "mkfs.vfat" => "dosfstools",
-        "mcopy" | "mdir" | "mtype" => "mtools",
+        "mcopy" | "mmd" | "mtype" => "mtools",
         "mke2fs" | "dumpe2fs" | "debugfs" | "mkfs.ext4" => "e2fsprogs",
         "sfdisk" => "fdisk",
         "bmaptool" => "bmap-tools",
         "zstd" => "zstd",
         "unshare" => "util-linux",
         "newuidmap" => "uidmap",
+        "tar" => "tar",
+        "useradd" => "passwd",
         "readelf" => "binutils",
         "ssh" | "ssh-keygen" => "openssh-client",
         "rsync" => "rsync",
         "qemu-system-aarch64" => "qemu-system-arm",
-        _ => return String::new(),
-    };
-    format!("\nhint: apt-get install {package}")
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use std::process::Command;
 
-    use super::{output, output_with_input, run};
+    use super::{output, output_with_input, require, run};
 
     #[test]
     fn a_bad_exit_status_carries_the_end_of_stderr() {
@@ -110,6 +152,12 @@ mod tests {
     fn a_missing_program_is_named() {
         let error = run(&mut Command::new("no-such-program"), "trying").unwrap_err();
         assert_eq!(error.to_string(), "trying: the program `no-such-program` is not there");
+    }
+
+    #[test]
+    fn everything_that_is_missing_is_named_at_once() {
+        require(&["sh", "cat"]).unwrap();
+        assert!(require(&["no-such-program", "sh", "nor-this"]).unwrap_err().to_string().contains("no-such-program, nor-this"));
     }
 
     #[test]

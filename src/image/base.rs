@@ -1,7 +1,6 @@
 //! The base: the Debian tree that everything else is laid over, made by mmdebstrap for arm64 and cached.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::Result;
 
@@ -54,9 +53,9 @@ pub fn packages(image: &Image) -> Vec<&str> {
 
 fn make(image: &Image, part: &Path) -> Result<()> {
     tracing::info!("making the base tree of {}: this takes about ten minutes, once", image.suite);
-    let mut command = Command::new("mmdebstrap");
+    let mut command = process::tool("mmdebstrap");
     // An ordinary user's path lacks the system's programs; INITRD stops the kernel package's own update-initramfs.
-    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("INITRD", "No").env("LC_ALL", "C.UTF-8");
+    command.env("INITRD", "No").env("LC_ALL", "C.UTF-8");
     command.args(["--quiet", "--format=tar", "--variant=minbase", "--architectures=arm64"]);
     command.arg(format!("--components={COMPONENTS}")).arg(format!("--include={}", packages(image).join(",")));
     for option in EXCLUDED.into_iter().chain([KEPT, "force-unsafe-io", "force-confold"]) {

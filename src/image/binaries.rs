@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
@@ -58,7 +57,7 @@ fn read(path: &Path) -> Result<(Vec<u8>, Version)> {
     let is_aarch64 = bytes.starts_with(&ELF_CLASS_AND_DATA) && bytes.get(18..20) == Some(&EM_AARCH64);
     ensure!(is_aarch64, "{} is not a program for aarch64\nhint: `make cross` builds it", path.display());
     let needs = process::output(
-        Command::new("readelf").args(["--wide", "--version-info"]).arg(path),
+        process::tool("readelf").args(["--wide", "--version-info"]).arg(path),
         &format!("reading what {} needs", path.display()),
     )?;
     Ok((bytes, newest_glibc(&String::from_utf8_lossy(&needs))))

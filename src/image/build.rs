@@ -17,7 +17,28 @@ use crate::config::{self, Config};
 use crate::keys::keyfile::random;
 use crate::keys::secrets::{BuildSecrets, SecretsFolder};
 use crate::luks::{self, HEADER_SIZE, Key};
+use crate::process;
 use crate::unlock::settings;
+
+/// The programs that a build calls.
+const TOOLS: [&str; 16] = [
+    "bmaptool",
+    "dumpe2fs",
+    "mcopy",
+    "mke2fs",
+    "mkfs.vfat",
+    "mmd",
+    "mmdebstrap",
+    "mtype",
+    "readelf",
+    "sfdisk",
+    "ssh-keygen",
+    "tar",
+    "truncate",
+    "unshare",
+    "useradd",
+    "zstd",
+];
 
 /// What a build works with.
 #[derive(Clone, Debug)]
@@ -50,6 +71,7 @@ pub struct Built {
 /// Builds an image.
 pub fn build(request: &Request) -> Result<Built> {
     let (text, config) = read_config(request.config.as_deref())?;
+    process::require(&TOOLS)?;
     let binaries = Binaries::read(&request.binaries)?;
     let cache = Cache::open(request.cache.clone())?;
     let outputs = Outputs::open(&request.out)?;

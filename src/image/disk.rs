@@ -4,7 +4,6 @@ use std::fs::{File, OpenOptions};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
@@ -55,12 +54,12 @@ pub fn create(path: &Path, layout: &Layout) -> Result<File> {
         ROOT_START / SECTOR
     );
     process::output_with_input(
-        Command::new("/usr/sbin/sfdisk").args(["--quiet", "--wipe=never"]).arg(path),
+        process::tool("sfdisk").args(["--quiet", "--wipe=never"]).arg(path),
         "writing the partition table",
         table.as_bytes(),
     )?;
     process::run(
-        Command::new("/usr/sbin/mkfs.vfat")
+        process::tool("mkfs.vfat")
             .args(["--invariant", "-F", "32", "-n", "FIRMWARE", "-i", &format!("{:08x}", layout.disk_id)])
             .args(["--offset", &(FIRMWARE_START / SECTOR).to_string()])
             .arg(path)
@@ -80,12 +79,12 @@ pub fn fill_firmware(path: &Path, folder: &Path) -> Result<()> {
     files.sort();
     ensure!(!files.is_empty(), "{doing}: there are no files for it in {}", folder.display());
     let drive = firmware_drive(path);
-    process::run(Command::new("mcopy").env("TZ", "UTC").args(["-s", "-Q", "-m", "-i", &drive]).args(files).arg("::"), doing)
+    process::run(process::tool("mcopy").env("TZ", "UTC").args(["-s", "-Q", "-m", "-i", &drive]).args(files).arg("::"), doing)
 }
 
 /// Reads a file of the firmware partition.
 pub fn read_firmware(path: &Path, name: &str) -> Result<Vec<u8>> {
-    let mut command = Command::new("mtype");
+    let mut command = process::tool("mtype");
     command.args(["-i", &firmware_drive(path), &format!("::{name}")]);
     process::output(&mut command, &format!("reading {name} in the firmware partition of {}", path.display()))
 }

@@ -7,7 +7,6 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result};
 use nix::unistd::geteuid;
@@ -16,13 +15,13 @@ use crate::process;
 
 /// Runs a shell script with arguments. `doing` completes the sentence "while …".
 pub fn run<A: AsRef<OsStr>>(script: &str, arguments: impl IntoIterator<Item = A>, doing: &str) -> Result<()> {
-    let mut command = Command::new("unshare");
+    let mut command = process::tool("unshare");
     command.args(["--mount", "--pid", "--fork", "--kill-child"]);
     if !geteuid().is_root() {
         command.args(["--user", "--map-root-user", "--map-auto"]);
     }
     // The search path of an ordinary user lacks the system's programs.
-    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C.UTF-8").env("TZ", "UTC");
+    command.env("LC_ALL", "C.UTF-8").env("TZ", "UTC");
     command.args(["sh", "-c", script, "stage"]).args(arguments);
     process::run(&mut command, doing)
         .with_context(|| if geteuid().is_root() { String::from("running a stage of the build") } else { user_hint() })

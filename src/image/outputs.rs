@@ -11,7 +11,6 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -63,12 +62,12 @@ impl Outputs {
         let image = self.work().join(format!("{name}.img"));
         fs::write(self.work().join(format!("{name}.packages")), packages).context("writing the package manifest")?;
         process::run(
-            Command::new("bmaptool").arg("create").arg("-o").arg(self.work().join(format!("{name}.bmap"))).arg(&image),
+            process::tool("bmaptool").arg("create").arg("-o").arg(self.work().join(format!("{name}.bmap"))).arg(&image),
             "writing the block map",
         )?;
         // Most of it is encrypted and can't be compressed: the fastest level finds the holes as well as the slowest.
         process::run(
-            Command::new("zstd").args(["-q", "-1", "-T0", "-o"]).arg(self.work().join(format!("{name}.img.zst"))).arg(&image),
+            process::tool("zstd").args(["-q", "-1", "-T0", "-o"]).arg(self.work().join(format!("{name}.img.zst"))).arg(&image),
             "compressing the image",
         )
     }

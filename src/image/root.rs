@@ -3,7 +3,6 @@
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 use uuid::Uuid;
@@ -43,7 +42,7 @@ pub fn make(work: &Path, size: u64, uuid: Uuid, admin: &str, segment: &[u8], arc
 /// The blocks that a file system uses, as ranges of block numbers: all but those that dumpe2fs(8) calls free.
 pub fn used_blocks(ext4: &Path, size: u64) -> Result<Vec<Range<u64>>> {
     let doing = "reading which blocks the root file system uses";
-    let dump = process::output(Command::new("/usr/sbin/dumpe2fs").env("LC_ALL", "C").arg(ext4), doing)?;
+    let dump = process::output(process::tool("dumpe2fs").env("LC_ALL", "C").arg(ext4), doing)?;
     let free = free_blocks(&String::from_utf8_lossy(&dump)).context(doing)?;
     Ok(between(&free, size / BLOCK_SIZE as u64))
 }
@@ -72,7 +71,6 @@ fn between(ranges: &[Range<u64>], end: u64) -> Vec<Range<u64>> {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
-    use std::process::Command;
 
     use super::{between, free_blocks, used_blocks};
     use crate::process;
@@ -94,9 +92,9 @@ mod tests {
         let path = folder.path().join("fs");
         let size = 64 << 20;
         File::create(&path).unwrap().set_len(size).unwrap();
-        process::run(Command::new("/usr/sbin/mke2fs").args(["-q", "-t", "ext4", "-b", "4096"]).arg(&path), "making one").unwrap();
+        process::run(process::tool("mke2fs").args(["-q", "-t", "ext4", "-b", "4096"]).arg(&path), "making one").unwrap();
         let used: u64 = used_blocks(&path, size).unwrap().iter().map(|range| range.end - range.start).sum();
-        let info = process::output(Command::new("/usr/sbin/dumpe2fs").arg("-h").arg(&path), "dumping").unwrap();
+        let info = process::output(process::tool("dumpe2fs").arg("-h").arg(&path), "dumping").unwrap();
         let info = String::from_utf8(info).unwrap();
         let number =
             |name: &str| -> u64 { info.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().parse().unwrap() };

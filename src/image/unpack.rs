@@ -5,7 +5,6 @@
 //! frame alone is given to the `zstd` program. Neither may unpack to more than [`MAX_UNPACKED`].
 
 use std::io::{Read, Write};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use flate2::bufread::GzDecoder;
@@ -50,7 +49,7 @@ fn unzstd(bytes: &[u8]) -> Result<(Vec<u8>, usize)> {
     ensure!(blocks * ZSTD_BLOCK <= MAX_UNPACKED, "unpacking zstd: more than {MAX_UNPACKED} bytes could come out");
     let mut frame = tempfile::NamedTempFile::new().context("making a temporary file")?;
     frame.write_all(&bytes[..length]).context("writing a temporary file")?;
-    let unpacked = process::output(Command::new("zstd").arg("-dcq").arg("--").arg(frame.path()), "unpacking the initrd")?;
+    let unpacked = process::output(process::tool("zstd").arg("-dcq").arg("--").arg(frame.path()), "unpacking the initrd")?;
     Ok((unpacked, length))
 }
 

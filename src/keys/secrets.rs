@@ -16,7 +16,6 @@
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 use uuid::Uuid;
@@ -97,7 +96,7 @@ impl SecretsFolder {
         make_private_folder(&folder)?;
         let path = folder.join("admin_ed25519");
         process::run(
-            Command::new("ssh-keygen")
+            process::tool("ssh-keygen")
                 .args(["-q", "-t", "ed25519", "-N", "", "-C"])
                 .arg(format!("demo@{hostname}"))
                 .arg("-f")

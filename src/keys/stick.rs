@@ -1,7 +1,6 @@
 //! The stick as an image: one MBR partition with a FAT file system, labelled `VB-KEY`, that holds `vaultberry/*.key`.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -18,23 +17,23 @@ pub fn make_image(path: &Path, keys: &[&Path]) -> Result<()> {
     let mut image = Durable::create(path, 0o600)?;
     image.file().set_len(SIZE).with_context(|| format!("sizing {}", path.display()))?;
     process::output_with_input(
-        Command::new("sfdisk").arg("--quiet").arg(image.part()),
+        process::tool("sfdisk").arg("--quiet").arg(image.part()),
         "partitioning the stick's image",
         format!("label: dos\nstart={START}, type=e\n").as_bytes(),
     )?;
     let blocks = (SIZE / 512 - START) / 2;
     process::run(
-        Command::new("mkfs.vfat")
+        process::tool("mkfs.vfat")
             .args(["-n", "VB-KEY", "--offset", &START.to_string()])
             .arg(image.part())
             .arg(blocks.to_string()),
         "making the stick's file system",
     )?;
     let drive = format!("{}@@{}", image.part().display(), START * 512);
-    process::run(Command::new("mmd").args(["-i", &drive, "::vaultberry"]), "making the stick's folder")?;
+    process::run(process::tool("mmd").args(["-i", &drive, "::vaultberry"]), "making the stick's folder")?;
     for key in keys {
         process::run(
-            Command::new("mcopy").args(["-i", &drive]).arg(key).arg("::vaultberry/"),
+            process::tool("mcopy").args(["-i", &drive]).arg(key).arg("::vaultberry/"),
             "copying the key to the stick's image",
         )?;
     }
