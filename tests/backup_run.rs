@@ -282,7 +282,9 @@ fn a_run_that_is_killed_takes_its_rsync_with_it() {
     let rsync = rsync_of(run.id()).unwrap();
     run.kill().unwrap();
     run.wait().unwrap();
-    wait_for(|| !Path::new("/proc").join(&rsync).exists(), "rsync ends with the run");
+    // A dead program that nobody has waited for yet has no command line any more.
+    let command_line = Path::new("/proc").join(&rsync).join("cmdline");
+    wait_for(|| fs::read(&command_line).map_or(true, |line| line.is_empty()), "rsync ends with the run");
 }
 
 /// The process id of the rsync that the program `pid` has started.
