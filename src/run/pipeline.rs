@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::config::Source;
+use crate::outcome::Outcome;
 use crate::run::report::SourceReport;
 use crate::snapshot::{self, Request, Snapshot};
 use crate::source;
@@ -48,7 +49,11 @@ fn pull_and_keep(backup: &Path, source: &Source, run: &str, stop: &Stop) -> Resu
         tracing::info!(source = source.name, "removed {}, left by a run that was cut short", leftover.display());
     }
     let pulled = source::pull(source, &mirror, stop)?;
-    let roots = source.paths.iter().map(|path| source::mirror::relative(path)).collect::<Result<Vec<_>>>()?;
+    let mut roots = source.paths.iter().map(|path| source::mirror::relative(path)).collect::<Result<Vec<_>>>()?;
+    if pulled.outcome == Outcome::Partial {
+        // A path that never was pulled is among the warnings already.
+        roots.retain(|root| mirror.join(root).symlink_metadata().is_ok());
+    }
     let request = Request {
         source: &source.name,
         name: run,

@@ -98,16 +98,21 @@ async fn ask(connection: &Connection, remote: &OsStr, path: &Path, stop: &Stop, 
     match ended.code {
         Some(0) => {}
         Some(PARTIAL) => {
-            warnings.push(format!("{path} was not pulled: {}", said(&ended.stderr).join("; ")));
+            warnings.push(not_pulled(&path, &said(&ended.stderr).join("; ")));
             return Ok(None);
         }
         code => bail!("asking the server for {path}: {}", failure(code, &ended.stderr)),
     }
     let kind = kind_of(&ended.stdout);
     if kind.is_none() {
-        warnings.push(format!("{path} was not pulled: it is neither a folder nor a file"));
+        warnings.push(not_pulled(&path, "it is neither a folder nor a file"));
     }
     Ok(kind)
+}
+
+/// The warning of a path that this run has nothing of.
+fn not_pulled(path: &str, why: &str) -> String {
+    format!("{path} was not pulled, and is in the snapshot as it was last pulled, if ever: {why}")
 }
 
 /// What rsync's listing says of the one path it was asked for.
@@ -200,7 +205,7 @@ fn failure(code: Option<i32>, stderr: &[String]) -> String {
             let hint = match code {
                 11 => Some("is the backup disk full, or failing? See `df` and `dmesg`"),
                 12 | 30 | 35 | 255 => Some("the connection broke or the server stopped answering; the next run tries again"),
-                127 => Some("rsync must be installed on the server, too"),
+                127 => Some("rsync must be installed, here and on the server"),
                 _ => None,
             };
             (format!("`rsync` ended with exit code {code}"), hint)

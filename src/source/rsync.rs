@@ -1,7 +1,11 @@
 //! One rsync, from start to exit status, with what it said kept in bounds.
 //!
 //! Both its outputs are read as they come, so that it never blocks on a full pipe, and only their beginnings are
-//! kept, so that a server can't fill our memory through them. A stop request ends it politely first.
+//! kept, so that a server can't fill our memory through them.
+//!
+//! It never outlives the run. A stop request ends it politely. And should the run be killed, the kernel ends rsync with
+//! it (`setpriv --pdeathsig`; doing that from here would take unsafe code): the lock is free from that moment, and an rsync
+//! left over would go on writing and deleting in a mirror that the next run is at work in.
 
 use std::ffi::OsStr;
 use std::process::{ExitStatus, Stdio};
@@ -42,8 +46,9 @@ pub struct Ended {
 /// # Errors
 /// It couldn't be run, or a stop was asked for; a bad exit status is for the caller to judge.
 pub async fn run<A: AsRef<OsStr>>(arguments: &[A], stop: &Stop) -> Result<Ended> {
-    let mut command = Command::new("rsync");
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM", "rsync"]).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     // Its messages are read here, so they have to be in one language; and no setting of whoever runs us may change it.
     command.env("LC_ALL", "C");
     for (variable, _) in std::env::vars_os() {
@@ -54,9 +59,9 @@ pub async fn run<A: AsRef<OsStr>>(arguments: &[A], stop: &Stop) -> Result<Ended>
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            bail!("the program `rsync` is not there\nhint: apt-get install rsync")
+            bail!("the program `setpriv` is not there\nhint: apt-get install util-linux")
         }
-        Err(error) => return Err(error).context("starting `rsync`"),
+        Err(error) => return Err(error).context("starting `setpriv` with `rsync`"),
     };
     let stdout = tokio::spawn(beginning(child.stdout.take().expect("it was piped")));
     let stderr = tokio::spawn(beginning(child.stderr.take().expect("it was piped")));

@@ -169,7 +169,12 @@ fn a_path_that_is_not_there_makes_it_partial_and_no_path_at_all_failed() {
         (word["sources"][0]["outcome"].as_str(), word["sources"][1]["outcome"].as_str()),
         (Some("partial"), Some("failed"))
     );
-    assert!(run.stdout.contains(&format!("{} was not pulled: ", gone.display())), "{}", run.stdout);
+    assert!(
+        run.stdout
+            .contains(&format!("{} was not pulled, and is in the snapshot as it was last pulled, if ever: ", gone.display())),
+        "{}",
+        run.stdout
+    );
     assert_eq!((appliance.archives("some").len(), appliance.snapshots("none").len()), (1, 0));
 }
 
@@ -243,7 +248,7 @@ fn a_second_run_is_skipped_and_a_signal_ends_the_first_with_its_children() {
     let mut command = appliance.command(&["backup", "run"]);
     let mut first = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let pid = first.id();
-    wait_for(|| children(pid).iter().any(|name| name == "rsync"), "the first run is at its rsync");
+    wait_for(|| rsync_of(pid).is_some(), "the first run is at its rsync");
 
     let before = names(&appliance.backup(""));
     let second = appliance.run();
@@ -265,10 +270,26 @@ fn a_second_run_is_skipped_and_a_signal_ends_the_first_with_its_children() {
     assert_eq!(appliance.run().code, Some(1));
 }
 
-/// The names of the child programs of `pid`.
-fn children(pid: u32) -> Vec<String> {
-    let output = Command::new("ps").args(["-o", "comm=", "--ppid", &pid.to_string()]).output().unwrap();
-    String::from_utf8(output.stdout).unwrap().lines().map(String::from).collect()
+#[test]
+fn a_run_that_is_killed_takes_its_rsync_with_it() {
+    let mut appliance = Appliance::new(false);
+    let peer = Peer::start(&appliance.public_key(), Some("exec cat >/dev/null"));
+    appliance.pull_from("web", &peer);
+    let mut run = appliance.command(&["backup", "run"]).stdout(Stdio::null()).spawn().unwrap();
+    wait_for(|| rsync_of(run.id()).is_some(), "the run is at its rsync");
+    let rsync = rsync_of(run.id()).unwrap();
+    run.kill().unwrap();
+    run.wait().unwrap();
+    // A dead program that nobody has waited for yet has no command line any more.
+    let command_line = Path::new("/proc").join(&rsync).join("cmdline");
+    wait_for(|| fs::read(&command_line).map_or(true, |line| line.is_empty()), "rsync ends with the run");
+}
+
+/// The process id of the rsync that the program `pid` has started.
+fn rsync_of(pid: u32) -> Option<String> {
+    let output = Command::new("ps").args(["-o", "pid=,comm=", "--ppid", &pid.to_string()]).output().unwrap();
+    let children = String::from_utf8(output.stdout).unwrap();
+    children.lines().find_map(|child| child.trim().strip_suffix(" rsync").map(String::from))
 }
 
 fn wait_for(mut done: impl FnMut() -> bool, what: &str) {

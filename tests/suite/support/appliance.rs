@@ -72,7 +72,8 @@ impl Appliance {
         let config = folder.join("appliance.toml");
         fs::write(&config, text).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_vaultberry"));
-        command.args(arguments).arg("--config").arg(config);
+        // What a killed run leaves goes with the folder.
+        command.args(arguments).arg("--config").arg(config).env("TMPDIR", folder);
         command
     }
 

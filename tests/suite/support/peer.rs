@@ -14,7 +14,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nix::unistd::{Uid, User};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid, User};
 use tempfile::TempDir;
 
 /// The account for tests that run as root.
@@ -93,10 +94,15 @@ impl Peer {
         self.sshd = launch(self.folder.path(), &self.user, self.port);
     }
 
-    /// Ends the server.
+    /// Ends the server and the sessions that it still has.
     pub fn end(&mut self) {
+        let sessions = Command::new("ps").args(["-o", "pid=", "--ppid", &self.sshd.id().to_string()]).output().unwrap();
         let _ = self.sshd.kill();
         self.sshd.wait().unwrap();
+        for session in String::from_utf8(sessions.stdout).unwrap().split_whitespace() {
+            // It may have ended by itself meanwhile.
+            let _ = kill(Pid::from_raw(session.parse().unwrap()), Signal::SIGTERM);
+        }
     }
 }
 
