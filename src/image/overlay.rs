@@ -33,7 +33,7 @@ const SYSTEM: [(&str, &str, u32); 7] = [
     ("usr/share/vaultberry/initramfs-modules", include_str!("../../initramfs/modules"), 0o644),
 ];
 
-const APPLIANCE: [(&str, &str, u32); 9] = [
+const APPLIANCE: [(&str, &str, u32); 10] = [
     root_file!("etc/fail2ban/jail.d/vaultberry.conf", 0o644),
     root_file!("etc/ssh/sshd_config.d/vaultberry.conf", 0o644),
     root_file!("etc/systemd/journald.conf.d/vaultberry.conf", 0o644),
@@ -42,6 +42,7 @@ const APPLIANCE: [(&str, &str, u32); 9] = [
     root_file!("usr/lib/systemd/system/vaultberry-backup.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-disk.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-first-boot.service", 0o644),
+    root_file!("usr/lib/systemd/system/sshd-keygen.service.d/vaultberry.conf", 0o644),
     root_file!("usr/lib/vaultberry/first-boot", 0o755),
 ];
 
