@@ -1,13 +1,16 @@
 # vaultberry: `make image` builds the flashable image, `make test` runs every test. Both set up what they need first.
 
 CONFIG ?=
+FLAGS ?=
 TARGET := target/aarch64-unknown-linux-gnu/release
 BUILDER := target/release/vaultberry
 
-.PHONY: help image test check lint cross host clean
+.PHONY: help setup image test check lint cross host clean
 
 help:
 	@echo 'make image            build out/*.img from image/appliance.toml (CONFIG=FILE: from another)'
+	@echo '                      (FLAGS=--refresh: with new packages)'
+	@echo 'make setup            install what building and testing need'
 	@echo 'make test             run every test, those in QEMU too'
 	@echo 'make check            run the fast tests only'
 	@echo 'make lint             rustfmt, clippy, cargo-deny'
@@ -15,10 +18,13 @@ help:
 	@echo 'make host             build the builder'
 	@echo 'make clean            remove what was built; the keys in secrets/ stay'
 
+setup:
+	tools/setup test
+
 image:
 	tools/setup image
 	$(MAKE) --no-print-directory host cross
-	$(BUILDER) -v image --binaries $(TARGET) $(CONFIG)
+	$(BUILDER) -v image --binaries $(TARGET) $(FLAGS) $(CONFIG)
 
 host:
 	tools/toolchain host sh -c '$$CARGO build --release --locked'
@@ -27,7 +33,7 @@ cross:
 	tools/toolchain target sh -c '$$CARGO build --release --locked --target aarch64-unknown-linux-gnu'
 
 check:
-	tools/setup test
+	tools/setup check
 	tools/toolchain host sh -c '$$CARGO test --locked --lib --bins --test suite -- --skip boot:: --skip backup_run::'
 
 test:

@@ -55,9 +55,12 @@ pub fn init(config: &Config, erase: Option<&str>) -> Result<()> {
         ensure!(erase == disk.serial, "the config names the disk {}, not {erase}", disk.serial);
     }
     match content(&block)? {
+        _ if erase.is_some() => {
+            ensure!(!luks::mapped(NAME).exists(), "the backup disk is open\nhint: `vaultberry disk close` closes it");
+            format(&block)?;
+        }
         Content::Ours => {}
         Content::Blank => format(&block)?,
-        _ if erase.is_some() => format(&block)?,
         found => bail!(refusal(&block, disk, &found)),
     }
     finish_format(&block)
@@ -103,7 +106,8 @@ pub fn close(config: &Config) -> Result<()> {
     if mapped.exists() { luks::close(NAME) } else { Ok(()) }
 }
 
-/// Takes over a disk of another appliance, a dead one's: its recovery passphrase adds this appliance's key file.
+/// Takes over a disk of another appliance, a dead one's: its recovery passphrase adds this appliance's two keys. The old
+/// ones stay.
 pub fn attach(config: &Config, typed: &Secret<String>) -> Result<()> {
     let block = find(wanted(config)?)?;
     match content(&block)? {
@@ -112,15 +116,18 @@ pub fn attach(config: &Config, typed: &Secret<String>) -> Result<()> {
         Content::Blank => bail!("the disk {} is blank\nhint: `vaultberry disk init` formats it", block.node.display()),
         Content::Other(what) => bail!("the disk {} is not a backup disk: it holds {what}", block.node.display()),
     }
-    let key = own_key()?;
-    let phrase = recovery::normalize(typed.expose());
-    match luks::add_key(&block.node, Key::Passphrase(&phrase), Key::Random(&key))? {
-        Tried::Opened => Ok(()),
-        Tried::WrongKey => bail!(
-            "this passphrase doesn't open {}\nhint: it stands on the recovery sheet of the appliance that made the disk",
-            block.node.display()
-        ),
+    let (own, key) = (own_passphrase()?, own_key()?);
+    let typed = recovery::normalize(typed.expose());
+    // The key file last, as in a format.
+    for new in [Key::Passphrase(&own), Key::Random(&key)] {
+        if luks::add_key(&block.node, Key::Passphrase(&typed), new)? == Tried::WrongKey {
+            bail!(
+                "this passphrase doesn't open {}\nhint: it stands on the recovery sheet of the appliance that made the disk",
+                block.node.display()
+            );
+        }
     }
+    Ok(())
 }
 
 fn wanted(config: &Config) -> Result<&Disk> {
@@ -180,12 +187,9 @@ fn is_zeros(node: &Path) -> Result<bool> {
 }
 
 fn format(block: &Block) -> Result<()> {
-    let phrase = fs::read_to_string(RECOVERY_PATH).map(Secret::new).with_context(|| {
-        format!("reading the recovery passphrase in {RECOVERY_PATH}\nhint: write eight words or more there, mode 0600")
-    })?;
-    let phrase = recovery::normalize(phrase.expose());
-    let key = own_key()?;
-    luks::format(&block.node, Uuid::new_v4(), "vaultberry-backup", None, &[Key::Random(&key), Key::Passphrase(&phrase)])
+    let (phrase, key) = (own_passphrase()?, own_key()?);
+    // The key file last: a disk that it opens has both keys, also after a power cut in between.
+    luks::format(&block.node, Uuid::new_v4(), "vaultberry-backup", None, &[Key::Passphrase(&phrase), Key::Random(&key)])
 }
 
 /// Makes the file system where the volume has none: right after the format, or after a power cut in between.
@@ -231,6 +235,13 @@ fn read_key() -> Result<Option<Secret<Vec<u8>>>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("reading the backup disk's key {KEY_PATH}")),
     }
+}
+
+fn own_passphrase() -> Result<Secret<String>> {
+    let typed = fs::read_to_string(RECOVERY_PATH).map(Secret::new).with_context(|| {
+        format!("reading the recovery passphrase in {RECOVERY_PATH}\nhint: write eight words or more there, mode 0600")
+    })?;
+    Ok(recovery::normalize(typed.expose()))
 }
 
 /// The key of this appliance's backup disks; drawn when there is none.

@@ -4,9 +4,9 @@
 //! that a power cut at any moment leaves the old state or the new one.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -73,6 +73,11 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let mut durable = Durable::create(path, mode)?;
     durable.file().write_all(content).with_context(|| format!("writing {}", durable.part().display()))?;
     durable.publish()
+}
+
+/// Makes a folder, and those above it, for its owner alone: mode 0700. One that is there stays as it is.
+pub fn private_folder(path: &Path) -> Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| format!("making the folder {}", path.display()))
 }
 
 /// Syncs the folder that holds `path`, so that a rename in it survives a power cut.

@@ -9,9 +9,9 @@
 //! think of it again.
 
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -21,6 +21,8 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::durable;
 
 /// The file under the JSON layer, while there is one.
 static RUN_LOG: Mutex<Option<File>> = Mutex::new(None);
@@ -65,11 +67,7 @@ impl Drop for RunLog {
 /// [`io::ErrorKind::AlreadyExists`] stands in the chain when `path` is there already.
 pub fn attach(path: &Path) -> Result<RunLog> {
     if let Some(folder) = path.parent() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .with_context(|| format!("making the folder {}", folder.display()))?;
+        durable::private_folder(folder)?;
     }
     let file = OpenOptions::new()
         .append(true)

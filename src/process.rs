@@ -124,7 +124,7 @@ fn package(program: &str) -> Option<&'static str> {
         "sfdisk" => "fdisk",
         "bmaptool" => "bmap-tools",
         "zstd" => "zstd",
-        "unshare" => "util-linux",
+        "setpriv" | "unshare" => "util-linux",
         "newuidmap" => "uidmap",
         "tar" => "tar",
         "useradd" => "passwd",

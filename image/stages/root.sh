@@ -19,7 +19,10 @@ for archive; do
 	tar -xf "$archive" -C "$tree" --exclude='./dev/*' --numeric-owner --xattrs --xattrs-include='*'
 done
 
-useradd --prefix "$tree" --uid 1000 --user-group --groups sudo --create-home --shell /bin/bash "$admin"
+useradd --prefix "$tree" --uid 1000 --user-group --groups sudo,adm --create-home --shell /bin/bash "$admin"
+
+# What systemd-resolved's installation kept of the build host's name servers.
+rm -f "$tree/etc/.resolv.conf.systemd-resolved.bak"
 
 for initrd in "$tree"/boot/initrd.img-* "$tree"/boot/firmware/initrd.img-*; do
 	# A segment begins at a multiple of four bytes.

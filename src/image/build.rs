@@ -21,7 +21,7 @@ use crate::process;
 use crate::unlock::settings;
 
 /// The programs that a build calls.
-const TOOLS: [&str; 16] = [
+const TOOLS: [&str; 17] = [
     "bmaptool",
     "dumpe2fs",
     "mcopy",
@@ -31,6 +31,7 @@ const TOOLS: [&str; 16] = [
     "mmdebstrap",
     "mtype",
     "readelf",
+    "setpriv",
     "sfdisk",
     "ssh-keygen",
     "tar",
@@ -82,7 +83,7 @@ pub fn build(request: &Request) -> Result<Built> {
 
     let base = base::ensure(&config.image, &cache, request.refresh)?;
     clock.tell("base tree");
-    let system = overlay::system(&binaries, epoch)?;
+    let system = overlay::system(&binaries)?;
     let boot = boot::ensure(&cache, &base, &system, &outputs.work(), request.refresh)?;
     clock.tell("initramfs");
 

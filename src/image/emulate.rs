@@ -46,6 +46,7 @@ pub struct Guest {
 
 /// The LUKS UUID of an image's root: names its keys.
 pub fn root_uuid(image: &Path) -> Result<uuid::Uuid> {
+    ensure!(image.is_file(), "there is no image {}\nhint: `make image` builds one", image.display());
     // libcryptsetup takes no offset into a file; the header's text fields do (LUKS2 specification, binary header).
     let header = read_at(image, ROOT_START, luks::BINARY_HEADER_SIZE)?;
     luks::uuid_of_header(&header)

@@ -15,12 +15,12 @@ use crate::process;
 
 /// Runs a shell script with arguments. `doing` completes the sentence "while …".
 pub fn run<A: AsRef<OsStr>>(script: &str, arguments: impl IntoIterator<Item = A>, doing: &str) -> Result<()> {
-    let mut command = process::tool("unshare");
-    command.args(["--mount", "--pid", "--fork", "--kill-child"]);
+    // A stage ends with the build that started it: otherwise a killed build would go on working behind the next one's back.
+    let mut command = process::tool("setpriv");
+    command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"]);
     if !geteuid().is_root() {
         command.args(["--user", "--map-root-user", "--map-auto"]);
     }
-    // The search path of an ordinary user lacks the system's programs.
     command.env("LC_ALL", "C.UTF-8").env("TZ", "UTC");
     command.args(["sh", "-c", script, "stage"]).args(arguments);
     process::run(&mut command, doing)

@@ -13,8 +13,8 @@
 //! Each build makes its own volume key, UUID, stick key and passphrase, so nothing here is ever overwritten: a card flashed
 //! long ago keeps its key.
 
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -56,7 +56,7 @@ pub struct SecretsFolder {
 impl SecretsFolder {
     /// Makes the folder with mode 0700, or takes one that is there and makes it so.
     pub fn open(path: &Path) -> Result<Self> {
-        make_private_folder(path)?;
+        durable::private_folder(path)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o700))
             .with_context(|| format!("setting the mode of {}", path.display()))?;
         Ok(Self { path: path.to_owned() })
@@ -80,9 +80,9 @@ impl SecretsFolder {
     /// Writes key file, stick image, sheet and LUKS header of a build.
     pub fn publish(&self, secrets: &BuildSecrets, hostname: &str, header: &[u8]) -> Result<()> {
         let folder = self.of(secrets.uuid);
-        make_private_folder(&folder)?;
+        durable::private_folder(&folder)?;
         let key_path = self.key(secrets.uuid);
-        make_private_folder(key_path.parent().expect("a key lies in a folder"))?;
+        durable::private_folder(key_path.parent().expect("a key lies in a folder"))?;
         durable::write(&key_path, secrets.key.encode().expose(), 0o600)?;
         stick::make_image(&self.stick_image(secrets.uuid), &[&key_path])?;
         let sheet = recovery::sheet(hostname, secrets.uuid, &secrets.passphrase);
@@ -93,7 +93,7 @@ impl SecretsFolder {
     /// Makes the throw-away login key of a demo image and gives its public half in OpenSSH's form.
     pub fn make_admin_key(&self, secrets: &BuildSecrets, hostname: &str) -> Result<String> {
         let folder = self.of(secrets.uuid);
-        make_private_folder(&folder)?;
+        durable::private_folder(&folder)?;
         let path = folder.join("admin_ed25519");
         process::run(
             process::tool("ssh-keygen")
@@ -107,10 +107,6 @@ impl SecretsFolder {
         let text = fs::read_to_string(&public).with_context(|| format!("reading {}", public.display()))?;
         Ok(text.trim().to_owned())
     }
-}
-
-fn make_private_folder(path: &Path) -> Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| format!("making the folder {}", path.display()))
 }
 
 #[cfg(test)]

@@ -48,6 +48,8 @@ fn locked(config: &Config, stop: &Stop, _lock: &Lock) -> Result<RunReport> {
     let (name, started, log) = begin(&state.join("logs"))?;
     tracing::info!("run {name} begins");
     let mut report = RunReport::begun(name, started);
+    // Already now, so that a run that is killed doesn't leave the word of the one before as the last.
+    durable::write(&state.join("last-run.json"), &report.to_json()?, 0o644)?;
     let guarded = guard::check(config, started);
     let usable = guarded.is_ok();
     if let Err(error) = guarded.and_then(|()| every_source(config, &mut report, stop)) {
@@ -99,9 +101,8 @@ fn is_taken(error: &anyhow::Error) -> bool {
 fn keep_log(state: &Path, backup: &Path, run: &str, notes: &mut Vec<String>) {
     let name = format!("logs/{run}.log");
     let target = backup.join(&name);
-    let copied = fs::create_dir_all(backup.join("logs"))
-        .and_then(|()| fs::read(state.join(&name)))
-        .with_context(|| format!("copying the log to {}", target.display()))
+    let copied = durable::private_folder(&backup.join("logs"))
+        .and_then(|()| fs::read(state.join(&name)).with_context(|| format!("copying the log to {}", target.display())))
         .and_then(|log| durable::write(&target, &log, 0o600));
     if let Err(error) = copied {
         tracing::warn!("{error:#}");

@@ -15,12 +15,11 @@ pub mod index;
 use std::fs;
 use std::io::{BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::durable::Durable;
+use crate::durable::{self, Durable};
 use crate::outcome::Outcome;
 use crate::snapshot::archive::Digest;
 use crate::snapshot::index::{Header, Index, Trailer};
@@ -75,11 +74,7 @@ pub struct Snapshot {
 /// A snapshot of that name is there already (it is left alone), writing failed, or a stop was asked for.
 pub fn create(request: Request<'_>, stop: &Stop) -> Result<Snapshot> {
     let Request { source, name, folder, mirror, roots, outcome, mut warnings } = request;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .with_context(|| format!("making the snapshot folder {}", folder.display()))?;
+    durable::private_folder(folder)?;
     let archive_path = folder.join(format!("{name}{ARCHIVE_END}"));
     let index_path = folder.join(format!("{name}{INDEX_END}"));
     for path in [&archive_path, &index_path] {

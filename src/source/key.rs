@@ -5,7 +5,7 @@
 //! that all it opens are unprivileged accounts.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use crate::config::Config;
-use crate::durable::sync_folder_of;
+use crate::durable::{self, sync_folder_of};
 use crate::process;
 
 /// The public halves of all keys that the sources of `config` use, a line each, each once. Makes those that aren't there.
@@ -57,7 +57,7 @@ fn make(path: &Path, host: &str) -> Result<()> {
         bail!("{doing}: that is no name for a file");
     };
     if !folder.exists() {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(|| doing.clone())?;
+        durable::private_folder(folder).with_context(|| doing.clone())?;
     }
     // A folder that is removed with everything in it when this ends early. One that a power cut leaves is a stray key
     // that nobody trusts: no server was ever given its public half.

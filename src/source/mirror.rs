@@ -11,6 +11,8 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::durable;
+
 /// The place of the absolute `path` inside a mirror or an archive: the same without the leading slash.
 pub fn relative(path: &Path) -> Result<PathBuf> {
     let mut relative = PathBuf::new();
@@ -32,7 +34,7 @@ pub fn relative(path: &Path) -> Result<PathBuf> {
 pub fn make_folder(mirror: &Path, folder: &Path) -> Result<()> {
     // Only the appliance's root may look into mirrors: they hold other machines' files with their owners' numbers and
     // their set-user-ID bits, which must mean nothing to a local user.
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(mirror).with_context(|| making(mirror))?;
+    durable::private_folder(mirror)?;
     let mut place = mirror.to_owned();
     for component in folder {
         place.push(component);

@@ -3,4 +3,5 @@
 mod backup_run;
 mod boot;
 mod config;
+mod image;
 mod support;

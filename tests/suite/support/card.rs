@@ -16,7 +16,9 @@ const BINARIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/aarch64-unkn
 
 /// An image and its secrets in a temporary folder.
 pub struct Card {
-    folder: TempDir,
+    path: PathBuf,
+    /// Removes a card's folder with it.
+    _folder: Option<TempDir>,
     /// The LUKS UUID of its root.
     pub uuid: Uuid,
 }
@@ -25,27 +27,42 @@ impl Card {
     /// Builds one from the text of an `appliance.toml`. The host name must be `vaultberry`, the admin `admin`.
     pub fn build(config: &str) -> Self {
         let folder = scratch();
-        fs::write(folder.path().join("appliance.toml"), config).unwrap();
-        let output = image(folder.path(), &[]).output().unwrap();
+        let path = folder.path().to_owned();
+        Self { _folder: Some(folder), ..Self::build_in(path, config) }
+    }
+
+    /// Builds one that lives as long as the tests do. Nothing tidies up after a static: the next run takes its place.
+    pub fn shared(config: &str) -> Self {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("card");
+        if path.exists() {
+            fs::remove_dir_all(&path).unwrap();
+        }
+        fs::create_dir(&path).unwrap();
+        Self::build_in(path, config)
+    }
+
+    fn build_in(path: PathBuf, config: &str) -> Self {
+        fs::write(path.join("appliance.toml"), config).unwrap();
+        let output = image(&path, &[]).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         eprintln!("{}", String::from_utf8_lossy(&output.stderr));
-        let uuid = root_uuid(&folder.path().join("out/vaultberry.img")).unwrap();
-        Self { folder, uuid }
+        let uuid = root_uuid(&path.join("out/vaultberry.img")).unwrap();
+        Self { path, _folder: None, uuid }
     }
 
     /// The image.
     pub fn image(&self) -> PathBuf {
-        self.folder.path().join("out/vaultberry.img")
+        self.path.join("out/vaultberry.img")
     }
 
     /// The output folder.
     pub fn out(&self) -> PathBuf {
-        self.folder.path().join("out")
+        self.path.join("out")
     }
 
     /// The secrets folder.
     pub fn secrets(&self) -> PathBuf {
-        self.folder.path().join("secrets")
+        self.path.join("secrets")
     }
 
     /// A file of this build's secrets.
