@@ -157,7 +157,8 @@ fn first_night(card: &Card, disk: &Path, peer: &Peer) -> String {
     eprintln!("{}", ssh.expect("systemd-analyze time"));
     let started = "sudo journalctl -u cron --no-pager | grep -q 'systemctl start --wait vaultberry-backup'";
     ssh.wait_for(started, 600);
-    let last = ssh.wait_for("sudo cat /var/lib/vaultberry/last-run.json", 300);
+    let last =
+        ssh.wait_for("cd /var/lib/vaultberry && sudo grep -q '\"ended\": \"' last-run.json && sudo cat last-run.json", 300);
     assert!(last.contains("\"outcome\": \"complete\""), "{last}");
     let snapshots = ssh.expect("cd /mnt/backup/snapshots/peer && sudo ls");
     let names: Vec<&str> = snapshots.lines().collect();
