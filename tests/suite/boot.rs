@@ -5,8 +5,9 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{LazyLock, Mutex, MutexGuard};
+use std::sync::LazyLock;
 
+use crate::support::alone;
 use crate::support::card::{Card, decipher, scratch, tool};
 use crate::support::guest::{Guest, Ssh, free_port};
 use crate::support::peer::Peer;
@@ -21,13 +22,6 @@ const SERIAL: &str = "VBTEST01";
 
 /// A passphrase is asked for soon and a closed root doesn't stay long, so that the tests don't either.
 const UNLOCK: &str = "[unlock]\nwait = \"5s\"\nreboot_after = \"60s\"\n";
-
-/// One guest at a time: they are emulated, and there are few cores.
-static EMULATOR: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    EMULATOR.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
 
 /// A card that no test changes.
 static CARD: LazyLock<Card> = LazyLock::new(|| {

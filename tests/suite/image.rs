@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::{Uid, User};
 use vaultberry::config::EXAMPLE;
 
+use crate::support::alone;
 use crate::support::appliance::names;
 use crate::support::card::{image, scratch, tool};
 
@@ -53,6 +54,30 @@ fn bad_input_is_refused_with_its_remedy_and_nothing_is_made() {
 }
 
 #[test]
+fn a_disk_without_room_is_refused_before_the_work_begins() {
+    let folder = scratch();
+    fs::write(folder.path().join("appliance.toml"), EXAMPLE).unwrap();
+    fs::create_dir(folder.path().join("out")).unwrap();
+    let build = image(folder.path(), &[]);
+    // A small disk of its own, which only this build sees.
+    let mut small = Command::new("unshare");
+    small.args([
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        "mount -t tmpfs -o size=64m tmpfs out && cd . && exec \"$@\"",
+        "sh",
+    ]);
+    small.arg(build.get_program()).args(build.get_args()).current_dir(folder.path());
+    let output = small.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let text = stderr(&output);
+    assert!(text.contains("out has 64 MiB free, and a build takes up to ") && text.contains("hint: free some space"), "{text}");
+}
+
+#[test]
 fn a_missing_tool_is_named_with_its_package() {
     let folder = scratch();
     fs::write(folder.path().join("appliance.toml"), EXAMPLE).unwrap();
@@ -76,6 +101,7 @@ fn a_mirror_that_is_not_there_leaves_no_cache_behind() {
 /// The whole build but for the base tree, which comes from the cache of whoever runs the tests.
 #[test]
 fn an_ordinary_user_builds_and_a_killed_build_leaves_nothing_half_made() {
+    let _alone = alone();
     let folder = scratch();
     let here = folder.path();
     fs::write(here.join("appliance.toml"), EXAMPLE).unwrap();
