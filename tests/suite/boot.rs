@@ -152,9 +152,9 @@ fn first_night(card: &Card, disk: &Path, peer: &Peer) -> String {
     let started = "sudo journalctl -u cron --no-pager | grep -q 'systemctl start --wait vaultberry-backup'";
     ssh.wait_for(started, 600);
     let last =
-        ssh.wait_for("cd /var/lib/vaultberry && sudo grep -q '\"ended\": \"' last-run.json && sudo cat last-run.json", 300);
+        ssh.wait_for("sudo sh -c 'cd /var/lib/vaultberry && grep -q \"ended.: .20\" last-run.json && cat last-run.json'", 300);
     assert!(last.contains("\"outcome\": \"complete\""), "{last}");
-    let snapshots = ssh.expect("cd /mnt/backup/snapshots/peer && sudo ls");
+    let snapshots = ssh.expect("sudo ls /mnt/backup/snapshots/peer");
     let names: Vec<&str> = snapshots.lines().collect();
     assert_eq!(names.len(), 2, "an archive and its index: {names:?}");
     let archive = names.iter().find(|name| name.ends_with(".tar.gz")).unwrap();

@@ -42,7 +42,9 @@ impl Guest {
             assert!(Instant::now() < deadline, "the guest didn't say {text:?} in {seconds} s:\n{}", self.tail());
             sleep(Duration::from_millis(100));
         }
-        eprintln!("{:5.1} s after QEMU's start: {text}", self.started.elapsed().as_secs_f64());
+        let console = self.console();
+        let line = console.lines().find(|line| line.contains(text)).unwrap_or(text);
+        eprintln!("{:5.1} s after QEMU's start: {line}", self.started.elapsed().as_secs_f64());
     }
 
     /// Types on the console.
