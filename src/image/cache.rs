@@ -66,7 +66,11 @@ impl Cache {
         }
         let part = durable::part_name(&path);
         let _ = fs::remove_file(&part);
-        make(&part)?;
+        if let Err(error) = make(&part) {
+            // A part of a base tree is big, and no later build goes on with it.
+            let _ = fs::remove_file(&part);
+            return Err(error);
+        }
         File::open(&part).and_then(|file| file.sync_all()).with_context(|| format!("syncing {}", part.display()))?;
         fs::rename(&part, &path).with_context(|| format!("renaming {} to {}", part.display(), path.display()))?;
         durable::sync_folder_of(&path)?;
@@ -108,6 +112,7 @@ mod tests {
             bail!("cut short")
         });
         assert_eq!(failed.unwrap_err().to_string(), "cut short");
+        assert!(!folder.path().join("base-k.tar.part").exists());
         let path = cache.entry("base", "k", false, |part| Ok(fs::write(part, "whole")?)).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "whole");
         cache.entry("base", "k", false, |_| bail!("made twice")).unwrap();

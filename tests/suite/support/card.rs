@@ -86,7 +86,10 @@ impl Card {
 /// `vaultberry image appliance.toml` in a folder, not started.
 pub fn image(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vaultberry"));
-    command.current_dir(folder).args(["-v", "image", "appliance.toml", "--binaries", BINARIES]).args(arguments);
+    command.current_dir(folder).args(["-v", "image", "appliance.toml"]).args(arguments);
+    if !arguments.contains(&"--binaries") {
+        command.args(["--binaries", BINARIES]);
+    }
     command
 }
 
