@@ -22,9 +22,10 @@ setup:
 	tools/setup test
 
 image:
+	$(if $(CONFIG),@test -r "$(CONFIG)" || { echo "error: there is no file $(CONFIG) to read" >&2; exit 1; })
 	tools/setup image
 	$(MAKE) --no-print-directory host cross
-	$(BUILDER) -v image --binaries $(TARGET) $(FLAGS) $(CONFIG)
+	$(BUILDER) -v image --binaries $(TARGET) $(FLAGS) $(if $(CONFIG),"$(CONFIG)")
 
 host:
 	tools/toolchain host sh -c '$$CARGO build --release --locked'

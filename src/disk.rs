@@ -120,6 +120,10 @@ pub fn attach(config: &Config, typed: &Secret<String>) -> Result<()> {
     let typed = recovery::normalize(typed.expose());
     // The key file last, as in a format.
     for new in [Key::Passphrase(&own), Key::Random(&key)] {
+        // Another flash of the same image has the same passphrase.
+        if luks::test_key(&block.node, new)? == Tried::Opened {
+            continue;
+        }
         if luks::add_key(&block.node, Key::Passphrase(&typed), new)? == Tried::WrongKey {
             bail!(
                 "this passphrase doesn't open {}\nhint: it stands on the recovery sheet of the appliance that made the disk",

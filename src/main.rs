@@ -82,7 +82,7 @@ fn boot(args: cli::image::Boot) -> Result<Outcome> {
         None if args.no_stick => None,
         None => Some(emulate::stick_of(&args.image, &args.secrets)?),
     };
-    let status = emulate::boot(&Guest {
+    let guest = Guest {
         image: args.image,
         machine: args.machine,
         stick,
@@ -90,7 +90,8 @@ fn boot(args: cli::image::Boot) -> Result<Outcome> {
         ssh_port: args.ssh_port,
         write: args.write,
         extra: args.extra,
-    })?;
+    };
+    let status = emulate::boot(&guest, &Stop::on_signals()?)?;
     Ok(if status.success() { Outcome::Complete } else { Outcome::Failed })
 }
 

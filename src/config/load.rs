@@ -18,6 +18,15 @@ const LARGEST: u64 = 1 << 20;
 ///
 /// When the file can't be read as text, or with everything that is wrong in it.
 pub fn load(path: &Path) -> Result<Config, LoadError> {
+    load_with_text(path).map(|(_, config)| config)
+}
+
+/// The same, and the text that was read: a file may change, and a pipe can be read only once.
+///
+/// # Errors
+///
+/// Those of [`load`].
+pub fn load_with_text(path: &Path) -> Result<(String, Config), LoadError> {
     let unreadable = |reason: String, hint: String| LoadError::Unreadable { path: path.to_owned(), reason, hint };
     let check = format!("name an appliance.toml; `vaultberry init {}` writes one", path.display());
     let text = read(path).map_err(|error| match error.kind() {
@@ -41,7 +50,10 @@ pub fn load(path: &Path) -> Result<Config, LoadError> {
         let line = error.as_bytes()[..valid].split(|byte| *byte == b'\n').count();
         unreadable(format!("line {line} is not UTF-8 text"), String::from("save the file as UTF-8"))
     })?;
-    parse(&text).map_err(|errors| LoadError::Invalid { path: path.to_owned(), errors })
+    match parse(&text) {
+        Ok(config) => Ok((text, config)),
+        Err(errors) => Err(LoadError::Invalid { path: path.to_owned(), errors }),
+    }
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {

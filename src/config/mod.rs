@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use error::{Errors, LoadError, Mistake};
-pub use load::{init, load};
+pub use load::{init, load, load_with_text};
 pub use parse::parse;
 pub use plan::plan;
 

@@ -28,6 +28,18 @@ pub(super) fn absolute(text: &str) -> Result<PathBuf, Fault> {
     Ok(PathBuf::from(text))
 }
 
+/// A folder on a server. Not the whole of it: `/proc`, `/sys` and `/dev` are no files to keep.
+pub(super) fn remote(text: &str) -> Result<PathBuf, Fault> {
+    let path = absolute(text)?;
+    if text == "/" {
+        return Err(Fault::new(
+            "a whole root file system can't be saved",
+            "name the folders that matter, as in \"/srv\", \"/home\"",
+        ));
+    }
+    Ok(path)
+}
+
 /// A place on the appliance for files of its own.
 pub(super) fn own(text: &str) -> Result<PathBuf, Fault> {
     let path = absolute(text)?;
@@ -66,7 +78,13 @@ fn shortest_hint(text: &str) -> String {
 mod tests {
     use std::path::PathBuf;
 
-    use super::{absolute, identity, own};
+    use super::{absolute, identity, own, remote};
+
+    #[test]
+    fn a_whole_server_is_refused_early() {
+        assert_eq!(remote("/").unwrap_err().message, "a whole root file system can't be saved");
+        assert_eq!(remote("/srv"), Ok(PathBuf::from("/srv")));
+    }
 
     #[test]
     fn shortest_absolute_paths_pass() {

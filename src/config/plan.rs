@@ -114,7 +114,7 @@ backup
 source demo
   host          demo.example.org
   port          22
-  user          backup
+  user          vaultberry
   identity      /var/lib/vaultberry/ssh/id_ed25519
   host_keys     ssh-ed25519 SHA256:nq00cPCwzcDDgB48Dhp5j6Q5Z9USmetAEDTkHPMz09g
   paths         /srv

@@ -60,7 +60,7 @@ fn source(
     let identity = section.text(report, "identity", state.join("ssh/id_ed25519"), place::identity).value;
     let host_keys = section.required_list(report, "host_keys", public_key::host).value;
     let host_keys = distinct(report, host_keys);
-    let paths = section.required_list(report, "paths", place::absolute).value;
+    let paths = section.required_list(report, "paths", place::remote).value;
     let paths = disjoint(report, paths);
     Some(Source { name: name?, host: host?, port, user: user?, identity, host_keys, paths })
 }

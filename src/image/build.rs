@@ -12,10 +12,12 @@ use super::cpio::Entry;
 use super::disk::{self, Layout};
 use super::outputs::Outputs;
 use super::overlay::{self, Particulars};
+use super::root::Root;
+use super::workshop::Workshop;
 use super::{base, boot, cpio, proof, root};
 use crate::config::{self, Config};
 use crate::keys::keyfile::random;
-use crate::keys::secrets::{BuildSecrets, SecretsFolder};
+use crate::keys::secrets::{self, BuildSecrets, SecretsFolder};
 use crate::luks::{self, HEADER_SIZE, Key};
 use crate::process;
 use crate::unlock::settings;
@@ -72,80 +74,116 @@ pub struct Built {
 /// Builds an image.
 pub fn build(request: &Request) -> Result<Built> {
     let (text, config) = read_config(request.config.as_deref())?;
+    overlay::refuse_unreachable(&config)?;
     process::require(&TOOLS)?;
     let binaries = Binaries::read(&request.binaries)?;
+    refuse_secrets_in_output(&request.secrets, &request.out)?;
     let cache = Cache::open(request.cache.clone())?;
     let outputs = Outputs::open(&request.out)?;
-    let secrets_folder = SecretsFolder::open(&request.secrets)?;
-    refuse_secrets_in_output(&request.secrets, outputs.folder())?;
-    let epoch = source_date_epoch()?;
+    let folder = SecretsFolder::open(&request.secrets)?;
+    // What isn't encrypted yet is made beside the secrets, never below the output folder.
+    let workshop = Workshop::open(&request.secrets)?;
     let clock = Clock::start();
 
     let base = base::ensure(&config.image, &cache, request.refresh)?;
     clock.tell("base tree");
     let system = overlay::system(&binaries)?;
-    let boot = boot::ensure(&cache, &base, &system, &outputs.work(), request.refresh)?;
+    let boot = boot::ensure(&cache, &base, &system, workshop.path(), request.refresh)?;
     clock.tell("initramfs");
 
     let secrets = BuildSecrets::generate()?;
     let layout = Layout { size: config.image.size, disk_id: random_disk_id()? };
-    let admin_keys = admin_keys(&config, &secrets_folder, &secrets)?;
-    let particulars = Particulars { config_text: &text, secrets: &secrets, admin_keys: &admin_keys, disk_id: layout.disk_id };
-    let appliance = overlay::appliance(&config, &particulars, &binaries, epoch)?;
-    let system_path = write(&outputs.work().join("system.tar"), &system)?;
-    let appliance_path = write(&outputs.work().join("appliance.tar"), &appliance)?;
-    let segment = unlock_segment(&config, &secrets, epoch)?;
-    let root = root::make(
-        &outputs.work(),
-        layout.root_file_system(),
-        secrets.uuid,
-        &config.admin.user,
-        &segment,
-        &[&base, &system_path, &boot, &appliance_path],
-    )?;
-    fs::remove_file(&appliance_path).context("removing the appliance overlay")?;
+    let plan = RootPlan {
+        config: &config,
+        text: &text,
+        layout,
+        secrets: &secrets,
+        admin_keys: admin_keys(&config, workshop.path())?,
+        epoch: source_date_epoch()?,
+    };
+    let root = plan.make(workshop.path(), &binaries, &base, &system, &boot)?;
     binaries.check_glibc(&root.packages)?;
     proof::check(&root, &secrets)?;
     clock.tell("root file system");
 
-    let header = make_header(&outputs.work().join("header"), &layout, &secrets)?;
-    let image_path = outputs.work().join(format!("{}.img", config.image_name()));
-    let image = disk::create(&image_path, &layout)?;
-    disk::fill_firmware(&image_path, &root.firmware)?;
-    let used = root::used_blocks(&root.ext4, layout.root_file_system())?;
-    disk::write_root(&image, &header, &root.ext4, &secrets.volume_key, &used)?;
-    fs::remove_file(&root.ext4).context("removing the plain root file system")?;
+    let header = make_header(&workshop.path().join("header"), &layout, &secrets)?;
+    write_image(&outputs.work().join(format!("{}.img", config.image_name())), &layout, &root, &header, &secrets)?;
     clock.tell("encrypted image");
 
     outputs.derive(config.image_name(), &root.packages)?;
     // The keys first: an image without its keys would be worth nothing.
-    secrets_folder.publish(&secrets, &config.appliance.hostname, &header)?;
+    folder.publish(&secrets, &config.appliance.hostname, &header, workshop.path())?;
     let files = outputs.publish(config.image_name())?;
     clock.tell("block map, compression, sums");
-    Ok(Built { files, secrets: secrets_folder.of(secrets.uuid), key: secrets_folder.key(secrets.uuid) })
+    Ok(Built { files, secrets: folder.of(secrets.uuid), key: folder.key(secrets.uuid) })
+}
+
+/// What makes one appliance's root file system.
+struct RootPlan<'a> {
+    config: &'a Config,
+    text: &'a str,
+    layout: Layout,
+    secrets: &'a BuildSecrets,
+    admin_keys: Vec<String>,
+    epoch: u64,
+}
+
+impl RootPlan<'_> {
+    /// Lays base, system overlay, boot files and this appliance's own files over one another.
+    fn make(&self, work: &Path, binaries: &Binaries, base: &Path, system: &[u8], boot: &Path) -> Result<Root> {
+        let particulars = Particulars {
+            config_text: self.text,
+            secrets: self.secrets,
+            admin_keys: &self.admin_keys,
+            disk_id: self.layout.disk_id,
+        };
+        let appliance = overlay::appliance(self.config, &particulars, binaries, self.epoch)?;
+        let system = write(&work.join("system.tar"), system)?;
+        let appliance = write(&work.join("appliance.tar"), &appliance)?;
+        let segment = unlock_segment(self.config, self.secrets, self.epoch)?;
+        let size = self.layout.root_file_system();
+        let admin = &self.config.admin.user;
+        root::make(work, size, self.secrets.uuid, admin, &segment, &[base, &system, boot, &appliance])
+    }
+}
+
+/// Writes the whole image; the plain file system is removed.
+fn write_image(path: &Path, layout: &Layout, root: &Root, header: &[u8], secrets: &BuildSecrets) -> Result<()> {
+    let image = disk::create(path, layout)?;
+    disk::fill_firmware(path, &root.firmware)?;
+    let used = root::used_blocks(&root.ext4, layout.root_file_system())?;
+    disk::write_root(&image, header, &root.ext4, &secrets.volume_key, &used)?;
+    fs::remove_file(&root.ext4).with_context(|| format!("removing {}", root.ext4.display()))
 }
 
 fn read_config(path: Option<&Path>) -> Result<(String, Config)> {
     match path {
-        Some(path) => {
-            let config = config::load(path)?;
-            let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-            Ok((text, config))
-        }
+        Some(path) => Ok(config::load_with_text(path)?),
         None => Ok((config::EXAMPLE.to_owned(), config::parse(config::EXAMPLE).context("reading the embedded example")?)),
     }
 }
 
 /// A CI that uploads its output folder must not upload the keys with it.
 fn refuse_secrets_in_output(secrets: &Path, out: &Path) -> Result<()> {
-    let secrets = secrets.canonicalize().with_context(|| format!("finding the secrets folder {}", secrets.display()))?;
     ensure!(
-        !secrets.starts_with(out),
+        !resolved(secrets)?.starts_with(resolved(out)?),
         "the secrets folder {} lies inside the output folder {}, which is meant to be given away\nhint: name another one with --secrets",
         secrets.display(),
         out.display()
     );
     Ok(())
+}
+
+/// The path without symbolic links, as far as it is there already.
+fn resolved(path: &Path) -> Result<PathBuf> {
+    let path = std::path::absolute(path).with_context(|| format!("finding {}", path.display()))?;
+    for ancestor in path.ancestors() {
+        if let Ok(there) = ancestor.canonicalize() {
+            let rest = path.strip_prefix(ancestor).expect("an ancestor begins the path");
+            return Ok(if rest.as_os_str().is_empty() { there } else { there.join(rest) });
+        }
+    }
+    Ok(path)
 }
 
 /// The time of every file that the build makes: `SOURCE_DATE_EPOCH` (reproducible-builds.org), or now.
@@ -161,10 +199,10 @@ fn random_disk_id() -> Result<u32> {
     Ok(u32::from_be_bytes(bytes.expose()[..].try_into().expect("four bytes were asked for")))
 }
 
-fn admin_keys(config: &Config, folder: &SecretsFolder, secrets: &BuildSecrets) -> Result<Vec<String>> {
+fn admin_keys(config: &Config, work: &Path) -> Result<Vec<String>> {
     let mut keys = config.admin.ssh_keys.clone();
     if config.admin.generate_key {
-        keys.push(folder.make_admin_key(secrets, &config.appliance.hostname)?);
+        keys.push(secrets::make_admin_key(work, &config.appliance.hostname)?);
     }
     Ok(keys)
 }

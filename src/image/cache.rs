@@ -60,6 +60,10 @@ impl Cache {
     /// `make` gets the temporary path to write.
     pub fn entry(&self, kind: &str, key: &str, refresh: bool, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         let path = self.folder.join(format!("{kind}-{key}.tar"));
+        // Whoever makes an entry renames it when it is whole: a reader needs no lock, nor the right to make one.
+        if path.exists() && !refresh {
+            return Ok(path);
+        }
         let _lock = self.lock(kind, key)?;
         if path.exists() && !refresh {
             return Ok(path);

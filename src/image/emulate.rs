@@ -7,14 +7,16 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
-use tempfile::TempDir;
 
 use super::disk::{ROOT_START, read_firmware};
 use crate::keys::secrets::SecretsFolder;
-use crate::luks;
+use crate::stop::Stop;
+use crate::{luks, process};
 
 /// A machine that QEMU emulates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -48,6 +50,7 @@ pub struct Guest {
 pub fn root_uuid(image: &Path) -> Result<uuid::Uuid> {
     ensure!(image.is_file(), "there is no image {}\nhint: `make image` builds one", image.display());
     // libcryptsetup takes no offset into a file; the header's text fields do (LUKS2 specification, binary header).
+    ensure_whole(image)?;
     let header = read_at(image, ROOT_START, luks::BINARY_HEADER_SIZE)?;
     luks::uuid_of_header(&header)
         .with_context(|| format!("{} holds no LUKS2 volume where a vaultberry image has root", image.display()))
@@ -56,7 +59,7 @@ pub fn root_uuid(image: &Path) -> Result<uuid::Uuid> {
 /// The stick's image that the build of `image` left in the secrets folder.
 pub fn stick_of(image: &Path, secrets: &Path) -> Result<PathBuf> {
     let uuid = root_uuid(image)?;
-    let stick = SecretsFolder::open(secrets)?.stick_image(uuid);
+    let stick = SecretsFolder::at(secrets).stick_image(uuid);
     ensure!(
         stick.exists(),
         "the key of this image, {}, isn't there\nhint: name its folder with --secrets, or a stick's image with --stick",
@@ -65,18 +68,40 @@ pub fn stick_of(image: &Path, secrets: &Path) -> Result<PathBuf> {
     Ok(stick)
 }
 
-/// Boots the guest on this terminal and waits for its end.
-pub fn boot(guest: &Guest) -> Result<ExitStatus> {
-    let files = TempDir::new().context("making a folder for the kernel")?;
-    let mut command = command(guest, files.path())?;
-    command.status().context("starting `qemu-system-aarch64`\nhint: apt-get install qemu-system-arm ipxe-qemu")
+/// How often the stop flag is looked at while the guest runs.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Boots the guest on this terminal and waits for its end, or ends it when a stop is asked for.
+pub fn boot(guest: &Guest, stop: &Stop) -> Result<ExitStatus> {
+    process::require(&["qemu-system-aarch64", "setpriv", "mtype"])?;
+    for file in [guest.stick.as_ref(), guest.disk.as_ref().map(|(disk, _)| disk)].into_iter().flatten() {
+        ensure!(file.is_file(), "there is no image {} to plug in", file.display());
+    }
+    let files = tempfile::Builder::new().prefix("vaultberry-boot-").tempdir().context("making a folder for the kernel")?;
+    let mut qemu = command(guest, files.path())?.spawn().context("starting `qemu-system-aarch64`")?;
+    loop {
+        if let Some(status) = qemu.try_wait().context("waiting for `qemu-system-aarch64`")? {
+            return Ok(status);
+        }
+        if stop.requested() {
+            qemu.kill().context("ending `qemu-system-aarch64`")?;
+            return qemu.wait().context("waiting for `qemu-system-aarch64`");
+        }
+        sleep(LOOK);
+    }
 }
 
 /// The QEMU command of a guest. Kernel, initramfs and device tree are put into `files`, which must outlive the guest.
 pub fn command(guest: &Guest, files: &Path) -> Result<Command> {
     let firmware = Firmware::extract(guest, files)?;
-    let mut command = Command::new("qemu-system-aarch64");
-    command.args(["-nographic", "-no-reboot"]).arg("-kernel").arg(&firmware.kernel).arg("-initrd").arg(&firmware.initrd);
+    // The guest ends with whoever started it.
+    let mut command = process::tool("setpriv");
+    command
+        .args(["--pdeathsig", "TERM", "qemu-system-aarch64", "-nographic", "-no-reboot"])
+        .arg("-kernel")
+        .arg(&firmware.kernel)
+        .arg("-initrd")
+        .arg(&firmware.initrd);
     let snapshot = if guest.write { "off" } else { "on" };
     let image = format!("file={},format=raw,snapshot={snapshot}", escaped(&guest.image));
     match guest.machine {
@@ -88,7 +113,7 @@ pub fn command(guest: &Guest, files: &Path) -> Result<Command> {
             network(&mut command, guest.ssh_port);
             if let Some((disk, serial)) = &guest.disk {
                 command.arg("-drive").arg(format!("file={},format=raw,if=none,id=disk", escaped(disk)));
-                command.arg("-device").arg(format!("virtio-blk-pci,drive=disk,serial={serial}"));
+                command.arg("-device").arg(format!("virtio-blk-pci,drive=disk,serial={}", serial.replace(',', ",,")));
             }
         }
         Machine::Raspi3b => {
@@ -118,9 +143,10 @@ fn network(command: &mut Command, ssh_port: Option<u16>) {
     command.args(["-netdev", &user, "-device", "virtio-net-pci,netdev=net,romfile="]);
 }
 
-/// A comma ends a value in QEMU's option lists; two stand for one.
+/// A path as QEMU's option lists take it: absolute, since what stands before a colon is taken for a protocol; and a comma,
+/// which ends a value, doubled.
 fn escaped(path: &Path) -> String {
-    path.display().to_string().replace(',', ",,")
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string().replace(',', ",,")
 }
 
 /// What the Pi's firmware would load.
@@ -150,6 +176,22 @@ impl Firmware {
             command_line: text(image, "cmdline.txt")?.trim().to_owned(),
         })
     }
+}
+
+/// Is the file as long as its partition table says? The table's second entry, root, ends the disk.
+fn ensure_whole(image: &Path) -> Result<()> {
+    const SECOND: usize = 446 + 16;
+    let length = fs::metadata(image).with_context(|| format!("looking at {}", image.display()))?.len();
+    let sector = if length < 512 { Vec::new() } else { read_at(image, 0, 512)? };
+    ensure!(
+        sector.ends_with(&[0x55, 0xaa]),
+        "{} is not a disk image\nhint: name the .img; `zstd -d` unpacks an .img.zst",
+        image.display()
+    );
+    let number = |at: usize| u64::from(u32::from_le_bytes(sector[at..at + 4].try_into().expect("four bytes")));
+    let end = (number(SECOND + 8) + number(SECOND + 12)) * 512;
+    ensure!(length >= end, "{} is cut short: it has {length} of {end} bytes", image.display());
+    Ok(())
 }
 
 fn text(image: &Path, name: &str) -> Result<String> {

@@ -27,3 +27,4 @@ pub mod proof;
 pub mod root;
 pub mod suppliers;
 pub mod unpack;
+pub mod workshop;

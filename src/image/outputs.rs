@@ -1,5 +1,5 @@
-//! What a build puts out, and how: everything is made in a work folder inside the output folder, and gets its final name
-//! only when the whole build is done.
+//! What a build puts out, and how: it is made in a work folder inside the output folder, and gets its final name only when
+//! the whole build is done. Nothing that isn't encrypted is ever below the output folder, since CIs upload it.
 //!
 //! | file | what |
 //! |---|---|
@@ -21,8 +21,8 @@ use crate::{durable, process};
 
 const WORK: &str = ".build";
 const SUMS: &str = "SHA256SUMS";
-/// Bytes that a build needs at most beside the image: the tree, its file system and the compressed image.
-const SCRATCH: u64 = 3 << 30;
+/// Bytes that a build puts at most into the output folder, and at most into its workshop.
+pub(super) const SCRATCH: u64 = 2 << 30;
 
 /// An output folder that this build alone writes to.
 pub struct Outputs {
@@ -43,13 +43,8 @@ impl Outputs {
         refuse_full_disk(&folder)?;
         let outputs = Self { folder, _lock: lock };
         outputs.clean()?;
-        fs::create_dir(outputs.work()).with_context(|| format!("making {}", outputs.work().display()))?;
+        durable::private_folder(&outputs.work())?;
         Ok(outputs)
-    }
-
-    /// The folder as an absolute path.
-    pub fn folder(&self) -> &Path {
-        &self.folder
     }
 
     /// Where the build works; the output files are made here under their final names.
@@ -75,7 +70,7 @@ impl Outputs {
     /// Gives everything its final name. The sums of an earlier build go first and the new ones come last, so that a folder
     /// with `SHA256SUMS` is whole.
     pub fn publish(self, name: &str) -> Result<Vec<PathBuf>> {
-        let names = ["img", "img.zst", "bmap", "packages"].map(|suffix| format!("{name}.{suffix}"));
+        let names = files_of(name);
         let mut sums = String::new();
         for file in &names {
             sums += &[&sha256_of(&self.work().join(file))?, "  ", file, "\n"].concat();
@@ -115,7 +110,8 @@ fn lock(folder: &Path) -> Result<Flock<File>> {
     }
 }
 
-/// The files of an earlier build: its sums first, then what they name.
+/// The files of an earlier build: its sums first, then what they name. None when the sums aren't those of a build: exactly
+/// one image's four files.
 fn earlier(folder: &Path) -> Result<Vec<String>> {
     let path = folder.join(SUMS);
     let text = match fs::read_to_string(&path) {
@@ -123,19 +119,27 @@ fn earlier(folder: &Path) -> Result<Vec<String>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
     };
-    let named = text.lines().filter_map(|line| line.split_once("  ")).map(|(_, file)| file.to_owned());
-    let plain = named.filter(|file| !file.contains('/') && file != "..");
-    Ok([SUMS.to_owned()].into_iter().chain(plain).collect())
+    let named: Vec<&str> = text.lines().filter_map(|line| Some(line.split_once("  ")?.1)).collect();
+    let name = named.first().and_then(|first| first.strip_suffix(".img")).unwrap_or_default();
+    let ours = files_of(name);
+    let is_ours = !name.is_empty() && !name.contains('/') && named == ours;
+    Ok(if is_ours { [SUMS.to_owned()].into_iter().chain(ours).collect() } else { Vec::new() })
 }
 
+/// What a build of this name puts out, beside the sums.
+fn files_of(name: &str) -> [String; 4] {
+    ["img", "img.zst", "bmap", "packages"].map(|suffix| format!("{name}.{suffix}"))
+}
+
+/// A publication that was cut short leaves files that no sums name, and its work folder.
 fn refuse_strangers(folder: &Path) -> Result<()> {
     let ours = earlier(folder)?;
+    let cut_short = ours.is_empty() && folder.join(WORK).exists();
     let reading = || format!("reading the output folder {}", folder.display());
     for entry in fs::read_dir(folder).with_context(reading)? {
         let name = entry.with_context(reading)?.file_name().to_string_lossy().into_owned();
-        // A publication cut short leaves files that no sums name.
         let unfinished = [".img", ".img.zst", ".bmap", ".packages", ".part"].iter().any(|suffix| name.ends_with(suffix));
-        if name != WORK && !ours.contains(&name) && !(ours.is_empty() && unfinished) {
+        if name != WORK && !ours.contains(&name) && !(cut_short && unfinished) {
             bail!(
                 "the output folder {} is not empty: {name:?} is not from an earlier build\nhint: name an empty folder with --out",
                 folder.display()
@@ -145,13 +149,14 @@ fn refuse_strangers(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn refuse_full_disk(folder: &Path) -> Result<()> {
+/// Refuses a folder whose disk has no room for a build.
+pub(super) fn refuse_full_disk(folder: &Path) -> Result<()> {
     let space =
         nix::sys::statvfs::statvfs(folder).with_context(|| format!("asking for the free space of {}", folder.display()))?;
     let free = space.blocks_available() * space.fragment_size();
     if free < SCRATCH {
         bail!(
-            "{} has {} MiB free, and a build takes up to {} MiB\nhint: free some space, or name a folder on another disk with --out",
+            "{} has {} MiB free, and a build takes up to {} MiB\nhint: free some space, or name a folder on another disk",
             folder.display(),
             free >> 20,
             SCRATCH >> 20
@@ -208,6 +213,31 @@ mod tests {
         let error = Outputs::open(folder.path()).err().unwrap().to_string();
         assert!(error.contains("\"thesis.txt\" is not from an earlier build\nhint: "), "{error}");
         assert!(names(folder.path()).contains(&String::from("thesis.txt")));
+    }
+
+    #[test]
+    fn sums_that_name_something_else_are_not_ours() {
+        for (sums, file) in
+            [("0  debian.iso\n", "debian.iso"), ("0  a.img\n0  b.img.zst\n0  a.bmap\n0  a.packages\n", "a.img"), ("", "a.img")]
+        {
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join(file), "mine").unwrap();
+            if !sums.is_empty() {
+                fs::write(folder.path().join("SHA256SUMS"), sums).unwrap();
+            }
+            let error = Outputs::open(folder.path()).err().unwrap().to_string();
+            assert!(error.contains("is not from an earlier build"), "{error}");
+            assert!(folder.path().join(file).exists());
+        }
+    }
+
+    #[test]
+    fn a_publication_cut_short_does_not_stand_in_the_way() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join(".build")).unwrap();
+        fs::write(folder.path().join("berry.img"), "half of a build").unwrap();
+        publish(folder.path(), "berry");
+        assert_eq!(fs::read_to_string(folder.path().join("berry.img")).unwrap(), "img");
     }
 
     #[test]

@@ -5,8 +5,9 @@
 //! `initramfs/` under the paths that they have in the tree.
 
 use std::io::Write;
+use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tar::{Builder, EntryType, Header};
 use uuid::Uuid;
 
@@ -45,6 +46,10 @@ const APPLIANCE: [(&str, &str, u32); 10] = [
     root_file!("usr/lib/systemd/system/sshd-keygen.service.d/vaultberry.conf", 0o644),
     root_file!("usr/lib/vaultberry/first-boot", 0o755),
 ];
+
+/// Where a nightly run on an appliance can't keep anything.
+const UNREACHABLE: [&str; 12] =
+    ["/boot", "/dev", "/etc", "/home", "/proc", "/root", "/run", "/sys", "/tmp", "/usr", "/var/log", "/var/tmp"];
 
 /// Units that are started at boot.
 const ENABLED: [&str; 2] = ["systemd-networkd.service", "vaultberry-first-boot.service"];
@@ -144,15 +149,32 @@ fn cron(config: &Config) -> String {
     )
 }
 
+/// Refuses folders that the nightly unit would see otherwise than a person does: it has a `/tmp` of its own and no homes,
+/// and what is on a file system in memory is gone with the next boot.
+pub fn refuse_unreachable(config: &Config) -> Result<()> {
+    for (key, folder) in [("backup.folder", &config.backup.folder), ("backup.state", &config.backup.state)] {
+        for place in UNREACHABLE {
+            ensure!(
+                !folder.starts_with(place),
+                "{key}: {} lies in {place}, which the nightly run on an appliance can't keep anything in\nhint: write a folder below /mnt, /srv or /var/lib",
+                folder.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A path as a word of a unit file (systemd.syntax(7)): quoted, with `%` doubled.
+fn unit_word(prefix: &str, path: &Path) -> String {
+    let path = path.display().to_string().replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%");
+    format!("\"{prefix}{path}\"")
+}
+
 /// The unit sees the rest of the system read-only. `-`: a folder that isn't there is for the run to report.
 fn writable_paths(config: &Config) -> String {
     let lock = config.backup.lock.parent().unwrap_or(&config.backup.lock);
-    format!(
-        "[Service]\nReadWritePaths=-{} -{} -{}\n",
-        config.backup.folder.display(),
-        config.backup.state.display(),
-        lock.display()
-    )
+    let words = [config.backup.folder.as_path(), &config.backup.state, lock].map(|path| unit_word("-", path));
+    format!("[Service]\nReadWritePaths={}\n", words.join(" "))
 }
 
 /// `ENV{SYSTEMD_WANTS}` starts the unit for a disk that is there at boot and for one that comes later.
@@ -214,5 +236,27 @@ impl Archive {
         let mut bytes = self.builder.into_inner().context("finishing the overlay")?;
         bytes.flush().context("finishing the overlay")?;
         Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::{refuse_unreachable, unit_word};
+    use crate::config::{EXAMPLE, parse};
+
+    #[test]
+    fn odd_paths_survive_a_unit_file() {
+        assert_eq!(unit_word("-", Path::new("/srv/back up 100%\"x\\")), "\"-/srv/back up 100%%\\\"x\\\\\"");
+    }
+
+    #[test]
+    fn a_folder_that_the_unit_can_not_see_is_refused_by_its_key() {
+        let mut config = parse(EXAMPLE).unwrap();
+        refuse_unreachable(&config).unwrap();
+        config.backup.folder = PathBuf::from("/tmp/backup");
+        let error = refuse_unreachable(&config).unwrap_err().to_string();
+        assert!(error.starts_with("backup.folder: /tmp/backup lies in /tmp, which"), "{error}");
     }
 }

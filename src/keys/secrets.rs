@@ -17,7 +17,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use uuid::Uuid;
 
 use super::keyfile::{KeyFile, path_on_stick, random};
@@ -25,6 +25,8 @@ use super::{recovery, stick};
 use crate::luks::VOLUME_KEY_SIZE;
 use crate::secret::Secret;
 use crate::{durable, process};
+
+const ADMIN_KEY: &str = "admin_ed25519";
 
 /// Everything secret in one image.
 #[derive(Debug)]
@@ -54,12 +56,22 @@ pub struct SecretsFolder {
 }
 
 impl SecretsFolder {
-    /// Makes the folder with mode 0700, or takes one that is there and makes it so.
+    /// Makes the folder with mode 0700, or takes one that is there.
+    ///
+    /// # Errors
+    /// Others than its owner may look into it.
     pub fn open(path: &Path) -> Result<Self> {
         durable::private_folder(path)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o700))
-            .with_context(|| format!("setting the mode of {}", path.display()))?;
-        Ok(Self { path: path.to_owned() })
+        let mode = fs::metadata(path).with_context(|| format!("looking at {}", path.display()))?.permissions().mode();
+        if mode & 0o077 != 0 {
+            bail!("others may look into the secrets folder {0}\nhint: chmod 700 {0}, or name another folder", path.display());
+        }
+        Ok(Self::at(path))
+    }
+
+    /// The folder at `path`, for looking something up in it.
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.to_owned() }
     }
 
     /// The folder of one build's secrets.
@@ -77,8 +89,8 @@ impl SecretsFolder {
         self.of(uuid).join("stick.img")
     }
 
-    /// Writes key file, stick image, sheet and LUKS header of a build.
-    pub fn publish(&self, secrets: &BuildSecrets, hostname: &str, header: &[u8]) -> Result<()> {
+    /// Writes key file, stick image, sheet and LUKS header of a build, and the login key, if one was made in `work`.
+    pub fn publish(&self, secrets: &BuildSecrets, hostname: &str, header: &[u8], work: &Path) -> Result<()> {
         let folder = self.of(secrets.uuid);
         durable::private_folder(&folder)?;
         let key_path = self.key(secrets.uuid);
@@ -87,26 +99,25 @@ impl SecretsFolder {
         stick::make_image(&self.stick_image(secrets.uuid), &[&key_path])?;
         let sheet = recovery::sheet(hostname, secrets.uuid, &secrets.passphrase);
         durable::write(&folder.join("recovery.txt"), sheet.expose().as_bytes(), 0o600)?;
-        durable::write(&folder.join("header.luks"), header, 0o600)
+        durable::write(&folder.join("header.luks"), header, 0o600)?;
+        for (name, mode) in [(ADMIN_KEY, 0o600), ("admin_ed25519.pub", 0o644)] {
+            if let Ok(key) = fs::read(work.join(name)).map(Secret::new) {
+                durable::write(&folder.join(name), key.expose(), mode)?;
+            }
+        }
+        Ok(())
     }
+}
 
-    /// Makes the throw-away login key of a demo image and gives its public half in OpenSSH's form.
-    pub fn make_admin_key(&self, secrets: &BuildSecrets, hostname: &str) -> Result<String> {
-        let folder = self.of(secrets.uuid);
-        durable::private_folder(&folder)?;
-        let path = folder.join("admin_ed25519");
-        process::run(
-            process::tool("ssh-keygen")
-                .args(["-q", "-t", "ed25519", "-N", "", "-C"])
-                .arg(format!("demo@{hostname}"))
-                .arg("-f")
-                .arg(&path),
-            "making the demo's login key",
-        )?;
-        let public = path.with_extension("pub");
-        let text = fs::read_to_string(&public).with_context(|| format!("reading {}", public.display()))?;
-        Ok(text.trim().to_owned())
-    }
+/// Makes the throw-away login key of a demo image in `work`, and gives its public half in OpenSSH's form.
+pub fn make_admin_key(work: &Path, hostname: &str) -> Result<String> {
+    let path = work.join(ADMIN_KEY);
+    let mut generate = process::tool("ssh-keygen");
+    generate.args(["-q", "-t", "ed25519", "-N", "", "-C"]).arg(format!("demo@{hostname}")).arg("-f").arg(&path);
+    process::run(&mut generate, "making the demo's login key")?;
+    let public = path.with_extension("pub");
+    let text = fs::read_to_string(&public).with_context(|| format!("reading {}", public.display()))?;
+    Ok(text.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -115,7 +126,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
-    use super::{BuildSecrets, SecretsFolder};
+    use super::{BuildSecrets, SecretsFolder, make_admin_key};
     use crate::keys::keyfile::KeyFile;
 
     fn mode(path: &Path) -> u32 {
@@ -128,8 +139,8 @@ mod tests {
         let path = parent.path().join("secrets");
         let folder = SecretsFolder::open(&path).unwrap();
         let secrets = BuildSecrets::generate().unwrap();
-        folder.publish(&secrets, "berry", b"header").unwrap();
-        assert!(folder.make_admin_key(&secrets, "berry").unwrap().starts_with("ssh-ed25519 "));
+        assert!(make_admin_key(parent.path(), "berry").unwrap().starts_with("ssh-ed25519 "));
+        folder.publish(&secrets, "berry", b"header", parent.path()).unwrap();
 
         let key = path.join(format!("stick/vaultberry/{}.key", secrets.uuid));
         let read = KeyFile::decode(&fs::read(&key).unwrap()).unwrap();
@@ -141,5 +152,10 @@ mod tests {
             assert_eq!(mode(&folder.of(secrets.uuid).join(file)), 0o600, "{file}");
         }
         assert_eq!(mode(&key), 0o600);
+
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o750)).unwrap();
+        let error = SecretsFolder::open(&path).unwrap_err().to_string();
+        assert!(error.starts_with("others may look into the secrets folder"), "{error}");
+        assert_eq!(mode(&path), 0o750, "a folder that isn't ours was changed");
     }
 }

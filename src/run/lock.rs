@@ -36,7 +36,8 @@ pub fn acquire(path: &Path, now: Timestamp) -> Result<Attempt> {
         .create(true)
         // whoever holds the lock has written there
         .truncate(false)
-        .mode(0o644)
+        // whoever could open it could hold it, and keep every night from running
+        .mode(0o600)
         .custom_flags(OFlag::O_NOFOLLOW.bits())
         .open(path)
         .with_context(opening)?;

@@ -5,11 +5,11 @@
 //! that `appliance.toml` pins; there is no first-use trust, and a server can't teach us further keys.
 
 use std::ffi::OsStr;
-use std::fs::OpenOptions;
+use std::fs::{OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -111,9 +111,9 @@ fn private_folder() -> Result<TempDir> {
     if base.as_os_str().len() > LONGEST_TEMPORARY {
         base = PathBuf::from("/tmp");
     }
-    // tempfile makes folders with mode 0700
     tempfile::Builder::new()
         .prefix("vaultberry-")
+        .permissions(Permissions::from_mode(0o700))
         .tempdir_in(&base)
         .with_context(|| format!("making a folder for the ssh connection in {}", base.display()))
 }

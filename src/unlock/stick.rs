@@ -27,12 +27,15 @@ pub fn read_key(block: &Block, uuid: Uuid) -> Result<Option<KeyFile>> {
 }
 
 fn read_file(path: &Path) -> Result<Option<Secret<Vec<u8>>>> {
-    let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(path);
+    // Not blocking: a named pipe of that name must not stop the boot.
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
     let file = match file {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).context("opening the key file"),
     };
+    ensure!(file.metadata().context("looking at the key file")?.is_file(), "the key file is not a file");
     // Room for one byte more than a key file has, so that a long one shows, and none left behind by growing.
     let mut bytes = vec![0; FILE_SIZE + 1];
     let mut length = 0;

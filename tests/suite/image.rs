@@ -44,7 +44,7 @@ fn bad_input_is_refused_with_its_remedy_and_nothing_is_made() {
 
     let inside = refused(here, EXAMPLE, &["--secrets", "out/secrets"]);
     assert!(inside.contains("lies inside the output folder"), "{inside}");
-    fs::remove_dir_all(here.join("out")).unwrap();
+    assert!(!here.join("out").exists() && !here.join("secrets").exists());
 
     fs::create_dir(here.join("out")).unwrap();
     fs::write(here.join("out/thesis.txt"), "mine").unwrap();
@@ -125,6 +125,7 @@ fn an_ordinary_user_builds_and_a_killed_build_leaves_nothing_half_made() {
     }
     killed.wait().unwrap();
     assert_eq!(names(&here.join("out")), [".build"], "a name was given to something half-made");
+    assert_eq!(names(&here.join("out/.build")), ["vaultberry.img"], "something plain lies where a CI uploads it");
 
     let output = build().output().unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -137,6 +138,8 @@ fn an_ordinary_user_builds_and_a_killed_build_leaves_nothing_half_made() {
     assert!(output.status.success(), "{output:?}");
     assert!(!stderr(&output).contains("making the"), "something was made that the cache has: {}", stderr(&output));
     assert_eq!(names(&here.join("secrets/stick/vaultberry")).len(), 2, "an earlier image's key was lost");
+    let left = names(&here.join("secrets")).into_iter().filter(|name| name.starts_with('.')).count();
+    assert_eq!(left, 0, "the killed build's plain files are still there");
 }
 
 /// Gives the build a cache of its own with everything that the user's has.
