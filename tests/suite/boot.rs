@@ -13,6 +13,7 @@ use crate::support::guest::{Guest, Ssh, free_port};
 use crate::support::peer::Peer;
 use jiff::{ToSpan, Zoned};
 use nix::unistd::{Whence, lseek};
+use tempfile::TempDir;
 use vaultberry::digest;
 use vaultberry::image::disk::ROOT_START;
 use vaultberry::image::emulate::{self, Machine};
@@ -230,14 +231,20 @@ fn open_by_hand(ssh: &Ssh, old: &Card) {
     assert_eq!(opened.trim(), "vaultberry");
 }
 
-#[test]
-fn without_the_stick_there_is_a_prompt_and_no_shell() {
-    let _alone = alone();
+/// The card without its stick, up to the prompt.
+fn prompted() -> (Guest, TempDir) {
     let files = scratch();
     let mut wanted = guest(&CARD, Machine::Virt);
     wanted.stick = None;
     let mut guest = Guest::start(emulate::command(&wanted, files.path()).unwrap());
     guest.wait_for("insert the key stick, or type the recovery passphrase:", 120);
+    (guest, files)
+}
+
+#[test]
+fn without_the_stick_there_is_a_prompt_and_no_shell() {
+    let _alone = alone();
+    let (mut guest, _files) = prompted();
     guest.type_in("echo a-shell-says-$((40 + 2))\n");
     guest.wait_for("the recovery passphrase doesn't open this appliance", 60);
     guest.wait_for("root stays closed; rebooting", 120);
@@ -250,11 +257,7 @@ fn without_the_stick_there_is_a_prompt_and_no_shell() {
 #[test]
 fn the_recovery_passphrase_opens_root_at_the_prompt() {
     let _alone = alone();
-    let files = scratch();
-    let mut wanted = guest(&CARD, Machine::Virt);
-    wanted.stick = None;
-    let mut guest = Guest::start(emulate::command(&wanted, files.path()).unwrap());
-    guest.wait_for("insert the key stick, or type the recovery passphrase:", 120);
+    let (mut guest, _files) = prompted();
     guest.type_in(&format!("{}\n", CARD.passphrase().expose()));
     guest.wait_for("root is open, by the recovery passphrase", 60);
     assert!(!guest.console().contains(CARD.passphrase().expose().as_str()), "the passphrase was echoed");
