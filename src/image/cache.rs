@@ -14,6 +14,9 @@ use openssl::sha::Sha256;
 use crate::digest::hex;
 use crate::durable;
 
+/// Entries of a kind that stay: enough for a few configs built in turn.
+const KEPT: usize = 4;
+
 /// The cache folder.
 #[derive(Clone, Debug)]
 pub struct Cache {
@@ -78,7 +81,26 @@ impl Cache {
         File::open(&part).and_then(|file| file.sync_all()).with_context(|| format!("syncing {}", part.display()))?;
         fs::rename(&part, &path).with_context(|| format!("renaming {} to {}", part.display(), path.display()))?;
         durable::sync_folder_of(&path)?;
+        self.forget_old(kind)?;
         Ok(path)
+    }
+
+    /// Removes all but the newest entries of a kind: each change of a program or package list makes another.
+    fn forget_old(&self, kind: &str) -> Result<()> {
+        let reading = || format!("reading the cache folder {}", self.folder.display());
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(&self.folder).with_context(reading)? {
+            let entry = entry.with_context(reading)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.strip_prefix(kind).is_some_and(|rest| rest.starts_with('-') && rest.strip_suffix(".tar").is_some()) {
+                entries.push((entry.metadata().and_then(|entry| entry.modified()).with_context(reading)?, entry.path()));
+            }
+        }
+        entries.sort();
+        for (_, path) in entries.iter().rev().skip(KEPT) {
+            fs::remove_file(path).with_context(|| format!("removing the old cache entry {}", path.display()))?;
+        }
+        Ok(())
     }
 
     fn lock(&self, kind: &str, key: &str) -> Result<Flock<File>> {
@@ -122,6 +144,22 @@ mod tests {
         cache.entry("base", "k", false, |_| bail!("made twice")).unwrap();
         cache.entry("base", "k", true, |part| Ok(fs::write(part, "new")?)).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+    }
+
+    #[test]
+    fn old_entries_of_the_same_kind_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(Some(folder.path().to_owned())).unwrap();
+        cache.entry("boot", "other", false, |part| Ok(fs::write(part, "")?)).unwrap();
+        for key in ["1", "2", "3", "4", "5", "6"] {
+            let path = cache.entry("base", key, false, |part| Ok(fs::write(part, key)?)).unwrap();
+            // Made one after the other, whatever the file system's clock says.
+            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(key.parse().unwrap());
+            fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+        }
+        let there = |kind: &str, key: &str| folder.path().join(format!("{kind}-{key}.tar")).exists();
+        assert!(there("boot", "other") && there("base", "6") && there("base", "4"));
+        assert!(!there("base", "1"));
     }
 
     #[test]
