@@ -250,11 +250,13 @@ fn a_second_run_is_skipped_and_a_signal_ends_the_first_with_its_children() {
     let pid = first.id();
     wait_for(|| rsync_of(pid).is_some(), "the first run is at its rsync");
 
-    let before = names(&appliance.backup(""));
+    let before = (names(&appliance.backup("")), appliance.last_run());
+    // The word of a run that is going on, as it would stay if the run were killed.
+    assert_eq!((&before.1["outcome"], &before.1["ended"]), (&"failed".into(), &serde_json::Value::Null));
     let second = appliance.run();
     assert_eq!(second.code, Some(4), "{second:?}");
     assert!(second.stdout.contains(&format!("another run is at work (pid {pid}, since 20")), "{}", second.stdout);
-    assert_eq!((names(&appliance.backup("")), appliance.last_run()), (before, serde_json::Value::Null));
+    assert_eq!((names(&appliance.backup("")), appliance.last_run()), before);
 
     let started = Instant::now();
     kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM).unwrap();
