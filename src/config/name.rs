@@ -219,7 +219,7 @@ mod tests {
             (suite, &["trixie"]),
             (timezone, &["Etc/UTC", "Europe/Zurich", "America/Argentina/Buenos_Aires", "Etc/GMT+1", "UTC"]),
             (serial, &["VAULTBERRY-DEMO", "WD_Elements_25A3_575831:0", "4C53#01"]),
-            (mirror, &["https://mirror.example.org", "http://192.0.2.7:3142/debian/", "https://mirror.example.org"]),
+            (mirror, &["https://mirror.example.org", "http://192.0.2.7:3142/mirror/", "https://mirror.example.org/path"]),
         ];
         for (check, names) in cases {
             for name in names {

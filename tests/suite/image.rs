@@ -90,9 +90,9 @@ fn a_missing_tool_is_named_with_its_package() {
 #[test]
 fn a_mirror_that_is_not_there_leaves_no_cache_behind() {
     let folder = scratch();
-    let config = EXAMPLE.replace("[image]\n", "[image]\nmirror = \"http://127.0.0.1:9/debian\"\n");
+    let config = EXAMPLE.replace("[image]\n", "[image]\nmirror = \"http://127.0.0.1:9/nowhere\"\n");
     let text = refused(folder.path(), &config, &["--cache", "cache"]);
-    assert!(text.contains("building from http://127.0.0.1:9/debian, suite trixie, failed"), "{text}");
+    assert!(text.contains("building from http://127.0.0.1:9/nowhere, suite trixie, failed"), "{text}");
     assert!(text.contains("hint: is the mirror reachable"), "{text}");
     assert!(!names(&folder.path().join("cache")).iter().any(|name| name.contains(".tar")), "something half-made was kept");
     assert_eq!(names(&folder.path().join("out")), [""; 0]);
