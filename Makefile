@@ -35,12 +35,12 @@ cross:
 
 check:
 	tools/setup check
-	tools/toolchain host sh -c '$$CARGO test --locked --lib --bins --test suite -- --skip boot:: --skip backup_run::'
+	tools/toolchain host sh -c '$$CARGO test --locked --lib --test suite -- --skip boot:: --skip backup_run::'
 
 test:
 	tools/setup test
 	$(MAKE) --no-print-directory cross
-	tools/toolchain host sh -c '$$CARGO test --locked'
+	tools/toolchain host sh -c '$$CARGO test --locked --lib --test suite'
 
 lint:
 	tools/setup lint
