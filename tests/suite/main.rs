@@ -2,6 +2,6 @@
 
 mod backup_run;
 mod boot;
+mod building;
 mod config;
-mod image;
 mod support;
