@@ -35,7 +35,7 @@ cross:
 
 check:
 	tools/setup check
-	tools/toolchain host sh -c '$$CARGO test --locked --lib --test suite -- --skip backup_run:: --skip boot:: --skip building::'
+	tools/toolchain host sh -c '$$CARGO test --locked --lib && $$CARGO test --locked --test suite config::'
 
 test:
 	tools/setup test

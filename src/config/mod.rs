@@ -8,15 +8,18 @@
 //! A new setting is a line in `schema` (its name and an example for hints), one in `section` or `source`, one in `plan`
 //! and one in [`EXAMPLE`]; tests see to it that none is forgotten.
 
+mod certificate;
 mod error;
 mod load;
 mod name;
 mod nearest;
+mod offsite;
 mod parse;
 mod place;
 mod plan;
 mod public_key;
 mod read;
+mod report;
 mod schema;
 mod section;
 mod source;
@@ -49,6 +52,12 @@ pub struct Config {
     pub disk: Option<Disk>,
     /// Where and when backups are made.
     pub backup: Backup,
+    /// Whom off-site copies and reports are sealed for; at least one where there is an `[offsite]` or a `[report]`.
+    pub recipients: Vec<Recipient>,
+    /// The S3 store for sealed copies; none where all stays here.
+    pub offsite: Option<Offsite>,
+    /// The mail that tells of each run; none where the journal has to do.
+    pub report: Option<Report>,
     /// The servers to pull from, at least one, each with a name of its own.
     pub sources: Vec<Source>,
 }
@@ -113,6 +122,73 @@ pub struct Backup {
     pub lock: PathBuf,
     /// When cron starts the nightly run, local time. Default 02:30.
     pub at: TimeOfDay,
+    /// How many complete snapshots of each source stay, the newest ones; 1 to 1000. Default 14.
+    pub keep: u16,
+    /// How many logs of runs stay, the newest ones; 1 to 10000. Default 90.
+    pub keep_logs: u16,
+}
+
+/// An OpenPGP certificate to seal for: its public keys only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recipient {
+    /// Its fingerprint, in upper-case hexadecimal.
+    pub fingerprint: String,
+    /// The certificate in ASCII armor (RFC 9580 section 6). It has a key for encryption; whether that key may be used today
+    /// is for the day on which something is sealed.
+    pub armored: String,
+}
+
+/// `[offsite]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offsite {
+    /// The store's address, `http://` or `https://` without a path; none for AWS.
+    pub endpoint: Option<String>,
+    /// Default `us-east-1`.
+    pub region: String,
+    /// The bucket, which must exist.
+    pub bucket: String,
+    /// What all keys of this appliance begin with, without slashes at either end. Default: the host name.
+    pub prefix: String,
+    /// Whether the bucket stands in the address's path, not in its host name. Default: where there is an endpoint.
+    pub path_style: bool,
+    /// The root-only file with the access key. Default `/etc/vaultberry/credentials/s3`.
+    pub credentials: PathBuf,
+    /// Certificate authorities to trust beside the system's, in PEM.
+    pub ca: Option<String>,
+    /// A push is due when the last proven one is this old. Default 7 days.
+    pub every: Duration,
+}
+
+/// `[report]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Who gets the mail; at least one.
+    pub to: Vec<String>,
+    /// Whom it comes from.
+    pub from: String,
+    /// The mail server that takes it.
+    pub server: String,
+    /// Default 587, or 465 for TLS from the first byte, or 25 without.
+    pub port: u16,
+    /// How the connection is kept private. Default STARTTLS.
+    pub security: Security,
+    /// The root-only file with user and password; none where the server wants no login.
+    pub credentials: Option<PathBuf>,
+    /// Certificate authorities to trust beside the system's, in PEM.
+    pub ca: Option<String>,
+    /// How much of the run's log is attached at most, its end, in bytes; 16 KiB to 16 MiB. Default 1 MiB.
+    pub log_limit: u64,
+}
+
+/// How a connection to a mail server is kept private.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// TLS begins on request (RFC 3207) and isn't optional.
+    StartTls,
+    /// TLS from the first byte (RFC 8314).
+    Tls,
+    /// None: only without a login, as for a relay on the same network. What is in the mail is sealed in any case.
+    None,
 }
 
 /// An hour and a minute of local time, `HH:MM`.
@@ -146,7 +222,9 @@ pub struct Source {
     pub identity: PathBuf,
     /// The server's public host keys in OpenSSH's form without host name (`ssh-ed25519 AAAA…`); at least one.
     pub host_keys: Vec<String>,
-    /// Absolute folders on the server, at least one, none twice and none inside another.
+    /// PostgreSQL databases to dump, none twice.
+    pub postgresql: Vec<String>,
+    /// Absolute folders on the server, none twice and none inside another. At least one where there is no database.
     pub paths: Vec<PathBuf>,
 }
 

@@ -113,6 +113,17 @@ pub(super) fn source_name(text: &str) -> Result<String, Fault> {
     Err(Fault::new(format!("{} is not a name for folders", show(text)), hint))
 }
 
+/// A PostgreSQL database. `pg_dump` takes a name with `=` in it, or one that begins like an address, for a whole connection
+/// string; and the dump is a file of this name.
+pub(super) fn database(text: &str) -> Result<String, Fault> {
+    let proper = text.chars().all(|letter| !letter.is_control() && !matches!(letter, '/' | '=' | '\\'));
+    if (1..=63).contains(&text.len()) && proper && !text.starts_with(['.', '-']) {
+        return Ok(String::from(text));
+    }
+    let hint = "write at most 63 bytes, without /, \\, = and control characters, not beginning with . or -, as in \"wiki\"";
+    Err(Fault::new(format!("{} is not the name of a database that can be dumped", show(text)), hint))
+}
+
 /// A Debian package name, Debian Policy section 5.6.1.
 pub(super) fn package(text: &str) -> Result<String, Fault> {
     let first = text.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
@@ -171,16 +182,21 @@ pub(super) fn serial(text: &str) -> Result<String, Fault> {
     Err(Fault::new(format!("{} is not a serial number of udev's", show(text)), hint))
 }
 
-/// Where Debian packages come from. The address is never shown: it may hold a password.
+/// Where Debian packages come from.
 pub(super) fn mirror(text: &str) -> Result<String, Fault> {
-    let hint = "write an http or https address, as in \"https://mirror.example.org\"";
+    address(text, "https://mirror.example.org", "give the mirror without them; make it reachable by address instead")
+}
+
+/// An http or https address. It is never shown: it may hold a password.
+pub(super) fn address(text: &str, example: &str, without_login: &str) -> Result<String, Fault> {
+    let hint = format!("write an http or https address, as in \"{example}\"");
     let Some(rest) = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) else {
         return Err(Fault::new("must begin with https:// or http://", hint));
     };
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     if authority.contains('@') {
         let message = "must not hold a user name or password, which would end up in the image";
-        return Err(Fault::new(message, "give the mirror without them; make it reachable by address instead"));
+        return Err(Fault::new(message, without_login));
     }
     if path.contains(['?', '#']) || authority.contains(['?', '#']) {
         return Err(Fault::new("must not have a query or fragment, ? or #", hint));

@@ -4,7 +4,7 @@ use toml::de::DeTable;
 
 use super::error::Errors;
 use super::read::{Report, report_unknown_sections};
-use super::{Config, section, source};
+use super::{Config, offsite, report, section, source};
 
 /// Checks the text of an `appliance.toml`.
 ///
@@ -14,18 +14,21 @@ use super::{Config, section, source};
 pub fn parse(text: &str) -> Result<Config, Errors> {
     let (root, errors) = DeTable::parse_recoverable(text);
     let root = root.get_ref();
-    let mut report = Report::new(text, &errors);
-    report_unknown_sections(&mut report, root);
-    let appliance = section::appliance(&mut report, root);
-    let admin = section::admin(&mut report, root);
-    let image = section::image(&mut report, root);
-    let unlock = section::unlock(&mut report, root);
-    let disk = section::disk(&mut report, root);
-    let backup = section::backup(&mut report, root);
-    let sources = source::sources(&mut report, root, &backup.state);
-    match report.into_errors() {
+    let mut mistakes = Report::new(text, &errors);
+    report_unknown_sections(&mut mistakes, root);
+    let appliance = section::appliance(&mut mistakes, root);
+    let admin = section::admin(&mut mistakes, root);
+    let image = section::image(&mut mistakes, root);
+    let unlock = section::unlock(&mut mistakes, root);
+    let disk = section::disk(&mut mistakes, root);
+    let backup = section::backup(&mut mistakes, root);
+    let recipients = offsite::recipients(&mut mistakes, root);
+    let offsite = offsite::offsite(&mut mistakes, root, &appliance.hostname);
+    let report = report::report(&mut mistakes, root);
+    let sources = source::sources(&mut mistakes, root, &backup.state);
+    match mistakes.into_errors() {
         Some(errors) => Err(errors),
-        None => Ok(Config { appliance, admin, image, unlock, disk, backup, sources }),
+        None => Ok(Config { appliance, admin, image, unlock, disk, backup, recipients, offsite, report, sources }),
     }
 }
 
@@ -74,11 +77,35 @@ paths = [\"/srv\"]
     fn the_defaults_that_the_example_shows_are_the_defaults() {
         let expected = parse(EXAMPLE).unwrap();
         let count = EXAMPLE.lines().filter(|line| is_default(line)).count();
-        assert_eq!(count, 15);
+        assert_eq!(count, 18);
         for number in 1..=count {
             assert_eq!(parse(&uncommented(|this| this == number)).unwrap(), expected, "the default number {number}");
         }
         assert_eq!(parse(&uncommented(|_| true)).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_sections_that_the_example_only_offers_are_valid() {
+        let lines = EXAMPLE.lines().map(|line| match line.strip_prefix("#   ") {
+            Some(_) if line.starts_with("#   ca = ") || line.starts_with("#   mirror = ") => "",
+            Some(offered) => offered,
+            None if line == "#" => "",
+            None => line,
+        });
+        let config = parse(&lines.collect::<Vec<_>>().join("\n")).unwrap();
+        let (offsite, report) = (config.offsite.unwrap(), config.report.unwrap());
+        assert_eq!((config.recipients.len(), offsite.path_style, offsite.prefix.as_str()), (1, true, "vaultberry"));
+        assert_eq!((offsite.every.as_secs(), report.port, report.log_limit), (7 * 86400, 587, 1 << 20));
+    }
+
+    #[test]
+    fn copies_and_reports_want_somebody_to_seal_for() {
+        let text = format!("{SMALL}[offsite]\nbucket = \"abc\"\n");
+        assert_eq!(
+            parse(&text).unwrap_err().to_string(),
+            "1:1: openpgp.recipients: [offsite] has nobody to seal for\n  hint: add [openpgp] with recipients = \
+             [\"\"\"…\"\"\"], each what `gpg --armor --export you@example.org` prints"
+        );
     }
 
     #[test]
@@ -112,7 +139,8 @@ paths = [\"/srv\"]
              4:1: source[1].host: is missing\n  hint: add host = \"server.example.org\"\n\
              4:1: source[1].user: is missing\n  hint: add user = \"backup\"\n\
              4:1: source[1].host_keys: is missing\n  hint: add host_keys = [\"ssh-ed25519 AAAA…\"]\n\
-             6:9: source[1].paths: must not be empty\n  hint: write paths = [\"/srv\", \"/home\"]"
+             6:9: source[1].paths: there is nothing to save\n  \
+             hint: add paths = [\"/srv\", \"/home\"], or postgresql = [\"wiki\"], or both"
         );
     }
 
@@ -124,11 +152,11 @@ paths = [\"/srv\"]
             (
                 "colour = 1\nname",
                 "5:1: source[1].colour: unknown setting\n  \
-                 hint: [[source]] has name, host, port, user, identity, host_keys, paths",
+                 hint: [[source]] has name, host, port, user, identity, host_keys, postgresql, paths",
             ),
             (
                 "\"a b\\u001b\" = 1\nname",
-                "5:1: source[1].(unprintable): unknown setting\n  hint: [[source]] has name, host, port, user, identity, host_keys, paths",
+                "5:1: source[1].(unprintable): unknown setting\n  hint: [[source]] has name, host, port, user, identity, host_keys, postgresql, paths",
             ),
         ] {
             assert_eq!(errors("name", to), expected);
@@ -136,11 +164,14 @@ paths = [\"/srv\"]
         for (to, expected) in [
             ("[unlok]\n[admin]", "1:2: unlok: unknown section\n  hint: did you mean [unlock]?"),
             ("[[sources]]\n[admin]", "1:3: sources: unknown section\n  hint: did you mean [[source]]?"),
-            ("port = 22\n[admin]", "1:1: port: unknown setting outside of any section\n  hint: it belongs into [[source]]"),
+            (
+                "port = 22\n[admin]",
+                "1:1: port: unknown setting outside of any section\n  hint: it belongs into [report] or [[source]]",
+            ),
             (
                 "[mail]\n[admin]",
                 "1:2: mail: unknown section\n  \
-                 hint: there are [appliance], [admin], [image], [unlock], [disk], [backup], [[source]]",
+                 hint: there are [appliance], [admin], [image], [unlock], [disk], [backup], [openpgp], [offsite], [report], [[source]]",
             ),
         ] {
             assert_eq!(errors("[admin]", to), expected);

@@ -7,6 +7,9 @@ use super::error::{Fault, show};
 /// Linux's `PATH_MAX`, with its closing zero byte.
 const LONGEST: usize = 4095;
 
+/// Where dumps stand in a source's mirror and in its snapshots, as if it were a folder of the server.
+const DUMPS: &str = "/dumps";
+
 /// An absolute path in its shortest spelling, so that two paths are the same place when they are the same text.
 pub(super) fn absolute(text: &str) -> Result<PathBuf, Fault> {
     let hint = "write it from the root on, as in \"/srv/data\"";
@@ -37,6 +40,12 @@ pub(super) fn remote(text: &str) -> Result<PathBuf, Fault> {
             "name the folders that matter, as in \"/srv\", \"/home\"",
         ));
     }
+    if path.starts_with(DUMPS) {
+        return Err(Fault::new(
+            format!("{DUMPS} is where the dumps of databases stand in a snapshot"),
+            "have these files at another place on the server",
+        ));
+    }
     Ok(path)
 }
 
@@ -61,6 +70,12 @@ pub(super) fn identity(text: &str) -> Result<PathBuf, Fault> {
     if Path::new(text).extension().is_some_and(|extension| extension == "pub") {
         return Err(Fault::new("is the public half of a key", "write the path of the private half, without .pub"));
     }
+    own(text).map_err(|_| Fault::new("is not an absolute path in its shortest form", hint))
+}
+
+/// A file with a password or an access key. The text isn't shown: it may be the password itself.
+pub(super) fn credentials(text: &str) -> Result<PathBuf, Fault> {
+    let hint = "write the absolute path of a root-only file on the appliance, as in \"/etc/vaultberry/credentials/s3\"";
     own(text).map_err(|_| Fault::new("is not an absolute path in its shortest form", hint))
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Config, public_key, value};
+use super::{Config, Offsite, Report, Security, public_key, value};
 
 /// The column where values begin: the longest key, its indentation, and two blanks.
 const VALUES: usize = 16;
@@ -10,7 +10,7 @@ const VALUES: usize = 16;
 /// Prints everything that `config` resolved to, defaults included: a section each, keys as in the file, ssh keys by
 /// the fingerprint that `ssh-keygen -l` shows for them.
 pub fn plan(config: &Config) -> String {
-    let Config { appliance, admin, image, unlock, disk, backup, sources } = config;
+    let Config { appliance, admin, image, unlock, disk, backup, recipients, offsite, report, sources } = config;
     let mut page = Page(String::new());
     page.section("appliance");
     page.line("hostname", &appliance.hostname);
@@ -34,6 +34,12 @@ pub fn plan(config: &Config) -> String {
     page.line("state", &backup.state.to_string_lossy());
     page.line("lock", &backup.lock.to_string_lossy());
     page.line("at", &format!("{} {}", backup.at, appliance.timezone));
+    page.line("keep", &format!("{} complete snapshots of each source", backup.keep));
+    page.line("keep_logs", &backup.keep_logs.to_string());
+    page.section("openpgp");
+    page.list("recipients", recipients.iter().map(|recipient| recipient.fingerprint.clone()));
+    page.offsite(offsite.as_ref());
+    page.report(report.as_ref());
     for source in sources {
         page.section(&format!("source {}", source.name));
         page.line("host", &source.host);
@@ -41,9 +47,14 @@ pub fn plan(config: &Config) -> String {
         page.line("user", &source.user);
         page.line("identity", &source.identity.to_string_lossy());
         page.list("host_keys", source.host_keys.iter().map(|key| public_key::fingerprint(key)));
+        page.list("postgresql", source.postgresql.iter().cloned());
         page.list("paths", source.paths.iter().map(|path| path.to_string_lossy().into_owned()));
     }
     page.0
+}
+
+fn authorities(ca: Option<&String>) -> &'static str {
+    if ca.is_some() { "the system's, and those in the file" } else { "the system's" }
 }
 
 struct Page(String);
@@ -52,6 +63,43 @@ impl Page {
     fn section(&mut self, name: &str) {
         let gap = if self.0.is_empty() { "" } else { "\n" };
         self.write(format_args!("{gap}{name}\n"));
+    }
+
+    fn offsite(&mut self, offsite: Option<&Offsite>) {
+        self.section("offsite");
+        let Some(offsite) = offsite else {
+            return self.line("bucket", "(none: copies stay here)");
+        };
+        self.line("bucket", &offsite.bucket);
+        self.line("endpoint", offsite.endpoint.as_deref().unwrap_or("(AWS)"));
+        self.line("region", &offsite.region);
+        self.line("prefix", &offsite.prefix);
+        self.line("path_style", if offsite.path_style { "true" } else { "false" });
+        self.line("credentials", &offsite.credentials.to_string_lossy());
+        self.line("ca", authorities(offsite.ca.as_ref()));
+        self.line("every", &value::duration_text(offsite.every));
+    }
+
+    fn report(&mut self, report: Option<&Report>) {
+        self.section("report");
+        let Some(report) = report else {
+            return self.line("to", "(nobody: the journal has to do)");
+        };
+        self.list("to", report.to.iter().cloned());
+        self.line("from", &report.from);
+        self.line("server", &report.server);
+        self.line("port", &report.port.to_string());
+        self.line(
+            "security",
+            match report.security {
+                Security::StartTls => "starttls",
+                Security::Tls => "tls",
+                Security::None => "none",
+            },
+        );
+        self.line("credentials", &report.credentials.as_ref().map_or("(no login)".into(), |path| path.to_string_lossy()));
+        self.line("ca", authorities(report.ca.as_ref()));
+        self.line("log_limit", &value::size_text(report.log_limit));
     }
 
     fn line(&mut self, key: &str, value: &str) {
@@ -110,6 +158,17 @@ backup
   state         /var/lib/vaultberry
   lock          /run/lock/vaultberry.lock
   at            02:30 Etc/UTC
+  keep          14 complete snapshots of each source
+  keep_logs     90
+
+openpgp
+  recipients    (none)
+
+offsite
+  bucket        (none: copies stay here)
+
+report
+  to            (nobody: the journal has to do)
 
 source demo
   host          demo.example.org
@@ -117,6 +176,7 @@ source demo
   user          vaultberry
   identity      /var/lib/vaultberry/ssh/id_ed25519
   host_keys     ssh-ed25519 SHA256:nq00cPCwzcDDgB48Dhp5j6Q5Z9USmetAEDTkHPMz09g
+  postgresql    (none)
   paths         /srv
                 /home
 ";

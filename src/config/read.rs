@@ -205,14 +205,15 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// A whole number from 1 to 65535.
-    pub(super) fn port(&self, report: &mut Report<'_>, key: &str, default: u16) -> Setting<u16> {
+    /// A whole number from 1 to `largest`.
+    pub(super) fn number(&self, report: &mut Report<'_>, key: &str, default: u16, largest: u16) -> Setting<u16> {
         self.setting(report, key, default, |value| {
             let DeValue::Integer(integer) = value else {
                 return Err(wrong_type("a number without quotes", value, self.write(key)));
             };
             let number = u16::from_str_radix(integer.as_str(), integer.radix()).ok();
-            number.filter(|number| *number > 0).ok_or_else(|| Fault::new("must be from 1 to 65535", self.write(key)))
+            let number = number.filter(|number| (1..=largest).contains(number));
+            number.ok_or_else(|| Fault::new(format!("must be from 1 to {largest}"), self.write(key)))
         })
     }
 
@@ -308,11 +309,10 @@ impl<'a> Section<'a> {
             if self.shape.keys.iter().any(|known| known.name == name) {
                 continue;
             }
-            let home = SECTIONS.iter().find(|section| section.keys.iter().any(|known| known.name == name));
             let hint = if let Some(near) = nearest(name, self.shape.keys.iter().map(|known| known.name)) {
                 format!("did you mean {near}?")
-            } else if let Some(home) = home {
-                format!("it belongs into {}", home.head())
+            } else if let Some(home) = home_of(name) {
+                home
             } else {
                 let names: Vec<_> = self.shape.keys.iter().map(|known| known.name).collect();
                 format!("{} has {}", self.shape.head(), names.join(", "))
@@ -343,12 +343,11 @@ pub(super) fn report_unknown_sections(report: &mut Report<'_>, root: &DeTable<'_
             DeValue::Array(array) => array.first().is_some_and(|first| first.get_ref().is_table()),
             _ => false,
         };
-        let home = SECTIONS.iter().find(|section| section.keys.iter().any(|known| known.name == name));
         let near = nearest(name, SECTIONS.iter().map(|section| section.name));
         let near = SECTIONS.iter().find(|section| near == Some(section.name));
-        let hint = match (is_section, near, home) {
+        let hint = match (is_section, near, home_of(name)) {
             (true, Some(near), _) => format!("did you mean {}?", near.head()),
-            (false, _, Some(home)) => format!("it belongs into {}", home.head()),
+            (false, _, Some(home)) => home,
             (_, near, _) => {
                 let heads: Vec<_> = SECTIONS.iter().map(|section| section.head()).collect();
                 near.map_or_else(|| format!("there are {}", heads.join(", ")), |near| format!("did you mean {}?", near.head()))
@@ -357,6 +356,13 @@ pub(super) fn report_unknown_sections(report: &mut Report<'_>, root: &DeTable<'_
         let message = if is_section { "unknown section" } else { "unknown setting outside of any section" };
         report.add(&key.span(), printable(name), Fault::new(message, hint));
     }
+}
+
+/// Where a setting of this name does belong.
+fn home_of(name: &str) -> Option<String> {
+    let homes = SECTIONS.iter().filter(|section| section.keys.iter().any(|known| known.name == name));
+    let heads: Vec<_> = homes.map(|section| section.head()).collect();
+    if heads.is_empty() { None } else { Some(format!("it belongs into {}", heads.join(" or "))) }
 }
 
 /// A key that isn't known, for an error. What doesn't look like the name of a setting may be anything, even a secret.

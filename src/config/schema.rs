@@ -65,6 +65,43 @@ pub(super) const BACKUP: Shape = Shape {
         key("state", "\"/var/lib/vaultberry\""),
         key("lock", "\"/run/lock/vaultberry.lock\""),
         key("at", "\"02:30\""),
+        key("keep", "14"),
+        key("keep_logs", "90"),
+    ],
+};
+
+const CERTIFICATE: &str = "[\"\"\"-----BEGIN PGP PUBLIC KEY BLOCK----- … \"\"\"]";
+const CA: &str = "\"\"\"-----BEGIN CERTIFICATE----- … \"\"\"";
+
+pub(super) const OPENPGP: Shape = Shape { name: "openpgp", repeated: false, keys: &[key("recipients", CERTIFICATE)] };
+
+pub(super) const OFFSITE: Shape = Shape {
+    name: "offsite",
+    repeated: false,
+    keys: &[
+        key("bucket", "\"my-backups\""),
+        key("endpoint", "\"https://s3.example.org\""),
+        key("region", "\"us-east-1\""),
+        key("prefix", "\"vaultberry\""),
+        key("path_style", "true"),
+        key("credentials", "\"/etc/vaultberry/credentials/s3\""),
+        key("ca", CA),
+        key("every", "\"7d\""),
+    ],
+};
+
+pub(super) const REPORT: Shape = Shape {
+    name: "report",
+    repeated: false,
+    keys: &[
+        key("to", "[\"me@example.org\"]"),
+        key("from", "\"vaultberry@example.org\""),
+        key("server", "\"mail.example.org\""),
+        key("port", "587"),
+        key("security", "\"starttls\""),
+        key("credentials", "\"/etc/vaultberry/credentials/smtp\""),
+        key("ca", CA),
+        key("log_limit", "\"1 MiB\""),
     ],
 };
 
@@ -78,11 +115,13 @@ pub(super) const SOURCE: Shape = Shape {
         key("user", "\"backup\""),
         key("identity", "\"/var/lib/vaultberry/ssh/id_ed25519\""),
         key("host_keys", "[\"ssh-ed25519 AAAA…\"]"),
+        key("postgresql", "[\"wiki\", \"shop\"]"),
         key("paths", "[\"/srv\", \"/home\"]"),
     ],
 };
 
-pub(super) const SECTIONS: [&Shape; 7] = [&APPLIANCE, &ADMIN, &IMAGE, &UNLOCK, &DISK, &BACKUP, &SOURCE];
+pub(super) const SECTIONS: [&Shape; 10] =
+    [&APPLIANCE, &ADMIN, &IMAGE, &UNLOCK, &DISK, &BACKUP, &OPENPGP, &OFFSITE, &REPORT, &SOURCE];
 
 #[cfg(test)]
 mod tests {
@@ -92,9 +131,10 @@ mod tests {
     #[test]
     fn the_example_shows_every_setting_of_every_section() {
         for section in SECTIONS {
-            let head = format!("\n{}\n", section.head());
-            let body = EXAMPLE.split_once(&head).unwrap_or_else(|| panic!("{head} isn't in the example")).1;
-            let body = body.split("\n[").next().unwrap();
+            // A section that a demonstration can't have stands there as a comment.
+            let heads = [format!("\n{}\n", section.head()), format!("\n#   {}\n", section.head())];
+            let body = heads.iter().find_map(|head| EXAMPLE.split_once(head)).unwrap_or_else(|| panic!("no {heads:?}")).1;
+            let body = body.split("\n[").next().unwrap().split("\n#   [").next().unwrap();
             for key in section.keys {
                 let shown = body.lines().any(|line| {
                     line.trim_start_matches(['#', ' ']).strip_prefix(key.name).is_some_and(|rest| rest.starts_with(" = "))

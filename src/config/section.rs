@@ -56,10 +56,10 @@ fn image_size(text: &str) -> Result<u64, Fault> {
 pub(super) fn unlock(report: &mut Report<'_>, root: &DeTable<'_>) -> Unlock {
     let section = Section::once(report, root, &schema::UNLOCK);
     let wait = section.text(report, "wait", Duration::from_secs(30), |text| {
-        at_most(text, Duration::from_mins(10), "write 0s to 10m, as in \"30s\"")
+        value::at_most(text, Duration::from_mins(10), "write 0s to 10m, as in \"30s\"")
     });
     let reboot_after = section.text(report, "reboot_after", Duration::from_mins(10), |text| {
-        at_most(text, Duration::from_hours(24), "write at most 24h, as in \"10m\"")
+        value::at_most(text, Duration::from_hours(24), "write at most 24h, as in \"10m\"")
     });
     if wait.sound() && reboot_after.sound() && reboot_after.value <= wait.value {
         // The default of one may be what the other collides with: point to the one that was set.
@@ -69,15 +69,6 @@ pub(super) fn unlock(report: &mut Report<'_>, root: &DeTable<'_>) -> Unlock {
         report.add_if_whole(at, section.path(key), Fault::new(message, "make reboot_after longer than wait"));
     }
     Unlock { wait: wait.value, reboot_after: reboot_after.value }
-}
-
-fn at_most(text: &str, longest: Duration, hint: &str) -> Result<Duration, Fault> {
-    let duration = value::duration(text)?;
-    if duration <= longest {
-        return Ok(duration);
-    }
-    let (duration, longest) = (value::duration_text(duration), value::duration_text(longest));
-    Err(Fault::new(format!("{duration} is longer than {longest}"), hint))
 }
 
 pub(super) fn disk(report: &mut Report<'_>, root: &DeTable<'_>) -> Option<Disk> {
@@ -108,7 +99,9 @@ pub(super) fn backup(report: &mut Report<'_>, root: &DeTable<'_>) -> Backup {
             Fault::new("is the state folder or one above it, but must be a file", "write lock = \"/run/lock/vaultberry.lock\"");
         report.add_if_whole(place, section.path("lock"), fault);
     }
-    Backup { folder: folder.value, state: state.value, lock: lock.value, at }
+    let keep = section.number(report, "keep", 14, 1000).value;
+    let keep_logs = section.number(report, "keep_logs", 90, 10_000).value;
+    Backup { folder: folder.value, state: state.value, lock: lock.value, at, keep, keep_logs }
 }
 
 /// The elements without what comes a second time, which is reported.

@@ -55,14 +55,21 @@ fn source(
         Ok(name)
     });
     let host = section.required(report, "host", name::host);
-    let port = section.port(report, "port", 22).value;
+    let port = section.number(report, "port", 22, u16::MAX).value;
     let user = section.required(report, "user", name::source_user);
     let identity = section.text(report, "identity", state.join("ssh/id_ed25519"), place::identity).value;
     let host_keys = section.required_list(report, "host_keys", public_key::host).value;
     let host_keys = distinct(report, host_keys);
-    let paths = section.required_list(report, "paths", place::remote).value;
-    let paths = disjoint(report, paths);
-    Some(Source { name: name?, host: host?, port, user: user?, identity, host_keys, paths })
+    let postgresql = section.list(report, "postgresql", name::database);
+    let paths = section.list(report, "paths", place::remote);
+    let nothing = postgresql.value.is_empty() && paths.value.is_empty();
+    if nothing && postgresql.sound() && paths.sound() {
+        let hint = "add paths = [\"/srv\", \"/home\"], or postgresql = [\"wiki\"], or both";
+        report.add_if_whole(&paths.at, section.path("paths"), Fault::new("there is nothing to save", hint));
+    }
+    let postgresql = distinct(report, postgresql.value);
+    let paths = disjoint(report, paths.value);
+    Some(Source { name: name?, host: host?, port, user: user?, identity, host_keys, postgresql, paths })
 }
 
 /// The paths without those that stand twice or overlap, which are reported: they would be pulled twice, and deleted by

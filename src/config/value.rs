@@ -30,6 +30,16 @@ pub(super) fn duration(text: &str) -> Result<Duration, Fault> {
     })
 }
 
+/// A duration that isn't longer than `longest`; `hint` says what may be written.
+pub(super) fn at_most(text: &str, longest: Duration, hint: &str) -> Result<Duration, Fault> {
+    let duration = duration(text)?;
+    if duration <= longest {
+        return Ok(duration);
+    }
+    let (duration, longest) = (duration_text(duration), duration_text(longest));
+    Err(Fault::new(format!("{duration} is longer than {longest}"), hint))
+}
+
 /// A size in bytes from `4 GiB`, `512 MiB` and the like.
 pub(super) fn size(text: &str) -> Result<u64, Fault> {
     quantity(text, &SIZE_UNITS).ok_or_else(|| {

@@ -247,6 +247,7 @@ mod tests {
             user: "backup".into(),
             identity: PathBuf::from("/var/lib/a \"b\"/id"),
             host_keys: vec!["ssh-ed25519 AAAA1".into(), "ssh-rsa AAAA2 comment".into()],
+            postgresql: Vec::new(),
             paths: vec![PathBuf::from("/srv")],
         }
     }

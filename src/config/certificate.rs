@@ -1,0 +1,103 @@
+//! Certificates: OpenPGP's, which copies and reports are sealed for, and those of authorities that vouch for servers.
+
+use std::io::Read as _;
+
+use openssl::x509::X509;
+use sequoia_openpgp::Cert;
+use sequoia_openpgp::armor::{Kind, Reader, ReaderMode};
+use sequoia_openpgp::cert::prelude::CertParser;
+use sequoia_openpgp::parse::Parse as _;
+
+use super::error::Fault;
+use super::{Recipient, public_key};
+
+/// One OpenPGP certificate in ASCII armor, with a key that can be encrypted to. Nothing of the text gets into an error.
+pub(super) fn recipient(text: &str) -> Result<Recipient, Fault> {
+    let hint = "write what `gpg --armor --export you@example.org` prints, between \"\"\" and \"\"\"";
+    if text.to_ascii_uppercase().contains("PRIVATE KEY") {
+        return Err(Fault::new(
+            "this is a private key, which must never be on the appliance",
+            format!("take it out of the file and keep it safe; {hint}"),
+        ));
+    }
+    let mut binary = Vec::new();
+    let armored = Reader::from_bytes(text.as_bytes(), ReaderMode::Tolerant(Some(Kind::PublicKey))).read_to_end(&mut binary);
+    let certificates: Vec<Cert> = match armored.map_err(Into::into).and_then(|_| CertParser::from_bytes(&binary)) {
+        Ok(parser) => parser.filter_map(Result::ok).collect(),
+        Err(_) => Vec::new(),
+    };
+    let [certificate] = certificates.as_slice() else {
+        return Err(match certificates.len() {
+            0 => Fault::new("is not an OpenPGP certificate, or not a whole one", hint),
+            _ => Fault::new("holds several certificates", "write each as an element of the list of its own"),
+        });
+    };
+    if certificate.is_tsk() {
+        return Err(Fault::new(
+            "holds a private key, which must never be on the appliance",
+            format!("take it out of the file and keep it safe; {hint}"),
+        ));
+    }
+    // What may be encrypted to is judged on the day; but a certificate that only signs never will do.
+    let can_encrypt = certificate.keys().any(|key| {
+        let may = key.self_signatures().any(|signature| {
+            signature.key_flags().is_some_and(|flags| flags.for_storage_encryption() || flags.for_transport_encryption())
+        });
+        may && key.key().pk_algo().for_encryption()
+    });
+    if !can_encrypt {
+        return Err(Fault::new(
+            "has no key to encrypt to",
+            "add one with `gpg --quick-add-key FINGERPRINT`, and export the certificate again",
+        ));
+    }
+    Ok(Recipient { fingerprint: certificate.fingerprint().to_hex(), armored: String::from(text.trim()) })
+}
+
+/// Certificates of authorities, in PEM.
+pub(super) fn authorities(text: &str) -> Result<String, Fault> {
+    let hint = "write the authority's certificate in PEM, from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----";
+    if public_key::is_private(text) {
+        return Err(Fault::new("this is a private key, which must not stand in here", hint));
+    }
+    match X509::stack_from_pem(text.as_bytes()) {
+        Ok(certificates) if !certificates.is_empty() => Ok(String::from(text)),
+        _ => Err(Fault::new("is not a certificate in PEM, or not a whole one", hint)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{authorities, recipient};
+    use crate::config::EXAMPLE;
+
+    /// The certificate that stands in the example.
+    fn armored() -> String {
+        let from = EXAMPLE.find("#   -----BEGIN PGP").unwrap();
+        let to = EXAMPLE.find("-----END PGP PUBLIC KEY BLOCK-----").unwrap();
+        let lines = EXAMPLE[from..to].lines().map(|line| line.trim_start_matches('#').trim_start());
+        lines.collect::<Vec<_>>().join("\n") + "-----END PGP PUBLIC KEY BLOCK-----"
+    }
+
+    #[test]
+    fn a_certificate_passes_with_its_fingerprint() {
+        assert_eq!(recipient(&armored()).unwrap().fingerprint, "1DF78BEDCCB6BEE3A22A82F9A0390E1D9B1AE3ED");
+    }
+
+    #[test]
+    fn what_is_no_single_public_certificate_is_refused_without_showing_it() {
+        let half = armored().replace("EgorBgEEAZdVAQUBAQdArl0bltEYfzZmXhu279xmbB3HS+XWFSPvjKbENGLgKSAD", "");
+        let secret = armored().replace("PUBLIC", "PRIVATE");
+        let foreign = armored().replace("PUBLIC KEY BLOCK", "SIGNATURE");
+        for (text, message) in [
+            ("hunter2", "is not an OpenPGP certificate, or not a whole one"),
+            ("", "is not an OpenPGP certificate, or not a whole one"),
+            (foreign.as_str(), "is not an OpenPGP certificate, or not a whole one"),
+            (secret.as_str(), "this is a private key, which must never be on the appliance"),
+        ] {
+            assert_eq!(recipient(text).unwrap_err().message, message);
+        }
+        assert!(recipient(&half).is_err());
+        assert_eq!(authorities("hunter2").unwrap_err().message, "is not a certificate in PEM, or not a whole one");
+    }
+}

@@ -1,0 +1,97 @@
+//! `[openpgp]` and `[offsite]`: whom copies are sealed for, and where they go.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use super::error::{Fault, show};
+use super::read::{Report, Section};
+use super::{Offsite, Recipient, certificate, name, place, schema, value};
+
+/// Reads the certificates, which `[offsite]` and `[report]` can't do without.
+pub(super) fn recipients(report: &mut Report<'_>, root: &DeTable<'_>) -> Vec<Recipient> {
+    let section = Section::once(report, root, &schema::OPENPGP);
+    let found = section.list(report, "recipients", certificate::recipient);
+    if found.value.is_empty() && found.sound() {
+        for user in [&schema::OFFSITE, &schema::REPORT].into_iter().filter(|shape| root.contains_key(shape.name)) {
+            let message = format!("{} has nobody to seal for", user.head());
+            let hint = "add [openpgp] with recipients = [\"\"\"…\"\"\"], each what `gpg --armor --export you@example.org` prints";
+            report.add_if_whole(&found.at, section.path("recipients"), Fault::new(message, hint));
+        }
+    }
+    let mut recipients: Vec<Recipient> = Vec::new();
+    for element in found.value {
+        if recipients.iter().any(|known| known.fingerprint == element.value.fingerprint) {
+            report.add(&element.at, element.path, Fault::new("stands twice in this list", "keep one of the two"));
+        } else {
+            recipients.push(element.value);
+        }
+    }
+    recipients
+}
+
+/// Reads where copies go, for an appliance of this host name; none without the section.
+pub(super) fn offsite(report: &mut Report<'_>, root: &DeTable<'_>, hostname: &str) -> Option<Offsite> {
+    let section = Section::once(report, root, &schema::OFFSITE);
+    if !section.exists() {
+        return None;
+    }
+    let bucket = section.required(report, "bucket", bucket);
+    let endpoint = section.text(report, "endpoint", None, |text| endpoint(text).map(Some)).value;
+    let region = section.text(report, "region", String::from("us-east-1"), region).value;
+    let prefix = section.text(report, "prefix", String::from(hostname), prefix).value;
+    let path_style = section.flag(report, "path_style", endpoint.is_some()).value;
+    let credentials =
+        section.text(report, "credentials", PathBuf::from("/etc/vaultberry/credentials/s3"), place::credentials).value;
+    let ca = section.text(report, "ca", None, |text| certificate::authorities(text).map(Some)).value;
+    let week = Duration::from_hours(7 * 24);
+    let every = section.text(report, "every", week, |text| {
+        value::at_most(text, Duration::from_hours(366 * 24), "write 0s, for each night, to 366d, as in \"7d\"")
+    });
+    Some(Offsite { endpoint, region, bucket: bucket?, prefix, path_style, credentials, ca, every: every.value })
+}
+
+/// A store's address. No path: the bucket would get lost in it.
+fn endpoint(text: &str) -> Result<String, Fault> {
+    let example = "https://s3.example.org";
+    let login = "give the address without them; the access key stands in the file that credentials names";
+    let address = name::address(text, example, login)?;
+    let address = address.trim_end_matches('/');
+    if address.matches('/').count() > 2 {
+        return Err(Fault::new("must not have a path", format!("write only protocol and host, as in \"{example}\"")));
+    }
+    Ok(String::from(address))
+}
+
+/// A bucket's name by the rules of S3 for new buckets: 3 to 63 lower-case letters, digits, dots and hyphens.
+fn bucket(text: &str) -> Result<String, Fault> {
+    let proper = text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-'));
+    let ends = text.starts_with(['.', '-']) || text.ends_with(['.', '-']) || text.contains("..");
+    if (3..=63).contains(&text.len()) && proper && !ends {
+        return Ok(String::from(text));
+    }
+    let hint = "write 3 to 63 lower-case letters, digits, inner dots and hyphens, as in \"my-backups\"";
+    Err(Fault::new(format!("{} is not a bucket's name", show(text)), hint))
+}
+
+fn region(text: &str) -> Result<String, Fault> {
+    let proper = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    if (1..=64).contains(&text.len()) && proper {
+        return Ok(String::from(text));
+    }
+    Err(Fault::new(format!("{} is not a region", show(text)), "write the store's region, as in \"eu-central-1\" or \"garage\""))
+}
+
+/// What keys begin with: parts of plain letters, so that no tool on the restorer's machine has to quote it.
+fn prefix(text: &str) -> Result<String, Fault> {
+    let proper = |part: &str| {
+        !matches!(part, "" | "." | "..")
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+    };
+    if text.len() <= 256 && text.split('/').all(proper) {
+        return Ok(String::from(text));
+    }
+    let hint = "write letters, digits, ., - and _, with single slashes in between, as in \"vaultberry\" or \"home/pi\"";
+    Err(Fault::new(format!("{} can't begin the keys of objects", show(text)), hint))
+}

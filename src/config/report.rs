@@ -1,0 +1,66 @@
+//! `[report]`: the mail that tells of each run.
+
+use lettre::Address;
+use toml::de::DeTable;
+
+use super::error::{Fault, show};
+use super::read::{Found, Section};
+use super::section::distinct;
+use super::{Report, Security, certificate, name, place, read, schema, value};
+
+/// Reads how the mail goes; none without the section.
+pub(super) fn report(report: &mut read::Report<'_>, root: &DeTable<'_>) -> Option<Report> {
+    let section = Section::once(report, root, &schema::REPORT);
+    if !section.exists() {
+        return None;
+    }
+    let to = section.required_list(report, "to", address).value;
+    let to = distinct(report, to);
+    let from = section.required(report, "from", address);
+    let server = section.required(report, "server", name::host);
+    let security = section.text(report, "security", Security::StartTls, security);
+    let port = match security.value {
+        Security::StartTls => 587,
+        Security::Tls => 465,
+        Security::None => 25,
+    };
+    let port = section.number(report, "port", port, u16::MAX).value;
+    let credentials = section.text(report, "credentials", None, |text| place::credentials(text).map(Some));
+    if security.value == Security::None && credentials.found == Found::Right {
+        let hint = "write security = \"starttls\" or \"tls\", or leave out credentials";
+        let fault = Fault::new("without TLS the password would cross the network in clear", hint);
+        report.add(&credentials.at, section.path("credentials"), fault);
+    }
+    let ca = section.text(report, "ca", None, |text| certificate::authorities(text).map(Some)).value;
+    let log_limit = section.text(report, "log_limit", 1 << 20, log_limit).value;
+    let credentials = credentials.value;
+    Some(Report { to, from: from?, server: server?, port, security: security.value, credentials, ca, log_limit })
+}
+
+/// A mail address, without a name before it.
+fn address(text: &str) -> Result<String, Fault> {
+    match text.parse::<Address>() {
+        Ok(_) if text.is_ascii() => Ok(String::from(text)),
+        _ => Err(Fault::new(format!("{} is not a mail address", show(text)), "write only the address, as in \"me@example.org\"")),
+    }
+}
+
+fn security(text: &str) -> Result<Security, Fault> {
+    match text {
+        "starttls" => Ok(Security::StartTls),
+        "tls" => Ok(Security::Tls),
+        "none" => Ok(Security::None),
+        _ => Err(Fault::new(format!("{} is no way to keep mail private", show(text)), "write \"starttls\", \"tls\" or \"none\"")),
+    }
+}
+
+fn log_limit(text: &str) -> Result<u64, Fault> {
+    let size = value::size(text)?;
+    if (16 << 10..=16 << 20).contains(&size) {
+        return Ok(size);
+    }
+    Err(Fault::new(
+        format!("{} is not from 16 KiB to 16 MiB", value::size_text(size)),
+        "write what your mail server takes, as in \"1 MiB\"",
+    ))
+}

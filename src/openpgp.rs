@@ -1,0 +1,204 @@
+//! Sealing: OpenPGP messages (RFC 9580) that only the owner's private key opens, which is never on the appliance.
+//!
+//! Whatever a certificate advertises, a message is made so that GnuPG 2.2 reads it, for as long as there are archives of it:
+//! session keys in version 3 packets, one encrypted container with a modification detection code (SEIPD version 1), AES-256,
+//! and no compression, since what is sealed is compressed already.
+//!
+//! Certificates expire and are revoked, so which of them can be used is asked anew each time ([`Recipients::at`]).
+
+use std::io::{self, Read, Write};
+use std::time::SystemTime;
+
+use anyhow::{Context, Result, bail};
+use sequoia_openpgp::Cert;
+use sequoia_openpgp::cert::amalgamation::ValidAmalgamation as _;
+use sequoia_openpgp::parse::Parse as _;
+use sequoia_openpgp::policy::StandardPolicy;
+use sequoia_openpgp::serialize::stream::{Armorer, Encryptor, LiteralWriter, Message, Recipient};
+use sequoia_openpgp::types::{Features, KeyFlags, RevocationStatus, SymmetricAlgorithm};
+
+use crate::config;
+use crate::log::printable;
+
+/// How much is sealed at a time, in bytes.
+const BLOCK: usize = 1 << 20;
+
+/// Which algorithms are safe enough.
+static POLICY: StandardPolicy<'static> = StandardPolicy::new();
+
+/// The certificates of a configuration, as they stand at one moment.
+#[derive(Debug)]
+pub struct Recipients {
+    usable: Vec<Cert>,
+    unusable: Vec<String>,
+    now: SystemTime,
+}
+
+impl Recipients {
+    /// Looks at each certificate as of `now`.
+    pub fn at(recipients: &[config::Recipient], now: SystemTime) -> Self {
+        let (mut usable, mut unusable) = (Vec::new(), Vec::new());
+        for recipient in recipients {
+            match Cert::from_bytes(&recipient.armored).and_then(|certificate| {
+                check(&certificate, now)?;
+                Ok(certificate)
+            }) {
+                Ok(certificate) => usable.push(certificate),
+                Err(error) => unusable.push(format!("the certificate {}: {error:#}", recipient.fingerprint)),
+            }
+        }
+        Self { usable, unusable, now }
+    }
+
+    /// Why some can't be sealed for, a sentence each, with the certificate's fingerprint.
+    pub fn unusable(&self) -> &[String] {
+        &self.unusable
+    }
+
+    /// Whether there is one to seal for.
+    pub fn any(&self) -> bool {
+        !self.usable.is_empty()
+    }
+
+    /// Refuses when not every one of them can be sealed for: a copy that one of its owners can't open isn't what they
+    /// asked for.
+    ///
+    /// # Errors
+    /// Names those that can't, and what helps.
+    pub fn require_all(&self) -> Result<()> {
+        if self.unusable.is_empty() && self.any() {
+            return Ok(());
+        }
+        bail!(
+            "{}\nhint: extend it with `gpg --quick-set-expire` or take another, and put what `gpg --armor --export` prints \
+             into [openpgp] recipients",
+            self.unusable.join("; ")
+        )
+    }
+
+    /// Seals all of `content` into `out` for those that can be used; in ASCII armor for a mail, binary for a store.
+    ///
+    /// # Errors
+    /// There is none to seal for, or reading or writing failed.
+    pub fn seal(&self, content: &mut dyn Read, out: &mut (dyn Write + Send + Sync), armored: bool) -> Result<()> {
+        let mut message = self.begin(out, armored)?;
+        let mut block = vec![0; BLOCK];
+        loop {
+            match content.read(&mut block) {
+                Ok(0) => break,
+                Ok(length) => message.write_all(&block[..length]).context("sealing")?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context("sealing: reading what to seal"),
+            }
+        }
+        message.finalize().context("sealing: closing the message")
+    }
+
+    fn begin<'a>(&'a self, out: &'a mut (dyn Write + Send + Sync), armored: bool) -> Result<Message<'a>> {
+        let mut keys = Vec::new();
+        for certificate in &self.usable {
+            for key in certificate.keys().with_policy(&POLICY, self.now).supported().alive().revoked(false).key_flags(flags()) {
+                let key = key.key();
+                // Said outright, so that no newer form is chosen for a certificate that advertises it.
+                keys.push(Recipient::new(Features::empty().set_seipdv1(), Some(key.keyid().into()), key));
+            }
+        }
+        if keys.is_empty() {
+            bail!("sealing: there is no certificate to seal for");
+        }
+        let mut message = Message::new(out);
+        if armored {
+            message = Armorer::new(message).build().context("sealing: beginning the armor")?;
+        }
+        let message = Encryptor::for_recipients(message, keys)
+            .symmetric_algo(SymmetricAlgorithm::AES256)
+            .build()
+            .context("sealing: encrypting the session key")?;
+        LiteralWriter::new(message).build().context("sealing: beginning the message")
+    }
+}
+
+fn flags() -> KeyFlags {
+    KeyFlags::empty().set_storage_encryption().set_transport_encryption()
+}
+
+/// Whether `certificate` can be encrypted to now; the error says why it can't.
+fn check(certificate: &Cert, now: SystemTime) -> Result<()> {
+    let valid = certificate.with_policy(&POLICY, now).map_err(|error| plain(&error)).context("it isn't valid")?;
+    if let RevocationStatus::Revoked(_) = valid.revocation_status() {
+        bail!("it was revoked");
+    }
+    valid.alive().map_err(|error| plain(&error)).context("it isn't valid now")?;
+    let mut reason = None;
+    for key in certificate.keys().with_policy(&POLICY, now).supported().key_flags(flags()) {
+        match (key.revocation_status(), key.alive()) {
+            (RevocationStatus::Revoked(_), _) => reason = Some("its key for encryption was revoked".to_owned()),
+            (_, Err(error)) => reason = Some(format!("its key for encryption isn't valid now: {}", plain(&error))),
+            (_, Ok(())) => return Ok(()),
+        }
+    }
+    bail!(reason.unwrap_or_else(|| "it has no key for encryption that is supported and safe".to_owned()))
+}
+
+/// An error of the library on one line.
+fn plain(error: &anyhow::Error) -> anyhow::Error {
+    anyhow::anyhow!(printable(format!("{error:#}").as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use sequoia_openpgp::cert::CertBuilder;
+    use sequoia_openpgp::packet::Packet;
+    use sequoia_openpgp::parse::{PacketParser, PacketParserResult, Parse as _};
+    use sequoia_openpgp::serialize::SerializeInto as _;
+
+    use super::Recipients;
+    use crate::config::Recipient;
+
+    /// A certificate that is valid for a day from `from`.
+    fn recipient(from: SystemTime) -> Recipient {
+        let (certificate, _) = CertBuilder::general_purpose(Some("owner@example.org"))
+            .set_creation_time(from)
+            .set_validity_period(Duration::from_hours(24))
+            .generate()
+            .unwrap();
+        let armored = String::from_utf8(certificate.armored().to_vec().unwrap()).unwrap();
+        Recipient { fingerprint: certificate.fingerprint().to_hex(), armored }
+    }
+
+    #[test]
+    fn a_message_is_of_the_form_that_old_programs_read() {
+        let now = SystemTime::now();
+        let recipients = Recipients::at(&[recipient(now)], now + Duration::from_mins(1));
+        recipients.require_all().unwrap();
+        let mut sealed = Vec::new();
+        recipients.seal(&mut &b"content"[..], &mut sealed, false).unwrap();
+        let mut kinds = Vec::new();
+        let mut parsed = PacketParser::from_bytes(&sealed).unwrap();
+        while let PacketParserResult::Some(parser) = parsed {
+            kinds.push(match &parser.packet {
+                Packet::PKESK(packet) => format!("PKESK {}", packet.version()),
+                Packet::SEIP(packet) => format!("SEIPD {}", packet.version()),
+                other => format!("{:?}", other.tag()),
+            });
+            parsed = parser.next().unwrap().1;
+        }
+        assert_eq!(kinds, ["PKESK 3", "SEIPD 1"]);
+    }
+
+    #[test]
+    fn an_expired_certificate_is_named_with_what_helps_and_never_sealed_for() {
+        let now = SystemTime::now();
+        let (old, good) = (recipient(now - Duration::from_hours(48)), recipient(now - Duration::from_mins(1)));
+        let both = Recipients::at(&[old.clone(), good], now);
+        let error = both.require_all().unwrap_err().to_string();
+        let start = format!("the certificate {}: it isn't valid now: ", old.fingerprint);
+        assert!(error.starts_with(&start) && error.contains("\nhint: extend it"), "{error}");
+        assert!(both.any());
+        let none = Recipients::at(&[old], now);
+        assert!(!none.any());
+        assert!(none.seal(&mut &b""[..], &mut Vec::new(), true).is_err());
+    }
+}

@@ -1,0 +1,43 @@
+//! How far long work is, for whoever watches.
+//!
+//! A stage says what it does and how much of it is done; it doesn't know whether a terminal, a program or nobody listens.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// One word of progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step<'a> {
+    /// What is being done: `dumping wiki`, `archiving`.
+    pub doing: &'a str,
+    /// How much is done, in bytes.
+    pub done: u64,
+    /// How much there is to do, in bytes, where that is known.
+    pub total: Option<u64>,
+}
+
+type Listener = dyn Fn(Step<'_>) + Send + Sync;
+
+/// Takes words of progress; by default nobody does. Clones lead to the same listener.
+#[derive(Clone, Default)]
+pub struct Progress(Option<Arc<Listener>>);
+
+impl Progress {
+    /// Progress that `listener` hears of. It is called often, from within the work, and should be quick.
+    pub fn new(listener: impl Fn(Step<'_>) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(listener)))
+    }
+
+    /// Says how far the work is; cheap when nobody listens.
+    pub fn say(&self, doing: &str, done: u64, total: Option<u64>) {
+        if let Some(listener) = &self.0 {
+            listener(Step { doing, done, total });
+        }
+    }
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(if self.0.is_some() { "Progress(heard)" } else { "Progress(unheard)" })
+    }
+}
