@@ -14,6 +14,7 @@ use super::peer::Peer;
 pub struct Appliance {
     folder: TempDir,
     sources: String,
+    settings: String,
     disk: bool,
 }
 
@@ -24,7 +25,19 @@ impl Appliance {
         for name in ["backup", "state"] {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
-        Self { folder, sources: String::new(), disk }
+        Self { folder, sources: String::new(), settings: String::new(), disk }
+    }
+
+    /// Adds whole sections to the configuration.
+    pub fn settings(&mut self, sections: &str) {
+        self.settings.push_str(sections);
+        self.settings.push('\n');
+    }
+
+    /// Adds settings to the source that was added last.
+    pub fn source_settings(&mut self, lines: &str) {
+        self.sources.push_str(lines);
+        self.sources.push('\n');
     }
 
     /// Adds a source.
@@ -63,10 +76,11 @@ impl Appliance {
         let folder = self.folder.path();
         let disk = if self.disk { "\n[disk]\nserial = \"VAULTBERRY-TEST\"\n" } else { "" };
         let text = format!(
-            "[admin]\ngenerate_key = true\n\n[backup]\nfolder = \"{}\"\nstate = \"{}\"\nlock = \"{}\"\n{disk}{}",
+            "[admin]\ngenerate_key = true\n\n[backup]\nfolder = \"{}\"\nstate = \"{}\"\nlock = \"{}\"\n{disk}{}{}",
             folder.join("backup").display(),
             folder.join("state").display(),
             folder.join("lock").display(),
+            self.settings,
             self.sources
         );
         let config = folder.join("appliance.toml");
