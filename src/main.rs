@@ -12,13 +12,15 @@ use vaultberry::cli::{Cli, Command};
 use vaultberry::image::build::{Request, build};
 use vaultberry::image::emulate::{self, Guest};
 use vaultberry::outcome::Outcome;
+use vaultberry::run::events::Events;
+use vaultberry::run::screen;
 use vaultberry::stop::Stop;
 use vaultberry::{cli, complaint, config, disk, log, run, source, terminal};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     log::init(cli.verbose);
-    match dispatch(cli.command) {
+    match dispatch(cli) {
         Ok(outcome) => outcome.exit_code(),
         Err(error) => {
             // Nowhere is left to say that standard error is gone.
@@ -28,8 +30,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch(command: Command) -> Result<Outcome> {
-    match command {
+fn dispatch(cli: Cli) -> Result<Outcome> {
+    match cli.command {
         Command::Init(args) => {
             config::init(&args.file)?;
             let file = args.file.display();
@@ -43,9 +45,19 @@ fn dispatch(command: Command) -> Result<Outcome> {
         Command::Image(args) => image(args),
         Command::Boot(args) => boot(args),
         Command::Backup(Backup::Run(args)) => {
-            let report = run::backup(&config::load(&args.config)?, &Stop::on_signals()?)?;
-            // The run is over and written down; whether somebody still listens changes nothing.
-            let _ = print(&report.summary());
+            let config = config::load(&args.on.config)?;
+            let events = match (args.json, cli.verbose) {
+                (true, _) => Events::json(),
+                (false, 0) => screen::events(),
+                // The log goes to the terminal: two can't write on it.
+                (false, _) => Events::unheard(),
+            };
+            let run = if args.if_due { run::catch_up } else { run::backup };
+            let report = run(&config, &events, &Stop::on_signals()?)?;
+            if !args.json {
+                // The run is over and written down; whether somebody still listens changes nothing.
+                let _ = print(&report.summary());
+            }
             Ok(report.outcome)
         }
         Command::Disk(Disk::Init { on, erase }) => done(disk::init(&config::load(&on.config)?, erase.as_deref())),

@@ -14,7 +14,24 @@ pub enum Backup {
     ///
     /// One dead source doesn't stop the others. The exit code is the worst of the sources': 0 complete, 1 failed, 3
     /// partial; 4 when another run is at work and nothing was done.
-    Run(OnAppliance),
+    Run(Run),
+}
+
+/// What `vaultberry backup run` takes.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Where this is
+    #[command(flatten)]
+    pub on: OnAppliance,
+    /// Run only if a night was missed
+    ///
+    /// That is when no run has begun and ended since the last time that one should have, by `[backup] at`. For a start
+    /// after downtime.
+    #[arg(long)]
+    pub if_due: bool,
+    /// Tell what happens as JSON, an object a line
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What every command that runs on the appliance takes.

@@ -20,6 +20,7 @@ use crate::keys::keyfile::random;
 use crate::keys::secrets::{self, BuildSecrets, SecretsFolder};
 use crate::luks::{self, HEADER_SIZE, Key};
 use crate::process;
+use crate::secret::Secret;
 use crate::unlock::settings;
 
 /// The programs that a build calls.
@@ -92,12 +93,14 @@ pub fn build(request: &Request) -> Result<Built> {
     clock.tell("initramfs");
 
     let secrets = BuildSecrets::generate()?;
+    let credentials = credentials(&config, &folder)?;
     let layout = Layout { size: config.image.size, disk_id: random_disk_id()? };
     let plan = RootPlan {
         config: &config,
         text: &text,
         layout,
         secrets: &secrets,
+        credentials: &credentials,
         admin_keys: admin_keys(&config, workshop.path())?,
         epoch: source_date_epoch()?,
     };
@@ -124,6 +127,7 @@ struct RootPlan<'a> {
     text: &'a str,
     layout: Layout,
     secrets: &'a BuildSecrets,
+    credentials: &'a [(PathBuf, Secret<Vec<u8>>)],
     admin_keys: Vec<String>,
     epoch: u64,
 }
@@ -134,6 +138,7 @@ impl RootPlan<'_> {
         let particulars = Particulars {
             config_text: self.text,
             secrets: self.secrets,
+            credentials: self.credentials,
             admin_keys: &self.admin_keys,
             disk_id: self.layout.disk_id,
         };
@@ -161,6 +166,24 @@ fn read_config(path: Option<&Path>) -> Result<(String, Config)> {
         Some(path) => Ok(config::load_with_text(path)?),
         None => Ok((config::EXAMPLE.to_owned(), config::parse(config::EXAMPLE).context("reading the embedded example")?)),
     }
+}
+
+/// What the appliance logs in to store and mail server with, as far as the owner has put it into the secrets folder.
+fn credentials(config: &Config, folder: &SecretsFolder) -> Result<Vec<(PathBuf, Secret<Vec<u8>>)>> {
+    let store = config.offsite.as_ref().map(|offsite| ("s3", &offsite.credentials));
+    let mail = config.report.as_ref().and_then(|report| report.credentials.as_ref()).map(|path| ("smtp", path));
+    let mut found = Vec::new();
+    for (name, path) in store.into_iter().chain(mail) {
+        if let Some(content) = folder.credentials(name)? {
+            found.push((path.clone(), content));
+        } else {
+            tracing::warn!(
+                "there is no file credentials/{name} in the secrets folder: write {} on the appliance before its first night",
+                path.display()
+            );
+        }
+    }
+    Ok(found)
 }
 
 /// A CI that uploads its output folder must not upload the keys with it.

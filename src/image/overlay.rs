@@ -5,7 +5,7 @@
 //! `initramfs/` under the paths that they have in the tree.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use tar::{Builder, EntryType, Header};
@@ -15,6 +15,7 @@ use super::binaries::Binaries;
 use crate::config::Config;
 use crate::disk::RECOVERY_PATH;
 use crate::keys::secrets::BuildSecrets;
+use crate::secret::Secret;
 use crate::unlock::settings::{self, Settings};
 
 /// An embedded file of `image/root/`: its path there and in the tree.
@@ -34,13 +35,14 @@ const SYSTEM: [(&str, &str, u32); 7] = [
     ("usr/share/vaultberry/initramfs-modules", include_str!("../../initramfs/modules"), 0o644),
 ];
 
-const APPLIANCE: [(&str, &str, u32); 10] = [
+const APPLIANCE: [(&str, &str, u32); 11] = [
     root_file!("etc/fail2ban/jail.d/vaultberry.conf", 0o644),
     root_file!("etc/ssh/sshd_config.d/vaultberry.conf", 0o644),
     root_file!("etc/systemd/journald.conf.d/vaultberry.conf", 0o644),
     root_file!("etc/systemd/network/10-ethernet.network", 0o644),
     root_file!("etc/systemd/resolved.conf.d/vaultberry.conf", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-backup.service", 0o644),
+    root_file!("usr/lib/systemd/system/vaultberry-catch-up.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-disk.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-first-boot.service", 0o644),
     root_file!("usr/lib/systemd/system/sshd-keygen.service.d/vaultberry.conf", 0o644),
@@ -51,6 +53,10 @@ const APPLIANCE: [(&str, &str, u32); 10] = [
 const UNREACHABLE: [&str; 12] =
     ["/boot", "/dev", "/etc", "/home", "/proc", "/root", "/run", "/sys", "/tmp", "/usr", "/var/log", "/var/tmp"];
 
+/// The units that make runs, and what holds for each of them.
+const RUNS: [&str; 2] = ["vaultberry-backup.service", "vaultberry-catch-up.service"];
+const SANDBOX: &str = include_str!("../../image/sandbox.conf");
+
 /// Units that are started at boot.
 const ENABLED: [&str; 2] = ["systemd-networkd.service", "vaultberry-first-boot.service"];
 
@@ -60,6 +66,8 @@ pub struct Particulars<'a> {
     pub config_text: &'a str,
     /// Its keys.
     pub secrets: &'a BuildSecrets,
+    /// What it logs in to servers with: the path on the appliance, and the file.
+    pub credentials: &'a [(PathBuf, Secret<Vec<u8>>)],
     /// Public keys of the admin, one a line.
     pub admin_keys: &'a [String],
     /// The disk signature of the image's partition table.
@@ -124,8 +132,15 @@ fn vaultberry(archive: &mut Archive, config: &Config, particulars: &Particulars)
     let phrase = &particulars.secrets.passphrase;
     archive.folder("etc/vaultberry/keys", 0o700)?;
     archive.text(RECOVERY_PATH.trim_start_matches('/'), phrase.expose(), 0o600)?;
+    archive.folder("etc/vaultberry/credentials", 0o700)?;
+    for (path, content) in particulars.credentials {
+        archive.file(&path.to_string_lossy()[1..], content.expose(), 0o600)?;
+    }
     archive.text("etc/cron.d/vaultberry", &cron(config), 0o644)?;
-    archive.text("usr/lib/systemd/system/vaultberry-backup.service.d/paths.conf", &writable_paths(config), 0o644)?;
+    for unit in RUNS {
+        archive.text(&format!("usr/lib/systemd/system/{unit}.d/sandbox.conf"), SANDBOX, 0o644)?;
+        archive.text(&format!("usr/lib/systemd/system/{unit}.d/paths.conf"), &writable_paths(config), 0o644)?;
+    }
     if let Some(disk) = &config.disk {
         archive.text("usr/lib/udev/rules.d/90-vaultberry.rules", &disk_rule(&disk.serial), 0o644)?;
     }
@@ -144,7 +159,9 @@ fn cron(config: &Config) -> String {
     let at = config.backup.at;
     format!(
         "# The nightly backup; the unit holds its limits and its log.\n\
-         {} {} * * * root systemctl start --wait vaultberry-backup.service\n",
+         {} {} * * * root systemctl start --wait vaultberry-backup.service\n\
+         # After downtime: a night that was missed is made up for.\n\
+         @reboot root systemctl start --wait vaultberry-catch-up.service\n",
         at.minute, at.hour
     )
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! secrets/                               0700; back it up, print the sheets, keep it out of any upload
+//!   credentials/s3, credentials/smtp     what the owner puts there to have it on each appliance
 //!   stick/vaultberry/<LUKS UUID>.key     copy `vaultberry/` to a stick; one file for each image built
 //!   <LUKS UUID>/
 //!     stick.img                          the same as an image for a stick of its own
@@ -13,7 +14,8 @@
 //! Each build makes its own volume key, UUID, stick key and passphrase, so nothing here is ever overwritten: a card flashed
 //! long ago keeps its key.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -87,6 +89,27 @@ impl SecretsFolder {
     /// The stick image of one build.
     pub fn stick_image(&self, uuid: Uuid) -> PathBuf {
         self.of(uuid).join("stick.img")
+    }
+
+    /// The credentials file `name` that the owner has put here for the appliance, if there is one.
+    ///
+    /// # Errors
+    /// Others than its owner may read it.
+    pub fn credentials(&self, name: &str) -> Result<Option<Secret<Vec<u8>>>> {
+        let path = self.path.join("credentials").join(name);
+        let reading = || format!("reading the credentials {}", path.display());
+        let content = match File::open(&path) {
+            Ok(mut file) => {
+                if file.metadata().with_context(reading)?.permissions().mode() & 0o077 != 0 {
+                    bail!("others may read the credentials {0}\nhint: chmod 600 {0}", path.display());
+                }
+                let mut content = Vec::new();
+                file.read_to_end(&mut content).map(|_| Secret::new(content)).with_context(reading)?
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(reading),
+        };
+        Ok(Some(content))
     }
 
     /// Writes key file, stick image, sheet and LUKS header of a build, and the login key, if one was made in `work`.

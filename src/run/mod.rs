@@ -6,106 +6,135 @@
 //!
 //! A run that didn't get the lock changes nothing at all, not even the word of the last run.
 
+pub mod events;
 pub mod guard;
 pub mod lock;
+pub mod logs;
 pub mod pipeline;
 pub mod report;
+pub mod schedule;
+pub mod screen;
 
 use std::fs;
-use std::io::ErrorKind;
-use std::path::Path;
-use std::thread::sleep;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use jiff::Timestamp;
 
 use crate::config::Config;
 use crate::durable;
-use crate::log::{self, RunLog};
-use crate::outcome::Outcome;
+use crate::run::events::{Event, Events};
 use crate::run::lock::{Attempt, Lock};
 use crate::run::report::{RunReport, SourceReport};
+use crate::run::schedule::Times;
 use crate::stop::Stop;
+
+/// The word of the last run, in the state folder.
+const LAST_RUN: &str = "last-run.json";
 
 /// Makes one run, and gives the word of it, which then also stands in `<state>/last-run.json`.
 ///
 /// # Errors
 /// Only what can't be reported: the lock or the state folder can't be written. Everything else is in the report.
-pub fn backup(config: &Config, stop: &Stop) -> Result<RunReport> {
+pub fn backup(config: &Config, events: &Events, stop: &Stop) -> Result<RunReport> {
     match lock::acquire(&config.backup.lock, Timestamp::now())? {
         Attempt::Held(holder) => {
             tracing::warn!("another run holds {}: {holder}", config.backup.lock.display());
-            Ok(RunReport::skipped(Timestamp::now(), holder))
+            Ok(RunReport::skipped(Timestamp::now(), format!("another run is at work ({holder})")))
         }
-        Attempt::Taken(lock) => locked(config, stop, &lock),
+        Attempt::Taken(lock) => Run { config, events, stop, _lock: lock }.make(),
     }
 }
 
-/// The run, under the lock.
-fn locked(config: &Config, stop: &Stop, _lock: &Lock) -> Result<RunReport> {
-    let state = &config.backup.state;
-    let (name, started, log) = begin(&state.join("logs"))?;
-    tracing::info!("run {name} begins");
-    let mut report = RunReport::begun(name, started);
-    // Already now, so that a run that is killed doesn't leave the word of the one before as the last.
-    durable::write(&state.join("last-run.json"), &report.to_json()?, 0o644)?;
-    let guarded = guard::check(config, started);
-    let usable = guarded.is_ok();
-    if let Err(error) = guarded.and_then(|()| every_source(config, &mut report, stop)) {
-        report.fail(&error);
+/// The same, unless no night was missed.
+///
+/// # Errors
+/// Those of [`backup`].
+pub fn catch_up(config: &Config, events: &Events, stop: &Stop) -> Result<RunReport> {
+    let now = Timestamp::now();
+    let last = last_times(&config.backup.state.join(LAST_RUN));
+    match schedule::not_due(last, now, config.backup.at, &config.appliance.timezone)? {
+        Some(why) => Ok(RunReport::skipped(now, format!("nothing is due: {why}"))),
+        None => backup(config, events, stop),
     }
-    report.ended = Some(Timestamp::now());
-    tracing::info!("run {} ends: {}", report.run, report.outcome);
-    drop(log);
-    if usable {
-        keep_log(state, &config.backup.folder, &report.run, &mut report.notes);
-    }
-    durable::write(&state.join("last-run.json"), &report.to_json()?, 0o644)?;
-    Ok(report)
 }
 
-/// Takes one source after the other. The error is a stop that was asked for; sources it kept from their turn are `skipped`.
-fn every_source(config: &Config, report: &mut RunReport, stop: &Stop) -> Result<()> {
-    for source in &config.sources {
-        let result = match stop.check() {
-            Ok(()) => pipeline::source(&config.backup.folder, source, &report.run, stop),
-            Err(error) => SourceReport::skipped(&source.name, &error),
-        };
-        report.sources.push(result);
-    }
-    report.outcome = report.sources.iter().map(|source| source.outcome).max().unwrap_or(Outcome::Failed);
-    stop.check()
+/// When the last run was; none when there was none, or its word can't be read.
+fn last_times(path: &Path) -> Option<Times> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
-/// Names the run after its start, opens its log, and gives both. A name is given once: the log of the same second,
-/// should there be one, makes this run a second younger.
-fn begin(logs: &Path) -> Result<(String, Timestamp, RunLog)> {
-    loop {
-        let started = Timestamp::now();
-        let name = started.strftime("%Y%m%dT%H%M%SZ").to_string();
-        match log::attach(&logs.join(format!("{name}.log"))) {
-            Ok(log) => return Ok((name, started, log)),
-            Err(error) if is_taken(&error) => sleep(Duration::from_millis(200)),
-            Err(error) => return Err(error),
+/// A run that has the lock.
+struct Run<'a> {
+    config: &'a Config,
+    events: &'a Events,
+    stop: &'a Stop,
+    _lock: Lock,
+}
+
+impl Run<'_> {
+    fn make(&self) -> Result<RunReport> {
+        let backup = &self.config.backup;
+        let last = last_times(&self.state(LAST_RUN));
+        let (name, started, log) = logs::begin(&self.state("logs"))?;
+        tracing::info!("run {name} begins");
+        let mut report = RunReport::begun(name, started);
+        // Already now, so that a run that is killed doesn't leave the word of the one before as the last.
+        self.write_down(&report)?;
+        let sources: Vec<&str> = self.config.sources.iter().map(|source| source.name.as_str()).collect();
+        self.events.tell(&Event::Begun { run: &report.run, sources: &sources });
+        if let Some(Times { started, ended: None }) = last {
+            report.note(format!("the run of {started:.0} was cut short: it was killed, or the power was"));
+        }
+        let guarded = guard::check(self.config, started);
+        let usable = guarded.is_ok();
+        if let Err(error) = guarded.and_then(|()| self.every_source(&mut report)) {
+            report.fail(&error);
+        }
+        report.ended = Some(Timestamp::now());
+        tracing::info!("run {} ends: {}", report.run, report.outcome);
+        drop(log);
+        let copies = usable.then(|| backup.folder.join("logs"));
+        self.tidy_logs(copies.as_deref(), &mut report);
+        self.write_down(&report)?;
+        self.events.tell(&Event::Ended(&report));
+        Ok(report)
+    }
+
+    /// Takes one source after the other. The error is a stop that was asked for; sources it kept from their turn are
+    /// `skipped`.
+    fn every_source(&self, report: &mut RunReport) -> Result<()> {
+        for source in &self.config.sources {
+            let result = match self.stop.check() {
+                Ok(()) => pipeline::source(&self.config.backup.folder, source, &report.run, self.stop),
+                Err(error) => SourceReport::skipped(&source.name, &error),
+            };
+            self.events.tell(&Event::Source(&result));
+            report.sources.push(result);
+        }
+        report.settle();
+        self.stop.check()
+    }
+
+    /// Copies the run's log beside the snapshots, and removes old ones. The log on root is the first to be believed, so
+    /// failing here is a note, not the run's failure.
+    fn tidy_logs(&self, copies: Option<&Path>, report: &mut RunReport) {
+        let (logs, keep) = (self.state("logs"), self.config.backup.keep_logs);
+        let mut results = vec![logs::rotate(&logs, keep)];
+        if let Some(copies) = copies {
+            results.push(logs::copy(&logs, copies, &report.run));
+            results.push(logs::rotate(copies, keep));
+        }
+        for error in results.into_iter().filter_map(Result::err) {
+            report.note(format!("{error:#}"));
         }
     }
-}
 
-fn is_taken(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::AlreadyExists)
-}
+    fn write_down(&self, report: &RunReport) -> Result<()> {
+        durable::write(&self.state(LAST_RUN), &report.to_json()?, 0o644)
+    }
 
-/// Copies the run's log beside the snapshots that it speaks of. The one on root is the first to be believed, so failing
-/// here is a note, not the run's failure.
-fn keep_log(state: &Path, backup: &Path, run: &str, notes: &mut Vec<String>) {
-    let name = format!("logs/{run}.log");
-    let target = backup.join(&name);
-    let copied = durable::private_folder(&backup.join("logs"))
-        .and_then(|()| fs::read(state.join(&name)).with_context(|| format!("copying the log to {}", target.display())))
-        .and_then(|log| durable::write(&target, &log, 0o600));
-    if let Err(error) = copied {
-        tracing::warn!("{error:#}");
-        notes.push(format!("{error:#}"));
+    fn state(&self, name: &str) -> PathBuf {
+        self.config.backup.state.join(name)
     }
 }

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::amount::{amount, duration};
 use crate::outcome::Outcome;
 use crate::snapshot::Snapshot;
 use crate::warnings::Warnings;
@@ -50,8 +51,52 @@ pub struct SourceReport {
     pub archive_bytes: u64,
     /// What wasn't as it should be.
     pub warnings: Warnings,
+    /// Older snapshots that went, by name.
+    pub pruned: Vec<String>,
+    /// How its way off-site went; none without `[offsite]`, or without a snapshot.
+    pub push: Option<PushReport>,
     /// Why there is no snapshot.
     pub error: Option<String>,
+}
+
+/// How a snapshot's way off-site went.
+#[derive(Debug, Serialize)]
+pub struct PushReport {
+    /// `complete` when the store has it, proven; `skipped` when it isn't due; `failed`.
+    pub outcome: Outcome,
+    /// Where the archive is in the store.
+    pub key: Option<String>,
+    /// Bytes that were sent.
+    pub bytes: u64,
+    /// When the next push is due, when this one wasn't.
+    pub due: Option<Timestamp>,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+impl PushReport {
+    /// A push that isn't due before `due`.
+    pub fn not_due(due: Timestamp) -> Self {
+        Self { outcome: Outcome::Skipped, key: None, bytes: 0, due: Some(due), error: None }
+    }
+
+    /// A push that is proven.
+    pub fn proven(key: String, bytes: u64) -> Self {
+        Self { outcome: Outcome::Complete, key: Some(key), bytes, due: None, error: None }
+    }
+
+    /// A push that didn't happen though it was due.
+    pub fn failed(error: &anyhow::Error) -> Self {
+        Self { outcome: Outcome::Failed, key: None, bytes: 0, due: None, error: Some(format!("{error:#}")) }
+    }
+
+    fn summary(&self) -> String {
+        match (&self.key, &self.due, &self.error) {
+            (Some(key), _, _) => format!("off-site: {key} ({})", amount(self.bytes)),
+            (_, Some(due), _) => format!("off-site: not due before {due:.0}"),
+            (_, _, error) => format!("off-site: FAILED: {}", error.as_deref().unwrap_or_default()),
+        }
+    }
 }
 
 impl RunReport {
@@ -60,11 +105,11 @@ impl RunReport {
         Self { run, outcome: Outcome::Failed, started, ended: None, error: None, notes: Vec::new(), sources: Vec::new() }
     }
 
-    /// A run that wasn't: another has the lock, and said of itself what `holder` says.
-    pub fn skipped(now: Timestamp, holder: impl AsRef<str>) -> Self {
+    /// A run that wasn't, and why.
+    pub fn skipped(now: Timestamp, why: String) -> Self {
         let mut report = Self::begun(String::new(), now);
         report.outcome = Outcome::Skipped;
-        report.error = Some(format!("another run is at work ({})", holder.as_ref()));
+        report.error = Some(why);
         report
     }
 
@@ -73,6 +118,20 @@ impl RunReport {
         tracing::error!("{error:#}");
         self.outcome = Outcome::Failed;
         self.error = Some(format!("{error:#}"));
+    }
+
+    /// Draws the outcome from those of the sources. A push that failed makes it no better than `partial`: what was saved is
+    /// on the backup disk only.
+    pub fn settle(&mut self) {
+        let sources = self.sources.iter().map(|source| source.outcome).max().unwrap_or(Outcome::Failed);
+        let unpushed = self.sources.iter().filter_map(|source| source.push.as_ref()).any(|push| push.outcome == Outcome::Failed);
+        self.outcome = if unpushed { sources.max(Outcome::Partial) } else { sources };
+    }
+
+    /// Says something of the run as a whole that its owner should know.
+    pub fn note(&mut self, note: String) {
+        tracing::warn!("{note}");
+        self.notes.push(note);
     }
 
     /// The content of `last-run.json`.
@@ -114,6 +173,8 @@ impl SourceReport {
             bytes: snapshot.bytes,
             archive_bytes: snapshot.size,
             warnings: snapshot.warnings,
+            pruned: Vec::new(),
+            push: None,
             error: None,
         }
     }
@@ -128,6 +189,8 @@ impl SourceReport {
             bytes: 0,
             archive_bytes: 0,
             warnings: Warnings::default(),
+            pruned: Vec::new(),
+            push: None,
             error: Some(format!("{error:#}")),
         }
     }
@@ -145,6 +208,9 @@ impl SourceReport {
             None => self.error.clone().unwrap_or_default(),
         };
         line(text, 2, &format!("{:width$}  {:8}  {what}", self.name, self.outcome.to_string()));
+        if let Some(push) = &self.push {
+            line(text, 6, &push.summary());
+        }
         for warning in self.warnings.lines.iter().take(SHOWN) {
             line(text, 6, warning);
         }
@@ -163,27 +229,6 @@ fn line(text: &mut String, indent: usize, content: &str) {
     }
 }
 
-/// Bytes in the unit in which they are at least one.
-fn amount(bytes: u64) -> String {
-    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
-    match units.into_iter().find(|(shift, _)| bytes >> shift > 0) {
-        // tenths, in whole numbers: no rounding to think about
-        Some((shift, unit)) => {
-            let tenths = (u128::from(bytes) * 10) >> shift;
-            format!("{}.{} {unit}", tenths / 10, tenths % 10)
-        }
-        None => format!("{bytes} bytes"),
-    }
-}
-
-fn duration(seconds: i64) -> String {
-    match seconds.max(0) {
-        seconds @ 0..60 => format!("{seconds} s"),
-        seconds @ 60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        seconds => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::{Path, PathBuf};
@@ -191,7 +236,7 @@ mod tests {
     use anyhow::anyhow;
     use jiff::Timestamp;
 
-    use super::{RunReport, SourceReport, amount, duration};
+    use super::{RunReport, SourceReport};
     use crate::outcome::Outcome;
     use crate::snapshot::Snapshot;
     use crate::warnings::Warnings;
@@ -223,13 +268,8 @@ mod tests {
 
     #[test]
     fn a_skipped_run_says_who_is_at_work() {
-        let report = RunReport::skipped(Timestamp::UNIX_EPOCH, "pid 42, since 2026-11-23T02:30:00Z");
+        let report =
+            RunReport::skipped(Timestamp::UNIX_EPOCH, "another run is at work (pid 42, since 2026-11-23T02:30:00Z)".into());
         assert_eq!(report.summary(), "backup: skipped\n  another run is at work (pid 42, since 2026-11-23T02:30:00Z)\n");
-    }
-
-    #[test]
-    fn amounts_and_durations_read_well() {
-        assert_eq!([0, 1023, 1024, (1 << 20) - 1].map(amount), ["0 bytes", "1023 bytes", "1.0 KiB", "1023.9 KiB"]);
-        assert_eq!([-5, 59, 60, 7325].map(duration), ["0 s", "59 s", "1 min 0 s", "2 h 2 min"]);
     }
 }

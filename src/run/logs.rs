@@ -1,0 +1,97 @@
+//! The logs of runs: one file each, in the state folder and beside the snapshots, the newest of them kept.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+
+use crate::durable::{self, Durable};
+use crate::log::{self, RunLog};
+
+/// What a log's name ends with.
+pub const END: &str = ".log";
+
+/// Names the run after its start, opens its log in the folder `logs`, and gives both. A name is given once: the log of the
+/// same second, should there be one, makes this run a second younger.
+pub fn begin(logs: &Path) -> Result<(String, Timestamp, RunLog)> {
+    loop {
+        let started = Timestamp::now();
+        let name = started.strftime("%Y%m%dT%H%M%SZ").to_string();
+        match log::attach(&logs.join(format!("{name}{END}"))) {
+            Ok(log) => return Ok((name, started, log)),
+            Err(error) if is_taken(&error) => sleep(Duration::from_millis(200)),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn is_taken(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::AlreadyExists)
+}
+
+/// Copies the log of `run` from `logs` to the folder `copies`, beside the snapshots that it speaks of.
+pub fn copy(logs: &Path, copies: &Path, run: &str) -> Result<()> {
+    let (from, to) = (logs.join(format!("{run}{END}")), copies.join(format!("{run}{END}")));
+    durable::private_folder(copies)?;
+    let mut copy = Durable::create(&to, 0o600)?;
+    File::open(&from)
+        .and_then(|mut log| io::copy(&mut log, copy.file()))
+        .with_context(|| format!("copying the log to {}", to.display()))?;
+    copy.publish()
+}
+
+/// Removes all logs in `folder` but the newest `keep`. Other files aren't touched.
+pub fn rotate(folder: &Path, keep: u16) -> Result<()> {
+    let reading = || format!("looking for old logs in {}", folder.display());
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).with_context(reading)? {
+        if let Ok(name) = entry.with_context(reading)?.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    for name in surplus(names, usize::from(keep)) {
+        let path = folder.join(name);
+        fs::remove_file(&path).with_context(|| format!("removing the old log {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Which of these names are of logs older than the newest `keep`: the names of runs sort by time.
+fn surplus(mut names: Vec<String>, keep: usize) -> Vec<String> {
+    names.retain(|name| name.strip_suffix(END).is_some_and(is_run));
+    names.sort();
+    names.truncate(names.len().saturating_sub(keep));
+    names
+}
+
+/// Whether a name is that of a run, as `20261123T023000Z`.
+fn is_run(name: &str) -> bool {
+    let form = b"00000000T000000Z";
+    let fits = |(byte, form): (u8, &u8)| if *form == b'0' { byte.is_ascii_digit() } else { byte == *form };
+    name.len() == form.len() && name.bytes().zip(form).all(fits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::surplus;
+
+    #[test]
+    fn the_newest_logs_stay_and_other_files_are_left_alone() {
+        let names = |list: &[&str]| list.iter().map(|name| String::from(*name)).collect::<Vec<_>>();
+        let all = names(&[
+            "20261123T023000Z.log",
+            "20261121T023000Z.log",
+            "notes.log",
+            "20261122T023000Z.log",
+            "20261120T023000Z.log.gz",
+            "2026112XT023000Z.log",
+        ]);
+        assert_eq!(surplus(all.clone(), 2), ["20261121T023000Z.log"]);
+        assert!(surplus(all.clone(), 3).is_empty());
+        assert_eq!(surplus(all, 1), ["20261121T023000Z.log", "20261122T023000Z.log"]);
+    }
+}
