@@ -76,7 +76,8 @@ pub struct Appliance {
 pub struct Admin {
     /// The login name. Default `admin`.
     pub user: String,
-    /// Public keys in OpenSSH's one-line form. Empty only when `generate_key` is set.
+    /// Public keys in OpenSSH's one-line form. Empty only when `generate_key` is set, or where the file has no `[admin]`
+    /// and only the agent runs.
     pub ssh_keys: Vec<String>,
     /// Make a throw-away key pair at build time, for demonstrations. Default false.
     pub generate_key: bool,

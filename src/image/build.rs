@@ -76,6 +76,7 @@ pub struct Built {
 pub fn build(request: &Request) -> Result<Built> {
     let (text, config) = read_config(request.config.as_deref())?;
     overlay::refuse_unreachable(&config)?;
+    refuse_locked_out(&config)?;
     process::require(&TOOLS)?;
     let binaries = Binaries::read(&request.binaries)?;
     refuse_secrets_in_output(&request.secrets, &request.out)?;
@@ -184,6 +185,14 @@ fn credentials(config: &Config, folder: &SecretsFolder) -> Result<Vec<(PathBuf, 
         }
     }
     Ok(found)
+}
+
+fn refuse_locked_out(config: &Config) -> Result<()> {
+    ensure!(
+        config.admin.generate_key || !config.admin.ssh_keys.is_empty(),
+        "nobody could log in to the appliance: there is no ssh key\nhint: add [admin] with ssh_keys = [\"ssh-ed25519 AAAA… me@laptop\"]"
+    );
+    Ok(())
 }
 
 /// A CI that uploads its output folder must not upload the keys with it.
