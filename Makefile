@@ -5,7 +5,7 @@ FLAGS ?=
 TARGET := target/aarch64-unknown-linux-gnu/release
 BUILDER := target/release/vaultberry
 
-.PHONY: help setup image test check lint cross host clean
+.PHONY: help setup image test check bench lint cross host clean
 
 help:
 	@echo 'make image            build out/*.img from image/appliance.toml (CONFIG=FILE: from another)'
@@ -13,6 +13,7 @@ help:
 	@echo 'make setup            install what building and testing need'
 	@echo 'make test             run every test, those in QEMU too'
 	@echo 'make check            run the fast tests only'
+	@echo 'make bench            measure a night beside the shell pipeline that it replaces'
 	@echo 'make lint             rustfmt, clippy, cargo-deny'
 	@echo 'make cross            build the programs for the appliance'
 	@echo 'make host             build the builder'
@@ -41,6 +42,11 @@ test:
 	tools/setup test
 	$(MAKE) --no-print-directory cross
 	tools/toolchain host sh -c '$$CARGO test --locked --lib --test suite'
+
+bench:
+	tools/setup bench
+	$(MAKE) --no-print-directory host
+	tools/toolchain host benches/night.py
 
 lint:
 	tools/setup lint
