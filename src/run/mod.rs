@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::durable;
 use crate::log::{self, RunLog};
 use crate::outcome::Outcome;
+use crate::progress::Progress;
 use crate::run::lock::{Attempt, Lock};
 use crate::run::report::{RunReport, SourceReport};
 use crate::stop::Stop;
@@ -69,7 +70,7 @@ fn locked(config: &Config, stop: &Stop, _lock: &Lock) -> Result<RunReport> {
 fn every_source(config: &Config, report: &mut RunReport, stop: &Stop) -> Result<()> {
     for source in &config.sources {
         let result = match stop.check() {
-            Ok(()) => pipeline::source(&config.backup.folder, source, &report.run, stop),
+            Ok(()) => pipeline::source(&config.backup.folder, source, &report.run, stop, &Progress::default()),
             Err(error) => SourceReport::skipped(&source.name, &error),
         };
         report.sources.push(result);
