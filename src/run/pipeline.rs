@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::config::Source;
 use crate::outcome::Outcome;
+use crate::progress::Progress;
 use crate::run::report::SourceReport;
 use crate::snapshot::{self, Request, Snapshot};
 use crate::source;
@@ -17,9 +18,9 @@ use crate::stop::Stop;
 ///
 /// A source whose pull failed gets no snapshot: the mirror is then neither the old state nor the new. A partial pull gets
 /// one, and its index says `partial`.
-pub fn source(backup: &Path, source: &Source, run: &str, stop: &Stop) -> SourceReport {
+pub fn source(backup: &Path, source: &Source, run: &str, stop: &Stop, progress: &Progress) -> SourceReport {
     tracing::info!(source = source.name, "begins");
-    match pull_and_keep(backup, source, run, stop) {
+    match pull_and_keep(backup, source, run, stop, progress) {
         Ok(snapshot) => {
             for line in &snapshot.warnings.lines {
                 tracing::warn!(source = source.name, "{line}");
@@ -34,7 +35,7 @@ pub fn source(backup: &Path, source: &Source, run: &str, stop: &Stop) -> SourceR
     }
 }
 
-fn pull_and_keep(backup: &Path, source: &Source, run: &str, stop: &Stop) -> Result<Snapshot> {
+fn pull_and_keep(backup: &Path, source: &Source, run: &str, stop: &Stop, progress: &Progress) -> Result<Snapshot> {
     for folder in ["current", "snapshots"] {
         let folder = backup.join(folder);
         fs::DirBuilder::new()
@@ -48,8 +49,8 @@ fn pull_and_keep(backup: &Path, source: &Source, run: &str, stop: &Stop) -> Resu
     for leftover in snapshot::clean(&folder)? {
         tracing::info!(source = source.name, "removed {}, left by a run that was cut short", leftover.display());
     }
-    let pulled = source::pull(source, &mirror, stop)?;
-    let mut roots = source.paths.iter().map(|path| source::mirror::relative(path)).collect::<Result<Vec<_>>>()?;
+    let pulled = source::pull(source, &mirror, stop, progress)?;
+    let mut roots = source::roots(source)?;
     if pulled.outcome == Outcome::Partial {
         // A path that never was pulled is among the warnings already.
         roots.retain(|root| mirror.join(root).symlink_metadata().is_ok());

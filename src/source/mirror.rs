@@ -13,6 +13,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::durable;
 
+/// Where the dumps of databases stand in a mirror. The configuration lets no path of the server be there.
+pub const DUMPS: &str = "dumps";
+
 /// The place of the absolute `path` inside a mirror or an archive: the same without the leading slash.
 pub fn relative(path: &Path) -> Result<PathBuf> {
     let mut relative = PathBuf::new();
@@ -49,6 +52,17 @@ pub fn make_folder(mirror: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether `folder`, inside `mirror`, is a real folder with real folders above it, up to the mirror itself.
+pub fn is_folder(mirror: &Path, folder: &Path) -> bool {
+    let mut place = mirror.to_owned();
+    let real = |place: &Path| fs::symlink_metadata(place).is_ok_and(|found| found.is_dir());
+    real(&place)
+        && folder.iter().all(|component| {
+            place.push(component);
+            real(&place)
+        })
+}
+
 fn making(folder: &Path) -> String {
     format!("making the mirror folder {}", folder.display())
 }
@@ -59,7 +73,7 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::path::{Path, PathBuf};
 
-    use super::{make_folder, relative};
+    use super::{is_folder, make_folder, relative};
 
     #[test]
     fn an_absolute_path_loses_its_slash_and_nothing_else_is_taken() {
@@ -77,7 +91,9 @@ mod tests {
         let mirror = folder.path().join("current/web");
         make_folder(&mirror, Path::new("home")).unwrap();
         symlink(&precious, mirror.join("home/demo")).unwrap();
+        assert!(!is_folder(&mirror, Path::new("home/demo")) && !is_folder(&mirror, Path::new("home/demo/data")));
         make_folder(&mirror, Path::new("home/demo/data")).unwrap();
+        assert!(is_folder(&mirror, Path::new("home/demo/data")));
         assert!(fs::symlink_metadata(mirror.join("home/demo")).unwrap().is_dir());
         assert_eq!(fs::read_to_string(precious.join("file")).unwrap(), "kept");
         assert_eq!(fs::read_dir(&precious).unwrap().count(), 1);

@@ -1,24 +1,36 @@
-//! One server to pull from: its key, its connection, and the mirror of its files.
+//! One server to pull from: its key, its connection, and the mirror of its databases and files.
 //!
 //! The appliance logs in as an unprivileged user over one master connection and fetches; nothing on the server ever
-//! connects back. What comes is kept in the source's mirror, `current/<source>/`, one folder for each configured path, at
-//! the path's own place (`current/web/srv/www`). The mirror's content is the server's choice, so nothing here or
-//! later follows a symbolic link inside it.
+//! connects back. What comes is kept in the source's mirror, `current/<source>/`: one folder for each configured path, at
+//! the path's own place (`current/web/srv/www`), and the dumps of databases in `dumps`. Databases come first: a file that
+//! belongs to a row is then there, while a row may lack its file. The mirror's content is the server's choice, so nothing
+//! here or later follows a symbolic link inside it.
 
+pub mod child;
+pub mod ends;
 pub mod files;
 pub mod key;
 pub mod mirror;
+pub mod postgresql;
+pub mod proof;
+pub mod rehearsal;
+pub mod remedy;
 pub mod rsync;
 pub mod ssh;
+pub mod transfer;
+pub mod unreadable;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::config::Source;
 use crate::outcome::Outcome;
+use crate::progress::Progress;
 use crate::stop::Stop;
 use crate::warnings::Warnings;
+
+pub use rehearsal::{Rehearsal, rehearse};
 
 /// A mirror that was brought up to date, wholly or in part.
 #[derive(Debug)]
@@ -32,16 +44,70 @@ pub struct Pulled {
 /// Brings `mirror`, the source's own folder, up to date.
 ///
 /// # Errors
-/// Nothing usable came: no connection, a connection that broke, or none of the paths. The mirror is then not to be
-/// taken for the state of the server.
-pub fn pull(source: &Source, mirror: &Path, stop: &Stop) -> Result<Pulled> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime for ssh")?;
-    runtime.block_on(async {
+/// Nothing usable came: no connection, a connection that broke, or none of the databases and paths. The mirror is then not
+/// to be taken for the state of the server.
+pub fn pull(source: &Source, mirror: &Path, stop: &Stop, progress: &Progress) -> Result<Pulled> {
+    runtime()?.block_on(async {
         let connection = ssh::Connection::open(source).await?;
-        // Connecting isn't cut short by a stop, since ssh's own time limit is near; look before the long work.
-        stop.check()?;
-        let pulled = files::pull(source, &connection, mirror, stop).await;
+        let pulled = pull_over(&connection, source, mirror, stop, progress).await;
         connection.close().await;
         pulled
     })
+}
+
+/// What of the mirror goes into a snapshot, relative to it: the dumps, where there are databases, and each path's place.
+pub fn roots(source: &Source) -> Result<Vec<PathBuf>> {
+    let dumps = if source.postgresql.is_empty() { None } else { Some(Ok(PathBuf::from(mirror::DUMPS))) };
+    dumps.into_iter().chain(source.paths.iter().map(|path| mirror::relative(path))).collect()
+}
+
+async fn pull_over(
+    connection: &ssh::Connection,
+    source: &Source,
+    mirror: &Path,
+    stop: &Stop,
+    progress: &Progress,
+) -> Result<Pulled> {
+    // Connecting isn't cut short by a stop, since ssh's own time limit is near; look before the long work.
+    stop.check()?;
+    let mut warnings = Warnings::default();
+    postgresql::tidy(source, mirror)?;
+    let dumped = postgresql::pull(source, connection, mirror, stop, progress, &mut warnings).await?;
+    let mut outcome = if dumped == source.postgresql.len() { Outcome::Complete } else { Outcome::Partial };
+    let pulled = files::pull(source, connection, mirror, stop, progress, &mut outcome, &mut warnings).await?;
+    if dumped + pulled == 0 {
+        bail!("pulling {}: nothing of it could be had: {}", source.name, warnings.lines.join("; "));
+    }
+    Ok(Pulled { outcome, warnings })
+}
+
+/// The runtime that drives one connection and its children.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime for ssh")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::roots;
+    use crate::config::Source;
+
+    #[test]
+    fn dumps_are_a_root_only_where_there_are_databases() {
+        let source = |postgresql: &[&str], paths: &[&str]| Source {
+            name: "web".into(),
+            host: "web".into(),
+            port: 22,
+            user: "backup".into(),
+            identity: PathBuf::from("/id"),
+            host_keys: Vec::new(),
+            postgresql: postgresql.iter().map(ToString::to_string).collect(),
+            paths: paths.iter().map(PathBuf::from).collect(),
+        };
+        let of = |source: &Source| roots(source).unwrap().iter().map(|root| root.display().to_string()).collect::<Vec<_>>();
+        assert_eq!(of(&source(&["wiki", "shop"], &["/srv/www", "/etc"])), ["dumps", "srv/www", "etc"]);
+        assert_eq!(of(&source(&["wiki"], &[])), ["dumps"]);
+        assert_eq!(of(&source(&[], &["/srv"])), ["srv"]);
+    }
 }

@@ -1,34 +1,20 @@
-//! One rsync, from start to exit status, with what it said kept in bounds.
-//!
-//! Both its outputs are read as they come, so that it never blocks on a full pipe, and only their beginnings are
-//! kept, so that a server can't fill our memory through them.
-//!
-//! It never outlives the run. A stop request ends it politely. And should the run be killed, the kernel ends rsync with
-//! it (`setpriv --pdeathsig`; doing that from here would take unsafe code): the lock is free from that moment, and an rsync
-//! left over would go on writing and deleting in a mirror that the next run is at work in.
+//! One rsync, from start to exit status: how it is called, what its exit code means, and what its statistics say.
 
-use std::ffi::OsStr;
-use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt;
 
-use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use anyhow::Result;
 
-use crate::log::printable;
+use crate::source::child::{self, FIRST, LAST};
+use crate::source::ends::Ends;
+use crate::source::ssh::Connection;
 use crate::stop::Stop;
 
-/// How much of each output is kept, in bytes.
-const KEPT: usize = 64 << 10;
+/// rsync's "some files/attrs were not transferred".
+pub const PARTIAL: i32 = 23;
 
-/// How often the stop flag is looked at while rsync runs.
-const LOOK: Duration = Duration::from_millis(200);
-
-/// How long rsync gets to end by itself once asked.
-const GRACE: Duration = Duration::from_secs(5);
+/// rsync's "some files vanished before they could be transferred".
+pub const VANISHED: i32 = 24;
 
 /// How an rsync ended.
 #[derive(Debug)]
@@ -41,101 +27,118 @@ pub struct Ended {
     pub stderr: Vec<String>,
 }
 
+/// The arguments that every call over `connection` begins with.
+pub fn arguments(connection: &Connection) -> Vec<OsString> {
+    let mut arguments = vec![OsString::from("-e"), OsString::from_vec(connection.remote_shell())];
+    // A server that stops in the middle, with the connection still standing, ends the call after five minutes. A long
+    // scan over there doesn't: rsync sends keep-alives.
+    arguments.push("--timeout=300".into());
+    arguments
+}
+
 /// Runs rsync with `arguments`.
 ///
 /// # Errors
 /// It couldn't be run, or a stop was asked for; a bad exit status is for the caller to judge.
 pub async fn run<A: AsRef<OsStr>>(arguments: &[A], stop: &Stop) -> Result<Ended> {
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "TERM", "rsync"]).args(arguments);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    // Its messages are read here, so they have to be in one language; and no setting of whoever runs us may change it.
-    command.env("LC_ALL", "C");
+    let mut command = child::program("rsync");
+    command.args(arguments);
+    // No setting of whoever runs us may change what it does.
     for (variable, _) in std::env::vars_os() {
         if variable.as_encoded_bytes().starts_with(b"RSYNC_") {
             command.env_remove(variable);
         }
     }
-    let mut child = match command.spawn() {
-        Ok(child) => child,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            bail!("the program `setpriv` is not there\nhint: apt-get install util-linux")
-        }
-        Err(error) => return Err(error).context("starting `setpriv` with `rsync`"),
+    let mut stdout = Ends::new(FIRST, LAST);
+    let mut take = |block: &[u8]| {
+        stdout.take(block);
+        Ok(())
     };
-    let stdout = tokio::spawn(beginning(child.stdout.take().expect("it was piped")));
-    let stderr = tokio::spawn(beginning(child.stderr.take().expect("it was piped")));
-    let status = wait(&mut child, stop).await?;
-    let stdout = stdout.await.context("reading what rsync says")?;
-    let stderr = stderr.await.context("reading what rsync says")?;
-    Ok(Ended { code: status.code(), stdout: lines(&stdout), stderr: lines(&stderr) })
+    let child::Ended { code, stderr } = child::run(command, None, stop, &mut take).await?;
+    Ok(Ended { code, stdout: stdout.lines(), stderr })
 }
 
-async fn wait(child: &mut Child, stop: &Stop) -> Result<ExitStatus> {
-    loop {
-        match timeout(LOOK, child.wait()).await {
-            // A signal from the terminal reaches rsync too: its exit status is then ours, not the server's doing.
-            Ok(status) => {
-                stop.check()?;
-                return status.context("waiting for `rsync`");
-            }
-            Err(_) if stop.requested() => {
-                end(child).await;
-                stop.check()?;
-            }
-            Err(_) => {}
-        }
+impl Ended {
+    /// What rsync said of single files, without its summing up.
+    pub fn said(&self) -> impl Iterator<Item = &String> {
+        let noise =
+            |line: &&String| !line.starts_with("rsync error: some files") && !line.starts_with("rsync warning: some files");
+        self.stderr.iter().filter(noise)
     }
-}
 
-/// SIGTERM lets rsync tell its other processes and remove its temporary file; SIGKILL comes when that takes too long.
-async fn end(child: &mut Child) {
-    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-        if timeout(GRACE, child.wait()).await.is_err() {
-            let _ = child.kill().await;
-        }
+    /// The number in a line of `--stats --no-human-readable` that begins with `what`; 0 when there is none, as an older rsync
+    /// leaves some out.
+    pub fn statistic(&self, what: &str) -> u64 {
+        let number = |line: &String| line.strip_prefix(what)?.strip_prefix(": ")?.split(' ').next()?.parse().ok();
+        // From the end: what stands before the statistics are names of files, which the server chooses.
+        self.stdout.iter().rev().find_map(number).unwrap_or(0)
     }
-}
 
-/// Reads to the end and keeps the beginning.
-async fn beginning<R: AsyncRead + Unpin>(mut reader: R) -> Vec<u8> {
-    let mut kept = Vec::new();
-    let mut block = [0; 8192];
-    while let Ok(length @ 1..) = reader.read(&mut block).await {
-        kept.extend_from_slice(&block[..length.min(KEPT - kept.len())]);
+    /// Why rsync gave up, with what to do about it where that is known (rsync(1), EXIT VALUES).
+    pub fn failure(&self) -> String {
+        let hint = match self.code {
+            Some(11) => Some("is the backup disk full, or failing? See `df` and `dmesg`"),
+            Some(12 | 30 | 35 | 255) => Some("the connection broke or the server stopped answering; the next run tries again"),
+            Some(127) => Some("rsync must be installed, here and on the server"),
+            _ => None,
+        };
+        let ended = match self.code {
+            None => "`rsync` was ended by a signal".to_owned(),
+            Some(code) => format!("`rsync` ended with exit code {code}"),
+        };
+        // The end of a long complaint says most.
+        let tail = &self.stderr[self.stderr.len().saturating_sub(8)..];
+        let mut lines = vec![ended];
+        lines.extend(tail.iter().map(|line| format!("  {line}")));
+        lines.extend(hint.map(|hint| format!("hint: {hint}")));
+        lines.join("\n")
     }
-    kept
-}
-
-fn lines(text: &[u8]) -> Vec<String> {
-    text.split(|&byte| byte == b'\n').map(|line| printable(line.trim_ascii())).filter(|line| !line.is_empty()).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{KEPT, beginning, lines, run};
+    use super::{Ended, run};
     use crate::stop::Stop;
 
-    fn block_on<T>(future: impl Future<Output = T>) -> T {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
-    }
-
-    #[test]
-    fn an_output_without_end_is_read_and_only_its_beginning_kept() {
-        let endless = vec![b'x'; KEPT * 3];
-        assert_eq!(block_on(beginning(endless.as_slice())).len(), KEPT);
-    }
-
-    #[test]
-    fn lines_are_printable_and_not_empty() {
-        assert_eq!(lines(b"one\r\n\n  \x1b[2Jtwo\n"), ["one", "\\u{1b}[2Jtwo"]);
+    fn ended(code: Option<i32>, stdout: &[&str], stderr: &[&str]) -> Ended {
+        let owned = |lines: &[&str]| lines.iter().map(ToString::to_string).collect();
+        Ended { code, stdout: owned(stdout), stderr: owned(stderr) }
     }
 
     #[test]
     fn a_bad_exit_status_is_handed_on_with_what_was_said() {
-        let ended = block_on(run(&["--no-such-option"], &Stop::default())).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let ended = runtime.block_on(run(&["--no-such-option"], &Stop::default())).unwrap();
         assert_eq!(ended.code, Some(1));
         assert!(ended.stderr[0].contains("--no-such-option: unknown option"), "{:?}", ended.stderr);
+    }
+
+    #[test]
+    fn a_failure_says_what_rsync_said_and_what_helps() {
+        assert_eq!(
+            ended(Some(255), &[], &["Connection closed by UNKNOWN port 65535"]).failure(),
+            "`rsync` ended with exit code 255\n  Connection closed by UNKNOWN port 65535\nhint: the connection broke or the \
+             server stopped answering; the next run tries again"
+        );
+        assert_eq!(ended(None, &[], &[]).failure(), "`rsync` was ended by a signal");
+    }
+
+    #[test]
+    fn the_summing_up_is_no_warning_of_its_own() {
+        let stderr =
+            ["file has vanished: \"/srv/a\"", "rsync warning: some files vanished before they could be transferred (code 24)"];
+        assert_eq!(ended(Some(24), &[], &stderr).said().collect::<Vec<_>>(), ["file has vanished: \"/srv/a\""]);
+    }
+
+    #[test]
+    fn statistics_are_read_from_the_end() {
+        let stdout = [
+            "Number of deleted files: 99",
+            "Number of deleted files: 3 (reg: 2, dir: 1)",
+            "Total transferred file size: 123456 bytes",
+        ];
+        let ended = ended(Some(0), &stdout, &[]);
+        assert_eq!((ended.statistic("Number of deleted files"), ended.statistic("Total transferred file size")), (3, 123_456));
+        assert_eq!(ended.statistic("Number of created files"), 0);
     }
 }

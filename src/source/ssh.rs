@@ -4,7 +4,7 @@
 //! the system's nor a user's settings, keys, agents or known hosts have a say. The server must show one of the host keys
 //! that `appliance.toml` pins; there is no first-use trust, and a server can't teach us further keys.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
 use std::num::NonZeroUsize;
@@ -31,6 +31,9 @@ const IDLE_SECONDS: NonZeroUsize = NonZeroUsize::new(120).expect("it isn't zero"
 
 /// Unix socket names end at 107 bytes; ssh and openssh add some 60 to the folder's.
 const LONGEST_TEMPORARY: usize = 40;
+
+/// If the master is gone, ssh would connect by itself. A proxy that ends at once forbids that. And no terminal is wanted.
+const ONLY_THIS: [&str; 5] = ["-o", "ProxyCommand=false", "-o", "BatchMode=yes", "-T"];
 
 /// An open master connection. Dropped, it is closed.
 #[derive(Debug)]
@@ -80,9 +83,21 @@ impl Connection {
         quote(&self.config, &mut shell);
         shell.extend_from_slice(b" -S ");
         quote(self.session.control_socket(), &mut shell);
-        // If the master is gone, ssh would connect by itself. A proxy that ends at once forbids that.
-        shell.extend_from_slice(b" -o ProxyCommand=false -o BatchMode=yes -T");
+        for option in ONLY_THIS {
+            shell.push(b' ');
+            shell.extend_from_slice(option.as_bytes());
+        }
         shell
+    }
+
+    /// The arguments for an `ssh` that runs `command`, a line for the shell of the user there, over this connection, and over
+    /// no other.
+    pub fn arguments(&self, command: &str) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = vec!["-F".into(), self.config.clone().into()];
+        arguments.extend(["-S".into(), self.session.control_socket().into()]);
+        arguments.extend(ONLY_THIS.map(OsString::from));
+        arguments.extend(["--".into(), OsString::from(&self.alias), command.into()]);
+        arguments
     }
 
     /// What stands for the server in an argument of rsync. It's no host name: ssh looks it up in the configuration file.
@@ -197,6 +212,11 @@ fn quote(path: &Path, line: &mut Vec<u8>) {
     line.push(b'\'');
 }
 
+/// `text` as one word for the shell of a server, whichever of the usual ones it is.
+pub fn word(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
 /// What ssh said, with what will probably help.
 fn explain(source: &Source, error: &openssh::Error) -> anyhow::Error {
     let place = place(source);
@@ -236,7 +256,7 @@ fn chain(error: &openssh::Error) -> String {
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use super::{config_text, explain, known_hosts_text, place, quote};
+    use super::{config_text, explain, known_hosts_text, place, quote, word};
     use crate::config::Source;
 
     fn source() -> Source {
@@ -274,6 +294,15 @@ mod tests {
         let mut line = Vec::new();
         quote(Path::new("/tmp/it's here"), &mut line);
         assert_eq!(line, b"'/tmp/it''s here'");
+    }
+
+    #[test]
+    fn a_word_for_the_servers_shell_means_itself() {
+        for text in ["wiki", "it's", "a b\"c$d`e`\\", "'", ""] {
+            let echoed = std::process::Command::new("sh").arg("-c").arg(format!("printf %s {}", word(text))).output().unwrap();
+            assert_eq!(String::from_utf8(echoed.stdout).unwrap(), text);
+        }
+        assert_eq!(word("it's"), "'it'\\''s'");
     }
 
     #[test]

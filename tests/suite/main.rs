@@ -4,4 +4,6 @@ mod backup_run;
 mod boot;
 mod building;
 mod config;
+mod databases;
 mod support;
+mod unreadable;

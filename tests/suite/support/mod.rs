@@ -4,6 +4,7 @@ pub mod appliance;
 pub mod card;
 pub mod guest;
 pub mod peer;
+pub mod postgresql;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -94,6 +94,29 @@ impl Peer {
         self.sshd = launch(self.folder.path(), &self.user, self.port);
     }
 
+    /// Stops the server and starts it again, so that these variables stand in the environment of whatever it is asked to run.
+    pub fn set_environment(&mut self, variables: &[(&str, &str)]) {
+        self.end();
+        let config = self.folder.path().join("sshd_config");
+        let text = fs::read_to_string(&config).unwrap();
+        let mut lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("SetEnv ")).collect();
+        let variables: Vec<String> = variables.iter().map(|(name, value)| format!("\"{name}={value}\"")).collect();
+        let set = format!("SetEnv {}\n", variables.join(" "));
+        lines.push(&set);
+        fs::write(config, lines.join("\n")).unwrap();
+        self.sshd = launch(self.folder.path(), &self.user, self.port);
+    }
+
+    /// Writes a program of the user's to its folder `bin`, and gives that folder.
+    pub fn program(&self, name: &str, script: &str) -> PathBuf {
+        let folder = self.folder.path().join("bin");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(name), format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        give(&folder, &self.user);
+        folder
+    }
+
     /// Ends the server and the sessions that it still has.
     pub fn end(&mut self) {
         let sessions = Command::new("ps").args(["-o", "pid=", "--ppid", &self.sshd.id().to_string()]).output().unwrap();

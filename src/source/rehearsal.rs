@@ -1,0 +1,110 @@
+//! What a pull would do, found out without writing anything: neither on the server nor in the mirror.
+//!
+//! It goes the same way as a pull, over the same connection, with `pg_dump` for the schema only and rsync's `--dry-run`, so
+//! that keys, rights and programs are proven as far as they can be without the work.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use crate::config::Source;
+use crate::log::printable;
+use crate::outcome::Outcome;
+use crate::source::ssh::Connection;
+use crate::source::transfer::Transfer;
+use crate::source::{files, postgresql, runtime, unreadable};
+use crate::stop::Stop;
+use crate::warnings::Warnings;
+
+/// What a pull would do.
+#[derive(Debug)]
+pub struct Rehearsal {
+    /// One for each database and each path, in the order of a pull; printable, each one line.
+    pub lines: Vec<String>,
+    /// What wouldn't be pulled as it stands there: unreadable files, pipes, what rsync complains of.
+    pub warnings: Warnings,
+    /// How the pull would end: [`Outcome::Failed`] when nothing of the source can be had.
+    pub outcome: Outcome,
+}
+
+/// Finds out what [`super::pull`] would do to `mirror`, which needn't be there.
+///
+/// # Errors
+/// No connection, one that broke, or a stop was asked for.
+pub fn rehearse(source: &Source, mirror: &Path, stop: &Stop) -> Result<Rehearsal> {
+    runtime()?.block_on(async {
+        let connection = Connection::open(source).await?;
+        let rehearsal = rehearse_over(&connection, source, mirror, stop).await;
+        connection.close().await;
+        rehearsal
+    })
+}
+
+async fn rehearse_over(connection: &Connection, source: &Source, mirror: &Path, stop: &Stop) -> Result<Rehearsal> {
+    stop.check()?;
+    let mut rehearsal = Rehearsal { lines: Vec::new(), warnings: Warnings::default(), outcome: Outcome::Complete };
+    let mut usable = 0;
+    for name in &source.postgresql {
+        let tried = postgresql::try_out(source, connection, name, stop).await;
+        stop.check()?;
+        let shown = printable(name.as_bytes());
+        match tried {
+            Ok(()) => {
+                usable += 1;
+                rehearsal.lines.push(format!("the database {shown} can be dumped"));
+            }
+            Err(error) => {
+                rehearsal.outcome = Outcome::Partial;
+                rehearsal.lines.push(format!("the database {shown} can't be dumped: {}", postgresql::one_line(&error)));
+            }
+        }
+    }
+    let look = !source.paths.is_empty() && unreadable::can_be_found(connection, stop).await?;
+    if !look && !source.paths.is_empty() {
+        rehearsal.warnings.push(files::NOT_LOOKED_FOR.to_owned());
+    }
+    for path in &source.paths {
+        usable += usize::from(rehearsal.path(connection, path, look, mirror, stop).await?);
+    }
+    if usable == 0 {
+        rehearsal.outcome = Outcome::Failed;
+    }
+    Ok(rehearsal)
+}
+
+impl Rehearsal {
+    /// Rehearses one path, and says whether it can be pulled.
+    async fn path(&mut self, connection: &Connection, path: &Path, look: bool, mirror: &Path, stop: &Stop) -> Result<bool> {
+        let shown = printable(path.as_os_str().as_bytes());
+        let transfer = match Transfer::ask(connection, path, look, stop, &mut self.warnings).await? {
+            Ok(transfer) => transfer,
+            Err(why) => {
+                self.outcome = Outcome::Partial;
+                self.lines.push(format!("{shown} can't be pulled: {why}"));
+                return Ok(false);
+            }
+        };
+        // Where a pull would first make a folder, all would be new: an empty one stands for it.
+        let empty = TempDir::new().context("making an empty folder to compare with")?;
+        let target = transfer.find_place(mirror).unwrap_or_else(|| with_slash(empty.path()));
+        let ended = transfer.run(&["--dry-run"], &target, stop).await?;
+        let outcome = files::judge(&ended, &format!("rehearsing the pull of {shown}"), &mut self.warnings)?;
+        self.outcome = self.outcome.max(outcome);
+        self.lines.push(format!(
+            "{shown}: {} files and {} bytes would be transferred, {} entries deleted",
+            ended.statistic("Number of regular files transferred"),
+            ended.statistic("Total transferred file size"),
+            ended.statistic("Number of deleted files"),
+        ));
+        Ok(true)
+    }
+}
+
+fn with_slash(folder: &Path) -> OsString {
+    let mut folder = folder.as_os_str().to_owned();
+    folder.push("/");
+    folder
+}

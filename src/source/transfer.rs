@@ -1,0 +1,195 @@
+//! One configured path on its way into the mirror: what it is on the server, what of it can't be read, and the rsync for it.
+//!
+//! A path is first asked for by name (`--list-only`), because rsync wants different arguments for a folder and for a
+//! file, and because a path that isn't there should be said plainly. The question goes through rsync too, so a server
+//! that lets this key run nothing but rsync answers it.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use crate::log::printable;
+use crate::source::rsync::{self, Ended, PARTIAL};
+use crate::source::ssh::Connection;
+use crate::source::unreadable::Unreadable;
+use crate::source::{mirror, unreadable};
+use crate::stop::Stop;
+use crate::warnings::Warnings;
+
+/// What a path is on the server, symbolic links followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Folder,
+    File,
+}
+
+/// A path that is there and can be pulled.
+#[derive(Debug)]
+pub struct Transfer<'a> {
+    connection: &'a Connection,
+    path: &'a Path,
+    place: PathBuf,
+    kind: Kind,
+    unreadable: Option<Unreadable>,
+}
+
+impl<'a> Transfer<'a> {
+    /// Asks for `path`, and when `look` is set also for what of it can't be read, which goes to `warnings`. The inner error
+    /// says why nothing of it can be had.
+    ///
+    /// # Errors
+    /// The connection broke, or a stop was asked for.
+    pub async fn ask(
+        connection: &'a Connection,
+        path: &'a Path,
+        look: bool,
+        stop: &Stop,
+        warnings: &mut Warnings,
+    ) -> Result<Result<Self, String>> {
+        let kind = match kind(connection, path, stop).await? {
+            Ok(kind) => kind,
+            Err(why) => return Ok(Err(why)),
+        };
+        let mut transfer = Self { connection, path, place: mirror::relative(path)?, kind, unreadable: None };
+        if !look {
+            return Ok(Ok(transfer));
+        }
+        let mut each = |name: String| {
+            let line = format!("unreadable on the server and left out: {name}");
+            tracing::info!("{line}");
+            warnings.push(line);
+        };
+        match unreadable::look(connection, path, kind == Kind::Folder, stop, &mut each).await {
+            Ok(found) if found.itself() => return Ok(Err("it is unreadable on the server".to_owned())),
+            Ok(found) => transfer.unreadable = Some(found).filter(|found| found.count() > 0),
+            Err(error) => {
+                stop.check()?;
+                // rsync then meets what can't be read, and says so.
+                let path = printable(path.as_os_str().as_bytes());
+                warnings.push(format!("what is unreadable in {path} was not left out beforehand: {error:#}"));
+            }
+        }
+        Ok(Ok(transfer))
+    }
+
+    /// Makes the place in `mirror` ready, and gives the name for rsync to write to.
+    pub fn make_place(&self, mirror: &Path) -> Result<OsString> {
+        mirror::make_folder(mirror, self.folder())?;
+        Ok(self.target(mirror))
+    }
+
+    /// The name that [`Transfer::make_place`] would give, if it is there already.
+    pub fn find_place(&self, mirror: &Path) -> Option<OsString> {
+        mirror::is_folder(mirror, self.folder()).then(|| self.target(mirror))
+    }
+
+    /// The folder of the mirror that rsync writes to.
+    fn folder(&self) -> &Path {
+        match self.kind {
+            Kind::Folder => &self.place,
+            Kind::File => self.place.parent().unwrap_or(Path::new("")),
+        }
+    }
+
+    fn target(&self, mirror: &Path) -> OsString {
+        let mut target = mirror.join(&self.place).into_os_string();
+        if self.kind == Kind::Folder {
+            target.push("/");
+        }
+        target
+    }
+
+    /// Runs rsync to `target`, with `options` before everything else.
+    pub async fn run(&self, options: &[&str], target: &OsStr, stop: &Stop) -> Result<Ended> {
+        let mut arguments = rsync::arguments(self.connection);
+        arguments.extend(options.iter().map(OsString::from));
+        arguments.extend(
+            [
+                // As they are: times decide what is fetched again, and permissions belong to a restore.
+                "--links",
+                "--perms",
+                "--times",
+                // Owners too, where we may set them, as numbers: names mean other people here. Without root rsync leaves
+                // them out by itself.
+                "--owner",
+                "--group",
+                "--numeric-ids",
+                "--compress",
+                // Read here, so in plain numbers.
+                "--stats",
+                "--no-human-readable",
+                // No --partial: it would leave halves in the mirror, and a partial folder's name is excluded from the pull.
+                // No --secluded-args: `rrsync`, which servers use to let a key only read, refuses it, and rsync 3.2.4 and
+                // later guard their arguments without it.
+            ]
+            .map(OsString::from),
+        );
+        if let Some(unreadable) = &self.unreadable {
+            // What is excluded isn't deleted in the mirror either: it stays there as it was last pulled.
+            arguments.extend(["--from0".into(), "--exclude-from".into(), unreadable.patterns().into()]);
+        }
+        let mut remote = remote(self.connection, self.path);
+        match self.kind {
+            Kind::Folder => {
+                // Deletions are found as it goes and done at the end, so that a transfer that breaks has deleted nothing.
+                // The slash at the end makes it the content, also of a folder behind a symbolic link.
+                arguments.extend(["--recursive".into(), "--delete-delay".into()]);
+                remote.push("/");
+            }
+            // `--force`: yesterday it may have been a folder. `--copy-links`: the path may be a link, and the file is meant.
+            Kind::File => arguments.extend(["--copy-links".into(), "--force".into()]),
+        }
+        arguments.extend([remote, target.to_owned()]);
+        rsync::run(&arguments, stop).await
+    }
+}
+
+/// `path` on the server in rsync's form. rsync guards it against the server's shell, all but `*`, `?` and `[`: those it
+/// leaves for patterns, unless a backslash stands before them. Any other backslash means itself.
+fn remote(connection: &Connection, path: &Path) -> OsString {
+    let mut remote = format!("{}:", connection.alias()).into_bytes();
+    for &byte in path.as_os_str().as_bytes() {
+        if matches!(byte, b'*' | b'?' | b'[') {
+            remote.push(b'\\');
+        }
+        remote.push(byte);
+    }
+    OsString::from_vec(remote)
+}
+
+/// Whether a path is a folder or a file; the inner error says why it is neither or can't be had.
+async fn kind(connection: &Connection, path: &Path, stop: &Stop) -> Result<Result<Kind, String>> {
+    let mut arguments = rsync::arguments(connection);
+    arguments.extend(["--list-only".into(), "--copy-links".into(), remote(connection, path)]);
+    let ended = rsync::run(&arguments, stop).await?;
+    match ended.code {
+        Some(0) => Ok(kind_of(&ended.stdout).ok_or_else(|| "it is neither a folder nor a file".to_owned())),
+        Some(PARTIAL) => Ok(Err(ended.said().cloned().collect::<Vec<_>>().join("; "))),
+        _ => bail!("asking the server for {}: {}", printable(path.as_os_str().as_bytes()), ended.failure()),
+    }
+}
+
+/// What rsync's listing says of the one path it was asked for.
+fn kind_of(listing: &[String]) -> Option<Kind> {
+    match listing.last()?.as_bytes().first()? {
+        b'd' => Some(Kind::Folder),
+        b'-' => Some(Kind::File),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Kind, kind_of};
+
+    #[test]
+    fn the_kind_is_the_first_letter_of_the_last_line_listed() {
+        let lines = |text: &str| text.lines().map(String::from).collect::<Vec<_>>();
+        assert_eq!(kind_of(&lines("drwxr-xr-x          4,096 2026/11/23 02:00:00 demo")), Some(Kind::Folder));
+        assert_eq!(kind_of(&lines("-rw-r--r--              5 2026/11/23 02:00:00 hostname")), Some(Kind::File));
+        assert_eq!(kind_of(&lines("prw-r--r--              0 2026/11/23 02:00:00 pipe")), None);
+        assert_eq!(kind_of(&[]), None);
+    }
+}

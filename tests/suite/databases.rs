@@ -1,0 +1,287 @@
+//! Databases of a source: a real PostgreSQL behind a real sshd, dumped by `backup run`, and loaded again with `psql`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use vaultberry::config::{self, Source};
+use vaultberry::outcome::Outcome;
+use vaultberry::progress::Progress;
+use vaultberry::source::{Rehearsal, pull, rehearse};
+use vaultberry::stop::Stop;
+
+use crate::support::appliance::{Appliance, Run, index, names};
+use crate::support::peer::Peer;
+use crate::support::postgresql::Postgresql;
+
+/// The role that the peer's user is in the database: no superuser.
+const ROLE: &str = "reader";
+
+/// An appliance, and a server with PostgreSQL on which [`ROLE`] may read everything.
+fn triple() -> (Appliance, Peer, Postgresql) {
+    let appliance = Appliance::new(false);
+    let mut peer = Peer::start(&appliance.public_key(), None);
+    let postgresql = Postgresql::start(&peer.user);
+    let role = format!("CREATE ROLE {ROLE} LOGIN IN ROLE pg_read_all_data");
+    postgresql.run("postgres", &[&role]);
+    environment(&mut peer, &postgresql, ROLE);
+    (appliance, peer, postgresql)
+}
+
+/// Tells the peer's sessions where the database is, who they are there, and to look for programs in its `bin` first.
+fn environment(peer: &mut Peer, postgresql: &Postgresql, role: &str) {
+    let bin = peer.data().parent().unwrap().join("bin");
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    peer.set_environment(&[("PGHOST", postgresql.host()), ("PGUSER", role), ("PATH", &path)]);
+}
+
+/// Makes the database `name` with values that are easily broken, and a few megabytes.
+fn fill(postgresql: &Postgresql, name: &str) {
+    postgresql.run("postgres", &[&format!("CREATE DATABASE \"{}\"", name.replace('"', "\"\""))]);
+    postgresql.run(
+        name,
+        &[
+            "CREATE TABLE odd (id int PRIMARY KEY, text text, bytes bytea, at timestamptz, number numeric)",
+            "INSERT INTO odd VALUES (1, E'it''s \"quoted\", a\\nnewline\\r\\n, a\\ttab and \\\\.', '\\x00ff0a5c', now(), 'NaN')",
+            "INSERT INTO odd VALUES (2, NULL, NULL, NULL, NULL), (3, '', '', 'infinity', -0.1), (4, 'Zürich 雪 🍓', NULL, NULL, 1)",
+            "INSERT INTO odd VALUES (5, E'--\\n-- PostgreSQL database dump complete\\n--\\n', NULL, NULL, NULL)",
+            "CREATE TABLE large AS SELECT n AS id, repeat(md5(n::text), 4) AS text FROM generate_series(1, 20000) n",
+            "CREATE SEQUENCE numbers START 42",
+            "CREATE VIEW seen AS SELECT id FROM odd",
+        ],
+    );
+}
+
+/// All that [`fill`] has made, as text.
+fn content(postgresql: &Postgresql, name: &str) -> String {
+    ["SELECT * FROM odd ORDER BY id", "SELECT md5(string_agg(l::text, '' ORDER BY id)) FROM large l", "SELECT * FROM seen"]
+        .map(|query| postgresql.query(name, query))
+        .concat()
+}
+
+fn dumps(appliance: &Appliance) -> PathBuf {
+    appliance.backup("current/web/dumps/postgresql")
+}
+
+/// The warnings in the index of the last snapshot.
+fn warnings(appliance: &Appliance) -> Vec<String> {
+    let trailer = index(appliance.archives("web").last().unwrap()).pop().unwrap();
+    trailer["warnings"].as_array().unwrap().iter().map(|line| line.as_str().unwrap().to_owned()).collect()
+}
+
+/// The only source of an appliance, and its mirror.
+fn source(appliance: &Appliance) -> (Source, PathBuf) {
+    let command = appliance.command(&[]);
+    let config = config::load(Path::new(command.get_args().last().unwrap())).unwrap();
+    (config.sources[0].clone(), appliance.backup("current/web"))
+}
+
+fn rehearsal(appliance: &Appliance) -> Rehearsal {
+    let (source, mirror) = source(appliance);
+    rehearse(&source, &mirror, &Stop::default()).unwrap()
+}
+
+#[test]
+fn dumps_in_a_snapshot_load_with_psql_and_hold_what_the_databases_held() {
+    let (mut appliance, peer, postgresql) = triple();
+    let odd = "it's a \"test\" $HOME";
+    for name in ["wiki", odd] {
+        fill(&postgresql, name);
+    }
+    peer.write("file", "1");
+    appliance.pull_from("web", &peer);
+    appliance.source_settings("postgresql = [\"wiki\", \"it's a \\\"test\\\" $HOME\"]");
+
+    let rehearsed = rehearsal(&appliance);
+    assert_eq!((rehearsed.outcome, rehearsed.warnings.total()), (Outcome::Complete, 0), "{rehearsed:?}");
+    assert_eq!(
+        rehearsed.lines,
+        [
+            "the database wiki can be dumped".to_owned(),
+            format!("the database {odd} can be dumped"),
+            format!("{}: 1 files and 1 bytes would be transferred, 0 entries deleted", peer.data().display())
+        ]
+    );
+    assert!(names(&appliance.backup("")).is_empty());
+
+    let run = appliance.run();
+    assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run:?}");
+    let (_folder, restored) = appliance.unpack(&appliance.archives("web")[0], Path::new("/dumps/postgresql"));
+    assert_eq!(names(&restored), [format!("{odd}.sql"), "wiki.sql".to_owned()]);
+    assert_eq!(names(&dumps(&appliance)), names(&restored));
+    for name in ["wiki", odd] {
+        postgresql.load("restored", &restored.join(format!("{name}.sql")));
+        assert_eq!(content(&postgresql, "restored"), content(&postgresql, name));
+        assert_eq!(postgresql.query("restored", "SELECT nextval('numbers')"), "42\n");
+        postgresql.run("postgres", &["DROP DATABASE restored"]);
+    }
+    let header = &index(&appliance.archives("web")[0])[0];
+    assert_eq!(header["roots"][0], "dumps");
+}
+
+#[test]
+fn progress_tells_what_is_being_pulled_and_how_much_has_come() {
+    let (mut appliance, peer, postgresql) = triple();
+    fill(&postgresql, "wiki");
+    peer.write("file", "12345");
+    appliance.pull_from("web", &peer);
+    appliance.source_settings("postgresql = [\"wiki\"]");
+    let (source, mirror) = source(&appliance);
+    let heard: Arc<Mutex<Vec<(String, u64)>>> = Arc::default();
+    let ear = Arc::clone(&heard);
+    let progress = Progress::new(move |step| ear.lock().unwrap().push((step.doing.to_owned(), step.done)));
+    let pulled = pull(&source, &mirror, &Stop::default(), &progress).unwrap();
+    assert_eq!((pulled.outcome, pulled.warnings.total()), (Outcome::Complete, 0));
+    let heard = heard.lock().unwrap();
+    let (dumping, pulling) = ("dumping wiki".to_owned(), format!("pulling {}", peer.data().display()));
+    assert!(heard.is_sorted_by_key(|(doing, done)| (doing, *done)), "{heard:?}");
+    let of = |what: &str| heard.iter().filter(|(doing, _)| doing == what).map(|(_, done)| *done).collect::<Vec<_>>();
+    assert!(of(&dumping).len() > 10 && of(&dumping)[0] == 0, "{heard:?}");
+    assert_eq!(of(&dumping).last(), Some(&fs::metadata(dumps(&appliance).join("wiki.sql")).unwrap().len()));
+    assert_eq!(of(&pulling), [0, 5]);
+    assert_eq!(heard.len(), of(&dumping).len() + 2);
+}
+
+#[test]
+fn a_dump_that_is_not_proven_whole_leaves_the_last_good_one() {
+    let (mut appliance, peer, postgresql) = triple();
+    for name in ["wiki", "shop"] {
+        fill(&postgresql, name);
+    }
+    peer.write("file", "1");
+    appliance.pull_from("web", &peer);
+    appliance.source_settings("postgresql = [\"wiki\", \"shop\"]");
+    assert_eq!(appliance.run().code, Some(0));
+    let dump = dumps(&appliance).join("wiki.sql");
+    let (good, made) = (fs::read(&dump).unwrap(), fs::metadata(&dump).unwrap().modified().unwrap());
+    let date = date_of(made);
+
+    for (script, why) in [
+        // cut, with nobody who says so
+        ("/usr/bin/pg_dump \"$@\" | head -c 1000000; exit 0", "its end is missing"),
+        // whole, and yet
+        (
+            "/usr/bin/pg_dump \"$@\"; echo 'the disk is on fire' >&2; exit 1",
+            "`pg_dump` ended with exit code 1; the disk is on fire",
+        ),
+        ("exit 0", "it doesn't begin as a dump does"),
+        ("echo hello; exec /usr/bin/pg_dump \"$@\"", "it doesn't begin as a dump does"),
+    ] {
+        peer.program("pg_dump", &format!("case $* in *shop*) exec /usr/bin/pg_dump \"$@\";; esac\n{script}"));
+        peer.write("file", why);
+        let run = appliance.run();
+        assert_eq!(run.code, Some(3), "{run:?}");
+        let expected = format!("the database wiki was not dumped, and the snapshot has the dump of {date} instead: {why}");
+        assert_eq!(warnings(&appliance), [expected]);
+        assert!(fs::read(&dump).unwrap() == good && fs::metadata(&dump).unwrap().modified().unwrap() == made, "{why}");
+        assert_eq!(names(&dumps(&appliance)), ["shop.sql", "wiki.sql"]);
+        // The rest of the source is as new as can be.
+        let (_folder, restored) = appliance.unpack(appliance.archives("web").last().unwrap(), &peer.data());
+        assert_eq!(fs::read_to_string(restored.join("file")).unwrap(), why);
+        assert!(fs::metadata(dumps(&appliance).join("shop.sql")).unwrap().modified().unwrap() > made);
+    }
+
+    // Gone from the server, and then from the configuration.
+    fs::remove_file(peer.program("pg_dump", "").join("pg_dump")).unwrap();
+    postgresql.run("postgres", &["DROP DATABASE wiki"]);
+    let run = appliance.run();
+    assert_eq!(run.code, Some(3), "{run:?}");
+    let gone = &warnings(&appliance)[0];
+    assert!(gone.contains("database \"wiki\" does not exist; hint: correct `postgresql`") && gone.contains(&date), "{gone}");
+    assert!(run.stdout.contains(gone), "{}", run.stdout);
+    assert_eq!(fs::read(&dump).unwrap(), good);
+
+    let mut without = Appliance::new(false);
+    peer.let_in(&without.public_key());
+    without.pull_from("web", &peer);
+    without.source_settings("postgresql = [\"shop\"]");
+    fs::create_dir_all(dumps(&without)).unwrap();
+    fs::copy(&dump, dumps(&without).join("wiki.sql")).unwrap();
+    assert_eq!(without.run().code, Some(0));
+    assert_eq!(names(&dumps(&without)), ["shop.sql"]);
+}
+
+/// A file's time as a warning has it.
+fn date_of(time: SystemTime) -> String {
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let date = Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ", "-d", &format!("@{seconds}")]).output();
+    String::from_utf8(date.unwrap().stdout).unwrap().trim_end().to_owned()
+}
+
+#[test]
+fn what_a_role_lacks_is_said_with_the_remedy_and_nothing_usable_is_failed() {
+    let (mut appliance, mut peer, postgresql) = triple();
+    fill(&postgresql, "wiki");
+    postgresql.run("postgres", &["CREATE ROLE nobody LOGIN", "CREATE DATABASE blobs"]);
+    postgresql.run("blobs", &["SELECT lo_from_bytea(0, 'large')"]);
+    appliance.source("web", peer.port, &peer.user.name, &peer.host_key(), &[]);
+    appliance.source_settings("postgresql = [\"wiki\", \"blobs\"]");
+
+    // pg_read_all_data, as the guide has it, is enough for tables and not for large objects.
+    let run = appliance.run();
+    assert_eq!(run.code, Some(3), "{run:?}");
+    let said = warnings(&appliance);
+    assert!(said.len() == 1 && said[0].starts_with("the database blobs was not dumped, and the snapshot has no dump of it: "));
+    assert!(
+        said[0].contains("permission denied for large object") && said[0].contains("GRANT SELECT ON LARGE OBJECT"),
+        "{said:?}"
+    );
+    assert_eq!(names(&dumps(&appliance)), ["wiki.sql"]);
+    let oid = postgresql.query("blobs", "SELECT oid FROM pg_largeobject_metadata");
+    postgresql.run("blobs", &[&format!("GRANT SELECT ON LARGE OBJECT {} TO {ROLE}", oid.trim())]);
+    assert_eq!(appliance.run().code, Some(0));
+    fs::remove_file(dumps(&appliance).join("blobs.sql")).unwrap();
+
+    environment(&mut peer, &postgresql, "nobody");
+    let rehearsed = rehearsal(&appliance);
+    assert_eq!(rehearsed.outcome, Outcome::Partial, "{rehearsed:?}");
+    let grant = format!("GRANT pg_read_all_data TO \"{}\"", peer.user.name);
+    assert!(rehearsed.lines[0].starts_with("the database wiki can't be dumped: ") && rehearsed.lines[0].ends_with(&grant));
+    let run = appliance.run();
+    // Not one new dump and no path: a snapshot would hold nothing that is new.
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stdout.contains("nothing of it could be had: the database wiki") && run.stdout.contains(&grant), "{run:?}");
+    assert_eq!((appliance.archives("web").len(), names(&dumps(&appliance))), (2, vec!["wiki.sql".to_owned()]));
+
+    environment(&mut peer, &postgresql, "stranger");
+    let run = appliance.run();
+    assert!(
+        run.stdout.contains("role \"stranger\" does not exist; hint: as PostgreSQL's superuser there: CREATE ROLE"),
+        "{run:?}"
+    );
+    peer.set_environment(&[("PATH", "/bin-that-is-not-there")]);
+    let run = appliance.run();
+    assert!(run.stdout.contains("hint: install postgresql-client on the server"), "{run:?}");
+}
+
+#[test]
+fn a_dump_that_hangs_ends_with_a_signal_to_the_run() {
+    let mut appliance = Appliance::new(false);
+    let mut peer = Peer::start(&appliance.public_key(), None);
+    // It goes on for as long as somebody listens.
+    let bin = peer.program("pg_dump", "while echo going on; do sleep 1; done");
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    peer.set_environment(&[("PATH", &path)]);
+    appliance.pull_from("web", &peer);
+    appliance.source_settings("postgresql = [\"wiki\"]");
+    let mut command = appliance.command(&["backup", "run"]);
+    let mut run = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let part = dumps(&appliance).join("wiki.sql.part");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while fs::metadata(&part).map_or(0, |part| part.len()) == 0 {
+        assert!(Instant::now() < deadline && run.try_wait().unwrap().is_none(), "the dump doesn't begin");
+        sleep(Duration::from_millis(50));
+    }
+    let asked = Instant::now();
+    kill(Pid::from_raw(run.id().cast_signed()), Signal::SIGTERM).unwrap();
+    let run = Run::of(run.wait_with_output().unwrap());
+    assert!(asked.elapsed() < Duration::from_secs(10));
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stdout.contains("interrupted by a signal"), "{}", run.stdout);
+    assert!(names(&dumps(&appliance)).is_empty() && appliance.snapshots("web").is_empty());
+}
