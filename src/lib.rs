@@ -7,6 +7,7 @@
 //!
 //! `config` knows no other subject and `cli` is known by none; no stage of a run knows `run`.
 
+pub mod amount;
 pub mod cli;
 pub mod complaint;
 pub mod config;
