@@ -16,6 +16,17 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// The bytes that such digits stand for; none when it's something else.
+pub fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let pairs = text.as_bytes().chunks(2);
+    pairs.map(|pair| if let &[high, low] = pair { Some(digit(high)? << 4 | digit(low)?) } else { None }).collect()
+}
+
 /// The SHA-256 of a file's content, as sha256sum(1) writes it.
 pub fn sha256_of(path: &Path) -> Result<String> {
     let reading = || format!("reading {}", path.display());
@@ -32,7 +43,13 @@ pub fn sha256_of(path: &Path) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{hex, sha256_of};
+    use super::{hex, sha256_of, unhex};
+
+    #[test]
+    fn only_pairs_of_lower_case_digits_are_read_back() {
+        assert_eq!(unhex(&hex(&[0, 0x9f, 0xff])).unwrap(), [0, 0x9f, 0xff]);
+        assert_eq!(["0", "0g", "AB", " 1"].map(unhex), [const { None }; 4]);
+    }
 
     #[test]
     fn a_file_s_sum_is_that_of_sha256sum() {

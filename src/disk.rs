@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -18,6 +19,7 @@ use crate::config::{Config, Disk};
 use crate::devices::{self, Block};
 use crate::keys::keyfile::{KEY_SIZE, random};
 use crate::keys::recovery;
+use crate::log::printable;
 use crate::luks::{self, Key, Tried};
 use crate::secret::Secret;
 use crate::{durable, mounts, process};
@@ -132,6 +134,25 @@ pub fn attach(config: &Config, typed: &Secret<String>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes sure that what is mounted at `folder` is the backup disk. Without it the folder is an ordinary one on root.
+pub fn mounted(folder: &Path) -> Result<()> {
+    const HINT: &str = "hint: plug the disk in and run `vaultberry disk open`";
+    // Names in mountinfo have no symbolic links in them.
+    let Ok(folder) = fs::canonicalize(folder) else {
+        bail!("the backup disk is not mounted: there is no folder {}\n{HINT}", folder.display());
+    };
+    match mounts::source_of(&folder)? {
+        None => bail!("the backup disk is not mounted at {}\n{HINT}", folder.display()),
+        Some(device) if device == luks::mapped(NAME) => Ok(()),
+        Some(device) => bail!(
+            "the backup disk is not mounted at {}: {} is there instead of {}\n{HINT}",
+            folder.display(),
+            printable(device.as_os_str().as_bytes()),
+            luks::mapped(NAME).display()
+        ),
+    }
 }
 
 fn wanted(config: &Config) -> Result<&Disk> {

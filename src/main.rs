@@ -5,15 +5,19 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
+use jiff::Timestamp;
 use vaultberry::cli::backup::Backup;
 use vaultberry::cli::disk::Disk;
+use vaultberry::cli::snapshot::Snapshot;
 use vaultberry::cli::source::Source;
 use vaultberry::cli::{Cli, Command};
 use vaultberry::image::build::{Request, build};
 use vaultberry::image::emulate::{self, Guest};
 use vaultberry::outcome::Outcome;
+use vaultberry::progress::Progress;
 use vaultberry::run::events::Events;
 use vaultberry::run::screen;
+use vaultberry::snapshot::{catalog, restore, table};
 use vaultberry::stop::Stop;
 use vaultberry::{cli, complaint, config, disk, log, run, source, terminal};
 
@@ -67,6 +71,11 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
             let config = config::load(&args.config)?;
             done(disk::attach(&config, &terminal::read_secret("recovery passphrase of the appliance that made the disk")?))
         }
+        Command::Snapshot(Snapshot::List(args)) => {
+            let listed = catalog::list(&config::load(&args.on.config)?, args.source.as_deref())?;
+            print(&if args.json { table::json(&listed)? } else { table::text(&listed, Timestamp::now()) })
+        }
+        Command::Restore(args) => restore(&args),
         Command::Source(Source::Key(args)) => print(&source::key::ensure_all(&config::load(&args.config)?)?),
     }
 }
@@ -105,6 +114,13 @@ fn boot(args: cli::image::Boot) -> Result<Outcome> {
     };
     let status = emulate::boot(&guest, &Stop::on_signals()?)?;
     Ok(if status.success() { Outcome::Complete } else { Outcome::Failed })
+}
+
+fn restore(args: &cli::snapshot::Restore) -> Result<Outcome> {
+    let archive = catalog::archive(&args.snapshot, || Ok(config::load(&args.on.config)?))?;
+    let restored = restore::restore(&archive, &args.path, &args.to, &Progress::default(), &Stop::on_signals()?)?;
+    print(&restored.summary())?;
+    done(restored.verdict())
 }
 
 /// Writes to standard output; unlike `print!`, a reader that has gone away is an error and not a panic.

@@ -4,6 +4,7 @@ pub mod backup;
 pub mod config;
 pub mod disk;
 pub mod image;
+pub mod snapshot;
 pub mod source;
 
 use clap::{ArgAction, Parser, Subcommand};
@@ -42,6 +43,14 @@ pub enum Command {
     /// Format, open and close the backup disk, on the appliance.
     #[command(subcommand)]
     Disk(disk::Disk),
+    /// See what snapshots there are, on the appliance.
+    #[command(subcommand)]
+    Snapshot(snapshot::Snapshot),
+    /// Restore a snapshot, or parts of it, to an empty folder
+    ///
+    /// Everything is checked against the index beside the archive. A file whose content isn't what it was gets `.damaged`
+    /// behind its name, and the exit code is 1. The archive's path needs no configuration.
+    Restore(snapshot::Restore),
     /// Deal with the servers that are backed up.
     #[command(subcommand)]
     Source(source::Source),

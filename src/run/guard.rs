@@ -5,7 +5,6 @@
 //! folder must be a mount point, and the mount must be the disk that `vaultberry disk open` opens.
 
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -13,8 +12,7 @@ use jiff::Timestamp;
 use nix::sys::statvfs::statvfs;
 
 use crate::config::Config;
-use crate::log::printable;
-use crate::{disk, luks, mounts};
+use crate::disk;
 
 /// The least free space that a run begins with, however small the disk.
 const LEAST_FREE: u64 = 64 << 20;
@@ -32,7 +30,7 @@ pub fn check(config: &Config, now: Timestamp) -> Result<()> {
     clock(now)?;
     let folder = &config.backup.folder;
     if config.disk.is_some() {
-        mounted(folder)?;
+        disk::mounted(folder)?;
     } else {
         fs::create_dir_all(folder).with_context(|| format!("making the backup folder {}", folder.display()))?;
     }
@@ -46,24 +44,6 @@ fn clock(now: Timestamp) -> Result<()> {
         bail!("the clock says {now:.0}, which can't be\nhint: connect the network and look at `timedatectl`");
     }
     Ok(())
-}
-
-fn mounted(folder: &Path) -> Result<()> {
-    const HINT: &str = "hint: plug the disk in and run `vaultberry disk open`";
-    // Names in mountinfo have no symbolic links in them.
-    let Ok(folder) = fs::canonicalize(folder) else {
-        bail!("the backup disk is not mounted: there is no folder {}\n{HINT}", folder.display());
-    };
-    match mounts::source_of(&folder)? {
-        None => bail!("the backup disk is not mounted at {}\n{HINT}", folder.display()),
-        Some(device) if device == luks::mapped(disk::NAME) => Ok(()),
-        Some(device) => bail!(
-            "the backup disk is not mounted at {}: {} is there instead of {}\n{HINT}",
-            folder.display(),
-            printable(device.as_os_str().as_bytes()),
-            luks::mapped(disk::NAME).display()
-        ),
-    }
 }
 
 fn space(folder: &Path) -> Result<()> {

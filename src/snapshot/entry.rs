@@ -4,7 +4,7 @@
 //! kernel below the mirror's own folder with `openat2` (`RESOLVE_NO_SYMLINKS`, `RESOLVE_BENEATH`), and what is stated
 //! and read is the thing that was opened, not a name that could mean something else a moment later.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
 
 /// What an archive can hold.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A regular file, not open yet.
     File,
@@ -29,7 +29,7 @@ pub enum Kind {
 }
 
 /// What the archive and the index say of an entry.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Its name, relative to the mirror.
     pub path: PathBuf,
@@ -45,6 +45,13 @@ pub struct Entry {
     pub uid: u32,
     /// The group's number.
     pub gid: u32,
+}
+
+/// The name `bytes` of an entry as a path; none unless it leads downwards only, without a detour, as all names that
+/// [`super::archive::write`] gives.
+pub fn plain(bytes: &[u8]) -> Option<PathBuf> {
+    let proper = |part: &[u8]| !matches!(part, b"" | b"." | b"..") && !part.contains(&0);
+    bytes.split(|&byte| byte == b'/').all(proper).then(|| PathBuf::from(OsStr::from_bytes(bytes)))
 }
 
 /// Looks at `path` below `root`.
@@ -112,7 +119,17 @@ mod tests {
 
     use nix::errno::Errno;
 
-    use super::{Kind, look, names, open};
+    use super::{Kind, look, names, open, plain};
+
+    #[test]
+    fn a_plain_name_leads_downwards_only() {
+        for name in ["a", "srv/www/...", " /\n", "-rf"] {
+            assert_eq!(plain(name.as_bytes()).unwrap(), Path::new(name));
+        }
+        for name in ["", "/", "/etc", "a//b", "a/", "./a", "a/../b", "..", "a\0b"] {
+            assert_eq!(plain(name.as_bytes()), None, "{name:?}");
+        }
+    }
 
     #[test]
     fn a_link_is_seen_and_never_followed() {

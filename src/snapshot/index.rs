@@ -16,6 +16,10 @@
 //! - `mtime` is in seconds since 1970; `mode` is octal; `sha256` is of the file's bytes in the archive.
 //! - `"damaged":true` marks a file whose content isn't what the mirror held; the snapshot is then `partial`.
 //! - An index without its trailer was cut short and means nothing. `outcome` is `complete` or `partial`.
+//!
+//! This file writes it; [`read`] reads it.
+
+pub mod read;
 
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;

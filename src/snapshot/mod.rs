@@ -7,10 +7,19 @@
 //! name, then the archive. So wherever an archive has its final name, its index was there before; a power cut between the
 //! two leaves an index that describes nothing, which [`clean`] removes with the `.part` files. Nothing is removed that
 //! could be restored from.
+//!
+//! [`list`] tells what there is, [`prune`] removes what [`retention`] says, [`restore`] brings back. Of a command's `SOURCE`
+//! and `SOURCE/NAME`, [`catalog`] knows where they are.
 
 pub mod archive;
+pub mod catalog;
 pub mod entry;
 pub mod index;
+pub mod list;
+mod prune;
+pub mod restore;
+pub mod retention;
+pub mod table;
 
 use std::fs;
 use std::io::{BufWriter, Write};
@@ -25,6 +34,8 @@ use crate::snapshot::archive::Digest;
 use crate::snapshot::index::{Header, Index, Trailer};
 use crate::stop::Stop;
 use crate::warnings::Warnings;
+
+pub use prune::prune;
 
 /// What an archive's name ends with.
 pub const ARCHIVE_END: &str = ".tar.gz";

@@ -5,5 +5,6 @@ mod boot;
 mod building;
 mod config;
 mod databases;
+mod snapshots;
 mod support;
 mod unreadable;
