@@ -29,10 +29,20 @@ const CLOCK_FLOOR: i64 = 1_704_067_200;
 pub fn check(config: &Config, now: Timestamp) -> Result<()> {
     clock(now)?;
     let folder = &config.backup.folder;
+    if config.disk.is_none() {
+        fs::create_dir_all(folder).with_context(|| format!("making the backup folder {}", folder.display()))?;
+    }
+    look(config, now)
+}
+
+/// The same, for a rehearsal: nothing is made. A plain folder that a run would make needn't be there.
+pub fn look(config: &Config, now: Timestamp) -> Result<()> {
+    clock(now)?;
+    let folder = &config.backup.folder;
     if config.disk.is_some() {
         disk::mounted(folder)?;
-    } else {
-        fs::create_dir_all(folder).with_context(|| format!("making the backup folder {}", folder.display()))?;
+    } else if !folder.exists() {
+        return Ok(());
     }
     // An unnamed file: it tells a read-only file system from a writable one and leaves nothing.
     tempfile::tempfile_in(folder).with_context(|| format!("writing to the backup folder {}", folder.display()))?;

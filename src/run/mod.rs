@@ -106,13 +106,9 @@ impl Run<'_> {
     fn every_source(&self, report: &mut RunReport) -> Result<()> {
         for source in &self.config.sources {
             let result = match self.stop.check() {
-                Ok(()) => pipeline::source(
-                    &self.config.backup.folder,
-                    source,
-                    &report.run,
-                    self.stop,
-                    &self.events.progress(&source.name),
-                ),
+                Ok(()) => {
+                    pipeline::source(&self.config.backup, source, &report.run, self.stop, &self.events.progress(&source.name))
+                }
                 Err(error) => SourceReport::skipped(&source.name, &error),
             };
             self.events.tell(&Event::Source(&result));

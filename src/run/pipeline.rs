@@ -6,33 +6,49 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::config::Source;
+use crate::config::{Backup, Source};
+use crate::log::printable;
 use crate::outcome::Outcome;
 use crate::progress::Progress;
 use crate::run::report::SourceReport;
 use crate::snapshot::{self, Request, Snapshot};
 use crate::source;
 use crate::stop::Stop;
+use crate::warnings::Warnings;
 
 /// Pulls `source` and makes its snapshot, named after the run, below `backup`.
 ///
 /// A source whose pull failed gets no snapshot: the mirror is then neither the old state nor the new. A partial pull gets
 /// one, and its index says `partial`.
-pub fn source(backup: &Path, source: &Source, run: &str, stop: &Stop, progress: &Progress) -> SourceReport {
+pub fn source(backup: &Backup, source: &Source, run: &str, stop: &Stop, progress: &Progress) -> SourceReport {
     tracing::info!(source = source.name, "begins");
-    match pull_and_keep(backup, source, run, stop, progress) {
-        Ok(snapshot) => {
+    match pull_and_keep(&backup.folder, source, run, stop, progress) {
+        Ok(mut snapshot) => {
+            let pruned = prune(backup, source, run, &mut snapshot.warnings);
             for line in &snapshot.warnings.lines {
                 tracing::warn!(source = source.name, "{line}");
             }
             tracing::info!(source = source.name, "{}: {}", snapshot.outcome, snapshot.archive.display());
-            SourceReport::made(&source.name, backup, snapshot)
+            SourceReport { pruned, ..SourceReport::made(&source.name, &backup.folder, snapshot) }
         }
         Err(error) => {
             tracing::error!(source = source.name, "{error:#}");
             SourceReport::failed(&source.name, &error)
         }
     }
+}
+
+/// Removes what the new snapshot `run` has made superfluous, and gives the names. Old snapshots that stay are no failure.
+fn prune(backup: &Backup, source: &Source, run: &str, warnings: &mut Warnings) -> Vec<String> {
+    let folder = backup.folder.join("snapshots").join(&source.name);
+    let pruned = snapshot::prune(&folder, backup.keep, &[run]).unwrap_or_else(|error| {
+        warnings.push(printable(format!("{error:#}").as_bytes()));
+        Vec::new()
+    });
+    for name in &pruned {
+        tracing::info!(source = source.name, "removed the old snapshot {name}");
+    }
+    pruned
 }
 
 fn pull_and_keep(backup: &Path, source: &Source, run: &str, stop: &Stop, progress: &Progress) -> Result<Snapshot> {
@@ -64,5 +80,5 @@ fn pull_and_keep(backup: &Path, source: &Source, run: &str, stop: &Stop, progres
         outcome: pulled.outcome,
         warnings: pulled.warnings,
     };
-    snapshot::create(request, stop)
+    snapshot::create(request, stop, progress)
 }

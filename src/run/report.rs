@@ -32,6 +32,19 @@ pub struct RunReport {
     pub notes: Vec<String>,
     /// One for each source of the configuration, in its order; none when a guard stopped the run.
     pub sources: Vec<SourceReport>,
+    /// How the mail went; none without `[report]`, and while it isn't sent.
+    pub mail: Option<MailReport>,
+}
+
+/// How the mail of a run went.
+#[derive(Debug, Serialize)]
+pub struct MailReport {
+    /// Mails that the server took, those that had waited included.
+    pub sent: usize,
+    /// Mails that wait for the next run.
+    pub waiting: usize,
+    /// What went wrong.
+    pub problems: Vec<String>,
 }
 
 /// How a source went.
@@ -64,37 +77,39 @@ pub struct SourceReport {
 pub struct PushReport {
     /// `complete` when the store has it, proven; `skipped` when it isn't due; `failed`.
     pub outcome: Outcome,
-    /// Where the archive is in the store.
-    pub key: Option<String>,
+    /// Which store has it.
+    pub place: Option<String>,
     /// Bytes that were sent.
     pub bytes: u64,
-    /// When the next push is due, when this one wasn't.
-    pub due: Option<Timestamp>,
+    /// The last complete snapshot that is off-site, where this one wasn't due.
+    pub last: Option<String>,
     /// Why it failed.
     pub error: Option<String>,
 }
 
 impl PushReport {
-    /// A push that isn't due before `due`.
-    pub fn not_due(due: Timestamp) -> Self {
-        Self { outcome: Outcome::Skipped, key: None, bytes: 0, due: Some(due), error: None }
+    /// A push that isn't due; `last` is the last complete snapshot that is off-site.
+    pub fn not_due(last: Option<String>) -> Self {
+        Self { outcome: Outcome::Skipped, place: None, bytes: 0, last, error: None }
     }
 
     /// A push that is proven.
-    pub fn proven(key: String, bytes: u64) -> Self {
-        Self { outcome: Outcome::Complete, key: Some(key), bytes, due: None, error: None }
+    pub fn proven(place: String, bytes: u64) -> Self {
+        Self { outcome: Outcome::Complete, place: Some(place), bytes, last: None, error: None }
     }
 
     /// A push that didn't happen though it was due.
     pub fn failed(error: &anyhow::Error) -> Self {
-        Self { outcome: Outcome::Failed, key: None, bytes: 0, due: None, error: Some(format!("{error:#}")) }
+        Self { outcome: Outcome::Failed, place: None, bytes: 0, last: None, error: Some(format!("{error:#}")) }
     }
 
-    fn summary(&self) -> String {
-        match (&self.key, &self.due, &self.error) {
-            (Some(key), _, _) => format!("off-site: {key} ({})", amount(self.bytes)),
-            (_, Some(due), _) => format!("off-site: not due before {due:.0}"),
-            (_, _, error) => format!("off-site: FAILED: {}", error.as_deref().unwrap_or_default()),
+    /// One line for a person.
+    pub fn summary(&self) -> String {
+        match (self.outcome, &self.place, &self.last, &self.error) {
+            (_, Some(place), ..) => format!("off-site: {} in {place}, proven", amount(self.bytes)),
+            (.., Some(error)) => format!("off-site: FAILED: {error}"),
+            (_, _, Some(last), _) => format!("off-site: not due; the last complete one there is {last}"),
+            _ => "off-site: not due".to_owned(),
         }
     }
 }
@@ -102,7 +117,16 @@ impl PushReport {
 impl RunReport {
     /// A run that has only begun.
     pub fn begun(run: String, started: Timestamp) -> Self {
-        Self { run, outcome: Outcome::Failed, started, ended: None, error: None, notes: Vec::new(), sources: Vec::new() }
+        Self {
+            run,
+            outcome: Outcome::Failed,
+            started,
+            ended: None,
+            error: None,
+            notes: Vec::new(),
+            sources: Vec::new(),
+            mail: None,
+        }
     }
 
     /// A run that wasn't, and why.
@@ -156,6 +180,14 @@ impl RunReport {
         }
         for note in &self.notes {
             line(&mut text, 2, note);
+        }
+        if let Some(mail) = &self.mail {
+            for problem in &mail.problems {
+                line(&mut text, 2, problem);
+            }
+            if mail.waiting > 0 {
+                line(&mut text, 2, &format!("reports that wait for the mail server: {}", mail.waiting));
+            }
         }
         text
     }
@@ -222,7 +254,7 @@ impl SourceReport {
 }
 
 /// Appends `content` with `indent` spaces before each of its lines; those after the first are set in further.
-fn line(text: &mut String, indent: usize, content: &str) {
+pub fn line(text: &mut String, indent: usize, content: &str) {
     for (number, line) in content.lines().enumerate() {
         let indent = if number == 0 { indent } else { indent + 4 };
         writeln!(text, "{:indent$}{}", "", line.trim_end()).expect("writing to a string doesn't fail");

@@ -30,7 +30,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::durable::{self, Durable};
 use crate::outcome::Outcome;
-use crate::snapshot::archive::Digest;
+use crate::progress::Progress;
+use crate::snapshot::archive::{Archived, Digest};
 use crate::snapshot::index::{Header, Index, Trailer};
 use crate::stop::Stop;
 use crate::warnings::Warnings;
@@ -83,7 +84,7 @@ pub struct Snapshot {
 ///
 /// # Errors
 /// A snapshot of that name is there already (it is left alone), writing failed, or a stop was asked for.
-pub fn create(request: Request<'_>, stop: &Stop) -> Result<Snapshot> {
+pub fn create(request: Request<'_>, stop: &Stop, progress: &Progress) -> Result<Snapshot> {
     let Request { source, name, folder, mirror, roots, outcome, mut warnings } = request;
     durable::private_folder(folder)?;
     let archive_path = folder.join(format!("{name}{ARCHIVE_END}"));
@@ -97,7 +98,13 @@ pub fn create(request: Request<'_>, stop: &Stop) -> Result<Snapshot> {
     let mut index_file = Durable::create(&index_path, 0o600)?;
 
     let mut index = Index::begin(BufWriter::new(index_file.file()), &Header::new(source, name, roots))?;
-    let written = archive::write(BufWriter::new(archive_file.file()), mirror, roots, stop, &mut |entry| index.entry(entry))
+    let mut done = 0;
+    let mut each = |archived: &Archived<'_>| {
+        done += archived.entry.size;
+        progress.say("archiving", done, None);
+        index.entry(archived)
+    };
+    let written = archive::write(BufWriter::new(archive_file.file()), mirror, roots, stop, &mut each)
         .with_context(|| format!("writing the snapshot {}", archive_path.display()))?;
     let outcome = if written.damaged { outcome.max(Outcome::Partial) } else { outcome };
     warnings.append(written.warnings);
@@ -146,6 +153,7 @@ mod tests {
 
     use super::{Request, clean, create};
     use crate::outcome::Outcome;
+    use crate::progress::Progress;
     use crate::stop::Stop;
     use crate::warnings::Warnings;
 
@@ -182,13 +190,15 @@ mod tests {
         };
         let stop = Stop::default();
         stop.request();
-        assert!(format!("{:#}", create(request(), &stop).unwrap_err()).ends_with("interrupted by a signal"));
+        assert!(
+            format!("{:#}", create(request(), &stop, &Progress::default()).unwrap_err()).ends_with("interrupted by a signal")
+        );
         assert_eq!(fs::read_dir(&snapshots).unwrap().count(), 0);
 
-        let snapshot = create(request(), &Stop::default()).unwrap();
+        let snapshot = create(request(), &Stop::default(), &Progress::default()).unwrap();
         let before = fs::read(&snapshot.archive).unwrap();
         fs::write(mirror.join("srv/new"), "new").unwrap();
-        let error = create(request(), &Stop::default()).unwrap_err().to_string();
+        let error = create(request(), &Stop::default(), &Progress::default()).unwrap_err().to_string();
         assert!(error.contains("20261123T023000Z.tar.gz: it exists already\nhint: "), "{error}");
         assert_eq!(fs::read(&snapshot.archive).unwrap(), before);
         assert_eq!(fs::read_dir(&snapshots).unwrap().count(), 2);

@@ -14,6 +14,7 @@ use nix::unistd::Uid;
 use serde_json::Value;
 use tempfile::TempDir;
 use vaultberry::outcome::Outcome;
+use vaultberry::progress::Progress;
 use vaultberry::snapshot::{self, Request, clean, create, prune};
 use vaultberry::stop::Stop;
 use vaultberry::warnings::Warnings;
@@ -45,7 +46,7 @@ fn keep(appliance: &Appliance, mirror: &Path, name: &str, outcome: Outcome) -> P
         outcome,
         warnings,
     };
-    create(request, &Stop::default()).unwrap().archive
+    create(request, &Stop::default(), &Progress::default()).unwrap().archive
 }
 
 /// Sets the time of everything below `folder`, to whole seconds, which is what a snapshot keeps.

@@ -39,7 +39,7 @@ fn snapshot(name: &str, content: &str) -> (TempDir, PathBuf) {
         outcome: Outcome::Complete,
         warnings: Warnings::default(),
     };
-    let archive = create(request, &Stop::default()).unwrap().archive;
+    let archive = create(request, &Stop::default(), &Progress::default()).unwrap().archive;
     (folder, archive)
 }
 
@@ -209,7 +209,7 @@ fn a_stop_in_the_middle_of_a_file_leaves_no_half_under_its_name() {
         outcome: Outcome::Complete,
         warnings: Warnings::default(),
     };
-    let archive = create(request, &Stop::default()).unwrap().archive;
+    let archive = create(request, &Stop::default(), &Progress::default()).unwrap().archive;
     let stop = Stop::default();
     let asked = stop.clone();
     let progress = Progress::new(move |step| {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -16,6 +17,7 @@ pub struct Appliance {
     sources: String,
     settings: String,
     disk: bool,
+    keep: Option<u16>,
 }
 
 impl Appliance {
@@ -25,7 +27,7 @@ impl Appliance {
         for name in ["backup", "state"] {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
-        Self { folder, sources: String::new(), settings: String::new(), disk }
+        Self { folder, sources: String::new(), settings: String::new(), disk, keep: None }
     }
 
     /// Adds whole sections to the configuration.
@@ -38,6 +40,19 @@ impl Appliance {
     pub fn source_settings(&mut self, lines: &str) {
         self.sources.push_str(lines);
         self.sources.push('\n');
+    }
+
+    /// How many snapshots and logs it keeps.
+    pub fn keep(&mut self, keep: u16) {
+        self.keep = Some(keep);
+    }
+
+    /// Writes a file of its own that only root may read, and gives its path.
+    pub fn secret(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path
     }
 
     /// Adds a source.
@@ -75,8 +90,9 @@ impl Appliance {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let folder = self.folder.path();
         let disk = if self.disk { "\n[disk]\nserial = \"VAULTBERRY-TEST\"\n" } else { "" };
+        let keep = self.keep.map(|keep| format!("keep = {keep}\nkeep_logs = {keep}\n")).unwrap_or_default();
         let text = format!(
-            "[admin]\ngenerate_key = true\n\n[backup]\nfolder = \"{}\"\nstate = \"{}\"\nlock = \"{}\"\n{disk}{}{}",
+            "[admin]\ngenerate_key = true\n\n[backup]\nfolder = \"{}\"\nstate = \"{}\"\nlock = \"{}\"\n{keep}{disk}{}{}",
             folder.join("backup").display(),
             folder.join("state").display(),
             folder.join("lock").display(),
@@ -99,6 +115,16 @@ impl Appliance {
     /// The backup folder, or something in it.
     pub fn backup(&self, name: &str) -> PathBuf {
         self.folder.path().join("backup").join(name)
+    }
+
+    /// The state folder, or something in it.
+    pub fn state(&self, name: &str) -> PathBuf {
+        self.folder.path().join("state").join(name)
+    }
+
+    /// The lock.
+    pub fn lock(&self) -> PathBuf {
+        self.folder.path().join("lock")
     }
 
     /// The word of the last run; null when there was none.
