@@ -10,6 +10,7 @@
 pub mod cli;
 pub mod complaint;
 pub mod config;
+pub mod credentials;
 pub mod devices;
 pub mod digest;
 pub mod disk;
@@ -19,6 +20,7 @@ pub mod keys;
 pub mod log;
 pub mod luks;
 pub mod mounts;
+pub mod offsite;
 pub mod openpgp;
 pub mod outcome;
 pub mod process;

@@ -1,17 +1,21 @@
 //! The `vaultberry` command: parse, dispatch, exit code.
 
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use vaultberry::cli::backup::Backup;
 use vaultberry::cli::disk::Disk;
+use vaultberry::cli::offsite::{Fetch, Offsite, Store};
 use vaultberry::cli::source::Source;
 use vaultberry::cli::{Cli, Command};
 use vaultberry::image::build::{Request, build};
 use vaultberry::image::emulate::{self, Guest};
+use vaultberry::offsite::{fetch, list};
 use vaultberry::outcome::Outcome;
+use vaultberry::progress::Progress;
 use vaultberry::stop::Stop;
 use vaultberry::{cli, complaint, config, disk, log, run, source, terminal};
 
@@ -56,6 +60,8 @@ fn dispatch(command: Command) -> Result<Outcome> {
             done(disk::attach(&config, &terminal::read_secret("recovery passphrase of the appliance that made the disk")?))
         }
         Command::Source(Source::Key(args)) => print(&source::key::ensure_all(&config::load(&args.config)?)?),
+        Command::Offsite(Offsite::List { store, json }) => offsite_list(&store, json),
+        Command::Fetch(args) => fetch(&args),
     }
 }
 
@@ -93,6 +99,38 @@ fn boot(args: cli::image::Boot) -> Result<Outcome> {
     };
     let status = emulate::boot(&guest, &Stop::on_signals()?)?;
     Ok(if status.success() { Outcome::Complete } else { Outcome::Failed })
+}
+
+fn offsite_list(store: &Store, json: bool) -> Result<Outcome> {
+    let (offsite, credentials) = store_of(store)?;
+    let copies = list::list(&offsite, &credentials, &Stop::on_signals()?)?;
+    if json {
+        let json = serde_json::to_string_pretty(&copies).context("putting the list into JSON")?;
+        return print(&format!("{json}\n"));
+    }
+    print(&list::table(&copies))
+}
+
+fn fetch(args: &Fetch) -> Result<Outcome> {
+    let (offsite, credentials) = store_of(&args.store)?;
+    let request = fetch::Request {
+        offsite: &offsite,
+        credentials: &credentials,
+        snapshot: &args.snapshot,
+        to: &args.to,
+        key: args.key.as_deref(),
+    };
+    let fetched = fetch::fetch(&request, &Stop::on_signals()?, &Progress::default())?;
+    print(&fetched.told())
+}
+
+/// The store that the configuration describes, and the file with its access key.
+fn store_of(store: &Store) -> Result<(config::Offsite, PathBuf)> {
+    let file = &store.on.config;
+    let offsite = config::load(file)?.offsite;
+    let offsite = offsite.with_context(|| format!("there is no [offsite] in {}", file.display()))?;
+    let credentials = store.credentials.clone().unwrap_or_else(|| offsite.credentials.clone());
+    Ok((offsite, credentials))
 }
 
 /// Writes to standard output; unlike `print!`, a reader that has gone away is an error and not a panic.
