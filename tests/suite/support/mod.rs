@@ -2,8 +2,10 @@
 
 pub mod appliance;
 pub mod card;
+pub mod gnupg;
 pub mod guest;
 pub mod peer;
+pub mod store;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
