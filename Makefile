@@ -44,7 +44,7 @@ test:
 	tools/toolchain host sh -c '$$CARGO test --locked --lib --test suite'
 
 bench:
-	tools/setup bench
+	tools/setup test
 	$(MAKE) --no-print-directory host
 	tools/toolchain host benches/night.py
 

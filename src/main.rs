@@ -1,6 +1,7 @@
 //! The `vaultberry` command: parse, dispatch, exit code.
 
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -8,15 +9,16 @@ use clap::Parser as _;
 use jiff::Timestamp;
 use vaultberry::cli::backup::Backup;
 use vaultberry::cli::disk::Disk;
+use vaultberry::cli::offsite::{Fetch, Offsite, Store};
 use vaultberry::cli::snapshot::Snapshot;
 use vaultberry::cli::source::Source;
 use vaultberry::cli::{Cli, Command};
 use vaultberry::image::build::{Request, build};
 use vaultberry::image::emulate::{self, Guest};
+use vaultberry::offsite::{fetch, list};
 use vaultberry::outcome::Outcome;
-use vaultberry::progress::Progress;
 use vaultberry::run::events::Events;
-use vaultberry::run::screen;
+use vaultberry::run::screen::Screen;
 use vaultberry::snapshot::{catalog, restore, table};
 use vaultberry::stop::Stop;
 use vaultberry::{cli, complaint, config, disk, log, run, source, terminal};
@@ -48,22 +50,7 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Plan(args) => print(&config::plan(&config::load(&args.file)?)),
         Command::Image(args) => image(args),
         Command::Boot(args) => boot(args),
-        Command::Backup(Backup::Run(args)) => {
-            let config = config::load(&args.on.config)?;
-            let events = match (args.json, cli.verbose) {
-                (true, _) => Events::json(),
-                (false, 0) => screen::events(),
-                // The log goes to the terminal: two can't write on it.
-                (false, _) => Events::unheard(),
-            };
-            let run = if args.if_due { run::catch_up } else { run::backup };
-            let report = run(&config, &events, &Stop::on_signals()?)?;
-            if !args.json {
-                // The run is over and written down; whether somebody still listens changes nothing.
-                let _ = print(&report.summary());
-            }
-            Ok(report.outcome)
-        }
+        Command::Backup(Backup::Run(args)) => backup(&args, cli.verbose),
         Command::Disk(Disk::Init { on, erase }) => done(disk::init(&config::load(&on.config)?, erase.as_deref())),
         Command::Disk(Disk::Open(args)) => done(disk::open(&config::load(&args.config)?)),
         Command::Disk(Disk::Close(args)) => done(disk::close(&config::load(&args.config)?)),
@@ -75,13 +62,29 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
             let listed = catalog::list(&config::load(&args.on.config)?, args.source.as_deref())?;
             print(&if args.json { table::json(&listed)? } else { table::text(&listed, Timestamp::now()) })
         }
-        Command::Restore(args) => restore(&args),
+        Command::Restore(args) => restore(&args, cli.verbose),
         Command::Source(Source::Key(args)) => print(&source::key::ensure_all(&config::load(&args.config)?)?),
+        Command::Offsite(Offsite::List { store, json }) => offsite_list(&store, json),
+        Command::Fetch(args) => fetch(&args, cli.verbose),
     }
 }
 
 fn done(result: Result<()>) -> Result<Outcome> {
     result.map(|()| Outcome::Complete)
+}
+
+fn backup(args: &cli::backup::Run, verbosity: u8) -> Result<Outcome> {
+    let config = config::load(&args.on.config)?;
+    let screen = Screen::new(verbosity);
+    let events = if args.json { Events::json() } else { screen.events() };
+    let run = if args.if_due { run::catch_up } else { run::backup };
+    let report = run(&config, &events, &Stop::on_signals()?)?;
+    drop(screen);
+    if !args.json {
+        // The run is over and written down; whether somebody still listens changes nothing.
+        let _ = print(&report.summary());
+    }
+    Ok(report.outcome)
 }
 
 fn image(args: cli::image::Image) -> Result<Outcome> {
@@ -116,11 +119,48 @@ fn boot(args: cli::image::Boot) -> Result<Outcome> {
     Ok(if status.success() { Outcome::Complete } else { Outcome::Failed })
 }
 
-fn restore(args: &cli::snapshot::Restore) -> Result<Outcome> {
+fn restore(args: &cli::snapshot::Restore, verbosity: u8) -> Result<Outcome> {
     let archive = catalog::archive(&args.snapshot, || Ok(config::load(&args.on.config)?))?;
-    let restored = restore::restore(&archive, &args.path, &args.to, &Progress::default(), &Stop::on_signals()?)?;
+    let screen = Screen::new(verbosity);
+    let progress = screen.progress("restore");
+    let restored = restore::restore(&archive, &args.path, &args.to, &progress, &Stop::on_signals()?)?;
+    drop(screen);
     print(&restored.summary())?;
     done(restored.verdict())
+}
+
+fn offsite_list(store: &Store, json: bool) -> Result<Outcome> {
+    let (offsite, credentials) = store_of(store)?;
+    let copies = list::list(&offsite, &credentials, &Stop::on_signals()?)?;
+    if json {
+        let json = serde_json::to_string_pretty(&copies).context("putting the list into JSON")?;
+        return print(&format!("{json}\n"));
+    }
+    print(&list::table(&copies))
+}
+
+fn fetch(args: &Fetch, verbosity: u8) -> Result<Outcome> {
+    let (offsite, credentials) = store_of(&args.store)?;
+    let request = fetch::Request {
+        offsite: &offsite,
+        credentials: &credentials,
+        snapshot: &args.snapshot,
+        to: &args.to,
+        key: args.key.as_deref(),
+    };
+    let screen = Screen::new(verbosity);
+    let fetched = fetch::fetch(&request, &Stop::on_signals()?, &screen.progress("fetch"))?;
+    drop(screen);
+    print(&fetched.told())
+}
+
+/// The store that the configuration describes, and the file with its access key.
+fn store_of(store: &Store) -> Result<(config::Offsite, PathBuf)> {
+    let file = &store.on.config;
+    let offsite = config::load(file)?.offsite;
+    let offsite = offsite.with_context(|| format!("there is no [offsite] in {}", file.display()))?;
+    let credentials = store.credentials.clone().unwrap_or_else(|| offsite.credentials.clone());
+    Ok((offsite, credentials))
 }
 
 /// Writes to standard output; unlike `print!`, a reader that has gone away is an error and not a panic.

@@ -146,7 +146,7 @@ fn plain(error: &anyhow::Error) -> anyhow::Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::{Duration, SystemTime};
 
     use sequoia_openpgp::cert::CertBuilder;
@@ -158,7 +158,7 @@ mod tests {
     use crate::config::Recipient;
 
     /// A certificate that is valid for a day from `from`.
-    fn recipient(from: SystemTime) -> Recipient {
+    pub fn recipient(from: SystemTime) -> Recipient {
         let (certificate, _) = CertBuilder::general_purpose(Some("owner@example.org"))
             .set_creation_time(from)
             .set_validity_period(Duration::from_hours(24))

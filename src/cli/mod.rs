@@ -4,6 +4,7 @@ pub mod backup;
 pub mod config;
 pub mod disk;
 pub mod image;
+pub mod offsite;
 pub mod snapshot;
 pub mod source;
 
@@ -54,4 +55,9 @@ pub enum Command {
     /// Deal with the servers that are backed up.
     #[command(subcommand)]
     Source(source::Source),
+    /// Look at the off-site copies.
+    #[command(subcommand)]
+    Offsite(offsite::Offsite),
+    /// Get a snapshot back from the off-site store, on any machine.
+    Fetch(offsite::Fetch),
 }

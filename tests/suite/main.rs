@@ -5,6 +5,7 @@ mod boot;
 mod building;
 mod config;
 mod databases;
+mod offsite;
 mod snapshots;
 mod support;
 mod unreadable;

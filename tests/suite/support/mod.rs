@@ -2,9 +2,11 @@
 
 pub mod appliance;
 pub mod card;
+pub mod gnupg;
 pub mod guest;
 pub mod peer;
 pub mod postgresql;
+pub mod store;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -1,0 +1,167 @@
+//! The commit object: what a copy consists of, written last. And the keys of all three objects.
+//!
+//! Below `<prefix>/<source>/`:
+//!
+//! ```text
+//! 20261123T023000Z.tar.gz.pgp        the archive, sealed
+//! 20261123T023000Z.index.jsonl.pgp   the index, sealed
+//! 20261123T023000Z.commit.json       the commit object, in clear
+//! ```
+//!
+//! The commit object holds what the keys and sizes in the bucket show anyway, the sums of the sealed objects, and whom they
+//! are sealed for: no name of a server or a file.
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::sum::Sum;
+use crate::digest::hex;
+use crate::outcome::Outcome;
+use crate::snapshot::{ARCHIVE_END, INDEX_END};
+
+/// The version of the format.
+const VERSION: u32 = 1;
+
+/// What a sealed file's name has behind that of the file.
+pub const SEALED_END: &str = ".pgp";
+
+/// What a commit object's key ends with.
+pub const COMMIT_END: &str = ".commit.json";
+
+/// Where the objects of one snapshot are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keys {
+    /// The sealed archive.
+    pub archive: String,
+    /// The sealed index.
+    pub index: String,
+    /// The commit object.
+    pub commit: String,
+}
+
+impl Keys {
+    /// Those of the snapshot `name` of `source`, in a store whose keys begin with `prefix`.
+    pub fn of(prefix: &str, source: &str, name: &str) -> Self {
+        let start = format!("{prefix}/{source}/{name}");
+        Self {
+            archive: format!("{start}{ARCHIVE_END}{SEALED_END}"),
+            index: format!("{start}{INDEX_END}{SEALED_END}"),
+            commit: format!("{start}{COMMIT_END}"),
+        }
+    }
+}
+
+/// The content of a commit object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    version: u32,
+    /// The source's name.
+    pub source: String,
+    /// The snapshot's name.
+    pub snapshot: String,
+    /// How the snapshot was made: `complete` or `partial`.
+    pub outcome: Outcome,
+    /// The sealed archive.
+    pub archive: Object,
+    /// The sealed index.
+    pub index: Object,
+    /// The fingerprints of the certificates that both are sealed for.
+    pub recipients: Vec<String>,
+}
+
+/// A sealed object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Object {
+    /// Its key in the bucket.
+    pub key: String,
+    /// How many bytes it has.
+    pub size: u64,
+    /// Their SHA-256, in hexadecimal.
+    pub sha256: String,
+}
+
+impl Object {
+    /// The object at `key` with these bytes.
+    pub fn new(key: &str, sum: &Sum) -> Self {
+        Self { key: key.to_owned(), size: sum.size, sha256: hex(&sum.sha256) }
+    }
+}
+
+impl Commit {
+    /// The commit of a copy of this snapshot.
+    pub fn new(snapshot: &super::Candidate<'_>, archive: Object, index: Object, recipients: Vec<String>) -> Self {
+        Self {
+            version: VERSION,
+            source: snapshot.source.to_owned(),
+            snapshot: snapshot.name.to_owned(),
+            outcome: snapshot.outcome,
+            archive,
+            index,
+            recipients,
+        }
+    }
+
+    /// The object's bytes.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        let mut json = serde_json::to_vec_pretty(self).context("putting the commit object into JSON")?;
+        json.push(b'\n');
+        Ok(json)
+    }
+
+    /// Reads the commit object of the snapshot `name` of `source`, whose objects are at `keys`.
+    ///
+    /// # Errors
+    /// It isn't one, or one of something else.
+    pub fn parse(json: &[u8], source: &str, name: &str, keys: &Keys) -> Result<Self> {
+        let reading = || format!("reading the commit object of {source}/{name}");
+        let commit: Self = serde_json::from_slice(json).with_context(reading)?;
+        if commit.version != VERSION {
+            bail!("{}: its version is {}, and this program knows {VERSION} only", reading(), commit.version);
+        }
+        let found = (commit.source.as_str(), commit.snapshot.as_str(), &commit.archive.key, &commit.index.key);
+        if found != (source, name, &keys.archive, &keys.index) {
+            bail!("{}: it speaks of something else", reading());
+        }
+        Ok(commit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{Commit, Keys, Object};
+    use crate::offsite::Candidate;
+    use crate::offsite::sum::Sum;
+    use crate::outcome::Outcome;
+
+    #[test]
+    fn the_format_is_the_documented_one_and_reads_back() {
+        let keys = Keys::of("home/pi", "web", "20261123T023000Z");
+        let name = "20261123T023000Z";
+        let snapshot =
+            Candidate { source: "web", name, archive: Path::new("/a"), index: Path::new("/i"), outcome: Outcome::Partial };
+        let commit = Commit::new(
+            &snapshot,
+            Object::new(&keys.archive, &Sum { size: 7, sha256: [0xab; 32] }),
+            Object::new(&keys.index, &Sum { size: 8, sha256: [0xcd; 32] }),
+            vec!["F1".into()],
+        );
+        let json = commit.to_json().unwrap();
+        let (archive, index) = ("ab".repeat(32), "cd".repeat(32));
+        assert_eq!(
+            String::from_utf8(json.clone()).unwrap(),
+            format!(
+                "{{\n  \"version\": 1,\n  \"source\": \"web\",\n  \"snapshot\": \"{name}\",\n  \"outcome\": \"partial\",\n  \
+                 \"archive\": {{\n    \"key\": \"home/pi/web/{name}.tar.gz.pgp\",\n    \"size\": 7,\n    \"sha256\": \"{archive}\"\n  }},\n  \
+                 \"index\": {{\n    \"key\": \"home/pi/web/{name}.index.jsonl.pgp\",\n    \"size\": 8,\n    \"sha256\": \"{index}\"\n  }},\n  \
+                 \"recipients\": [\n    \"F1\"\n  ]\n}}\n"
+            )
+        );
+        assert_eq!(Commit::parse(&json, "web", name, &keys).unwrap(), commit);
+        let error = Commit::parse(&json, "mail", name, &Keys::of("home/pi", "mail", name)).unwrap_err();
+        assert_eq!(error.to_string(), "reading the commit object of mail/20261123T023000Z: it speaks of something else");
+        let newer = String::from_utf8(json).unwrap().replace("\"version\": 1", "\"version\": 2");
+        assert!(Commit::parse(newer.as_bytes(), "web", name, &keys).unwrap_err().to_string().contains("its version is 2"));
+    }
+}

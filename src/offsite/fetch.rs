@@ -1,0 +1,240 @@
+//! Getting a copy back, on any machine.
+//!
+//! Both objects come as files beside each other, under temporary names until they are what the commit object says. With the
+//! private key they are opened too, and the opened archive must be what the opened index says. A file gets its name only
+//! then, and none that is there is ever replaced.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use super::clock::began;
+use super::commit::{Commit, Object, SEALED_END};
+use super::list::found;
+use super::store::{self, Store, broken};
+use super::sum::Summing;
+use super::unseal::Keys;
+use crate::config::Offsite;
+use crate::digest::hex;
+use crate::durable::{self, Durable};
+use crate::outcome::Outcome;
+use crate::progress::Progress;
+use crate::secret::Secret;
+use crate::snapshot::{ARCHIVE_END, INDEX_END};
+use crate::stop::Stop;
+use crate::terminal;
+
+/// What to fetch, and where to.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The store.
+    pub offsite: &'a Offsite,
+    /// The file with its access key.
+    pub credentials: &'a Path,
+    /// `SOURCE/NAME`, or `SOURCE/latest`: the newest complete one.
+    pub snapshot: &'a str,
+    /// The folder to put it in; made when it isn't there.
+    pub to: &'a Path,
+    /// The private key to open it with.
+    pub key: Option<&'a Path>,
+}
+
+/// What was fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// The archive, opened or sealed.
+    pub archive: PathBuf,
+    /// The index, likewise.
+    pub index: PathBuf,
+    /// Whether both are still sealed.
+    pub sealed: bool,
+}
+
+impl Fetched {
+    /// What a person wants to know: the two files, and how to go on with sealed ones.
+    pub fn told(&self) -> String {
+        let mut text = format!("{}\n{}\n", self.archive.display(), self.index.display());
+        if self.sealed
+            && let Some(name) = self.archive.file_name().and_then(|name| name.to_str())
+        {
+            let opened = name.trim_end_matches(SEALED_END);
+            writeln!(text, "both are sealed; to open one: gpg --output {opened} --decrypt {name}")
+                .expect("writing to a string doesn't fail");
+        }
+        text
+    }
+}
+
+/// Fetches a copy.
+///
+/// # Errors
+/// There is no such copy, it isn't what it should be, or a file of that name is there. No file has its name then.
+pub fn fetch(request: &Request<'_>, stop: &Stop, progress: &Progress) -> Result<Fetched> {
+    let Some((source, name)) = request.snapshot.split_once('/').filter(|(source, name)| is_snapshot(source, name)) else {
+        bail!("{:?} is not a snapshot\nhint: write SOURCE/NAME as in web/20261123T023000Z, or SOURCE/latest", request.snapshot);
+    };
+    // Before the long download, so that a passphrase is asked for while somebody is there.
+    let keys = request.key.map(|path| Keys::read(path, passphrase)).transpose()?;
+    let fetching = || format!("fetching {source}/{name} from {}", store::place(request.offsite));
+    let store = Store::connect(request.offsite, request.credentials, stop)?;
+    let runtime = super::runtime()?;
+    let commit = runtime.block_on(committed(&store, source, name)).with_context(fetching)?;
+    let ends = if keys.is_some() { ["", ""] } else { [SEALED_END; 2] };
+    let file = |end: &str, sealed: &str| request.to.join(format!("{}{end}{sealed}", commit.snapshot));
+    let fetched = Fetched { archive: file(ARCHIVE_END, ends[0]), index: file(INDEX_END, ends[1]), sealed: keys.is_none() };
+    for path in [&fetched.archive, &fetched.index] {
+        if path.symlink_metadata().is_ok() {
+            bail!("{}: {} is there already\nhint: fetch into another folder", fetching(), path.display());
+        }
+    }
+    durable::private_folder(request.to)?;
+    let download = |object, end| {
+        let path = file(end, SEALED_END);
+        runtime.block_on(download(&store, object, &path, progress)).with_context(fetching)
+    };
+    let (index, archive) = (download(&commit.index, INDEX_END)?, download(&commit.archive, ARCHIVE_END)?);
+    match keys {
+        None => publish(index, archive)?,
+        Some(keys) => open(&keys, index, archive, &fetched, stop).with_context(fetching)?,
+    }
+    Ok(fetched)
+}
+
+fn is_snapshot(source: &str, name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+    !source.is_empty() && source.bytes().all(plain) && (name == "latest" || began(name).is_some())
+}
+
+fn passphrase() -> Result<Secret<String>> {
+    terminal::read_secret("passphrase of the private key")
+}
+
+/// The commit object of a copy.
+async fn committed(store: &Store, source: &str, name: &str) -> Result<Commit> {
+    if name != "latest" {
+        let keys = store.keys(source, name);
+        let json = store.read(&keys.commit).await?;
+        let json = json.context("there is no proven copy of it\nhint: `vaultberry offsite list` shows what is there")?;
+        return Commit::parse(&json, source, name, &keys);
+    }
+    let found = found(store, Some(source)).await?;
+    for ((_, name), _) in found.into_iter().rev().filter(|(_, objects)| objects.commit) {
+        let keys = store.keys(source, &name);
+        if let Some(json) = store.read(&keys.commit).await? {
+            let commit = Commit::parse(&json, source, &name, &keys)?;
+            if commit.outcome == Outcome::Complete {
+                return Ok(commit);
+            }
+        }
+    }
+    bail!("there is no proven and complete copy\nhint: `vaultberry offsite list` shows what is there")
+}
+
+/// Downloads an object to be `path`, and gives the file, still under its temporary name.
+async fn download(store: &Store, object: &Object, path: &Path, progress: &Progress) -> Result<Durable> {
+    let mut durable = Durable::create(path, 0o600)?;
+    let writing = || format!("writing {}", path.display());
+    let mut body = store.open(&object.key).await?;
+    let mut out = Summing::new(BufWriter::with_capacity(1 << 20, durable.file()));
+    while let Some(bytes) = store.wait(body.next()).await? {
+        let bytes = bytes.map_err(|error| broken(&error)).with_context(|| format!("fetching {}", object.key))?;
+        out.write_all(&bytes).with_context(writing)?;
+        // A store shall not fill the disk.
+        if out.size() > object.size {
+            bail!("{} has more than the {} bytes that were proven: it was changed", object.key, object.size);
+        }
+        progress.say("fetching", out.size(), Some(object.size));
+    }
+    let sum = out.finish().with_context(writing)?;
+    if (sum.size, hex(&sum.sha256)) != (object.size, object.sha256.clone()) {
+        bail!("{} isn't what was proven to be there: it was changed or cut short", object.key);
+    }
+    Ok(durable)
+}
+
+/// Opens both, and lets go of the sealed ones.
+fn open(keys: &Keys, index: Durable, archive: Durable, fetched: &Fetched, stop: &Stop) -> Result<()> {
+    let (index, _) = unseal(keys, index, &fetched.index, stop)?;
+    let expected = trailer(index.part()).with_context(|| format!("reading the index {}", fetched.index.display()))?;
+    let (archive, sha256) = unseal(keys, archive, &fetched.archive, stop)?;
+    if sha256 != expected {
+        bail!("the archive isn't the one that the index speaks of: its SHA-256 is {sha256} and not {expected}");
+    }
+    publish(index, archive)
+}
+
+/// The index first, as everywhere: where there is an archive, its index is there too.
+fn publish(index: Durable, archive: Durable) -> Result<()> {
+    index.publish()?;
+    archive.publish()
+}
+
+/// Opens `sealed` to be `path`, and gives the file, still under its temporary name, and its SHA-256.
+fn unseal(keys: &Keys, mut sealed: Durable, path: &Path, stop: &Stop) -> Result<(Durable, String)> {
+    let opening = || format!("opening {}", path.display());
+    let mut durable = Durable::create(path, 0o600)?;
+    sealed.file().rewind().with_context(opening)?;
+    let message = sealed.file().try_clone().with_context(opening)?;
+    let mut out = Summing::new(BufWriter::with_capacity(1 << 20, durable.file()));
+    keys.open(message, &mut out, stop).with_context(opening)?;
+    let sum = out.finish().with_context(opening)?;
+    Ok((durable, hex(&sum.sha256)))
+}
+
+/// The archive's SHA-256, as the last line of the index says.
+fn trailer(index: &Path) -> Result<String> {
+    #[derive(Deserialize)]
+    struct Trailer {
+        r#type: String,
+        archive: Archive,
+    }
+    #[derive(Deserialize)]
+    struct Archive {
+        sha256: String,
+    }
+    let mut last = Vec::new();
+    let mut line = Vec::new();
+    let mut reader = BufReader::new(File::open(index)?);
+    while reader.read_until(b'\n', &mut line)? > 0 {
+        std::mem::swap(&mut last, &mut line);
+        line.clear();
+    }
+    let trailer: Trailer = serde_json::from_slice(&last).context("its last line isn't a trailer, so it is not whole")?;
+    if trailer.r#type != "trailer" {
+        bail!("its last line isn't a trailer, so it is not whole");
+    }
+    Ok(trailer.archive.sha256)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_snapshot, trailer};
+
+    #[test]
+    fn a_snapshot_is_named_by_source_and_start() {
+        assert!(is_snapshot("web", "20261123T023000Z") && is_snapshot("mail-1_x", "latest"));
+        for (source, name) in
+            [("", "latest"), ("web", ""), ("web", "newest"), ("..", "latest"), ("web", "../20261123T023000Z"), ("WEB", "latest")]
+        {
+            assert!(!is_snapshot(source, name), "{source}/{name}");
+        }
+    }
+
+    #[test]
+    fn only_a_whole_index_has_a_trailer() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let of = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            trailer(file.path()).map_err(|error| error.to_string())
+        };
+        let line = "{\"type\":\"trailer\",\"outcome\":\"complete\",\"archive\":{\"size\":1,\"sha256\":\"ab\"}}";
+        assert_eq!(of(&format!("{{\"type\":\"header\"}}\n{line}\n")), Ok("ab".into()));
+        for text in ["", "{\"type\":\"header\"}\n", &line[..50], &line.replace("trailer", "file")] {
+            assert_eq!(of(text), Err("its last line isn't a trailer, so it is not whole".into()), "{text}");
+        }
+    }
+}

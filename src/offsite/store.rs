@@ -1,0 +1,274 @@
+//! The S3 store: a client made of the configuration, and the few requests that off-site copies need.
+//!
+//! Nothing comes from the environment: no proxy, no profile, no key. Every request is bound in time, tried again when
+//! trying again can help, and given up within a moment when a stop is asked for.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation, SharedHttpClient,
+    StalledStreamProtectionConfig,
+};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::get_object::GetObjectError;
+use aws_sdk_s3::operation::head_object::HeadObjectError;
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::ChecksumMode;
+use aws_smithy_http_client::Builder;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use tokio::time::timeout;
+
+use super::commit::Keys;
+use super::proof::{PartSums, Said};
+use super::{credentials, trouble};
+use crate::config::Offsite;
+use crate::stop::Stop;
+
+/// How often a request looks whether it shall stop.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// A store that doesn't even take a connection in this time isn't there.
+const CONNECT: Duration = Duration::from_secs(20);
+
+/// How long one try of a small request may take.
+pub const ATTEMPT: Duration = Duration::from_mins(1);
+
+/// A transfer of which not a byte moves for this long is dead.
+const STALLED: Duration = Duration::from_mins(1);
+
+/// How often a request is tried, with some seconds between.
+const TRIES: u32 = 4;
+
+/// What is read into memory is small: a commit object has some hundred bytes.
+const SMALL: u64 = 64 << 10;
+
+/// A bucket, and the place of this appliance in it.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// The SDK's client.
+    pub client: Client,
+    /// The bucket.
+    pub bucket: String,
+    /// What all keys begin with.
+    pub prefix: String,
+    stop: Stop,
+}
+
+/// An object in a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its key.
+    pub key: String,
+    /// Bytes of it.
+    pub size: u64,
+}
+
+/// Where copies go, as the push clock knows it.
+pub fn target(offsite: &Offsite) -> String {
+    format!("{}/{}/{}", offsite.endpoint.as_deref().unwrap_or("s3:/"), offsite.bucket, offsite.prefix)
+}
+
+/// The same for a person.
+pub fn place(offsite: &Offsite) -> String {
+    let place = format!("s3://{}/{}", offsite.bucket, offsite.prefix);
+    match &offsite.endpoint {
+        Some(endpoint) => format!("{place} at {endpoint}"),
+        None => place,
+    }
+}
+
+impl Store {
+    /// A client for the store, with the access key in the file `credentials`. Nothing is asked of the store yet.
+    ///
+    /// # Errors
+    /// The file isn't as it should be, or an authority can't be trusted.
+    pub fn connect(offsite: &Offsite, credentials: &Path, stop: &Stop) -> Result<Self> {
+        let mut config = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .http_client(http_client(offsite)?)
+            .credentials_provider(credentials::read(credentials)?)
+            .region(Region::new(offsite.region.clone()))
+            .force_path_style(offsite.path_style)
+            // Uploads bring a SHA-256 of their own; the CRC32 that would come beside it is refused by some stores.
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            .retry_config(RetryConfig::standard().with_max_attempts(TRIES))
+            .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT).build())
+            .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(STALLED).build());
+        if let Some(endpoint) = &offsite.endpoint {
+            config = config.endpoint_url(endpoint);
+        }
+        Ok(Self {
+            client: Client::from_conf(config.build()),
+            bucket: offsite.bucket.clone(),
+            prefix: offsite.prefix.clone(),
+            stop: stop.clone(),
+        })
+    }
+
+    /// The keys of a snapshot's objects.
+    pub fn keys(&self, source: &str, name: &str) -> Keys {
+        Keys::of(&self.prefix, source, name)
+    }
+
+    /// Waits for a request, or for a stop. `doing` completes the sentence "while …".
+    ///
+    /// # Errors
+    /// The request failed, told for a person, or a stop was asked for.
+    pub fn ask<T, E>(
+        &self,
+        doing: String,
+        request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    ) -> impl Future<Output = Result<T>>
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let answer = self.wait(request);
+        async { answer.await?.map_err(|error| trouble::told(&error)).context(doing) }
+    }
+
+    /// Waits for `future`, or for a stop.
+    ///
+    /// # Errors
+    /// A stop was asked for.
+    pub fn wait<T>(&self, future: impl Future<Output = T>) -> impl Future<Output = Result<T>> {
+        // A request of the SDK has some ten kilobytes, which shall not be copied along.
+        let mut future = Box::pin(future);
+        async move {
+            loop {
+                self.stop.check()?;
+                if let Ok(value) = timeout(LOOK, future.as_mut()).await {
+                    return Ok(value);
+                }
+            }
+        }
+    }
+
+    /// What the store says of the object at `key`; none when there is none.
+    ///
+    /// # Errors
+    /// The store didn't say.
+    pub async fn head(&self, key: &str) -> Result<Option<Said>> {
+        let request = self.client.head_object().bucket(&self.bucket).key(key).checksum_mode(ChecksumMode::Enabled);
+        let said = match self.wait(request.send()).await? {
+            Ok(said) => said,
+            Err(error) if error.as_service_error().is_some_and(HeadObjectError::is_not_found) => return Ok(None),
+            Err(error) => return Err(trouble::told(&error)).with_context(|| format!("asking for {key}")),
+        };
+        Ok(Some(Said {
+            size: said.content_length().and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
+            sha256: said.checksum_sha256().map(String::from),
+            etag: said.e_tag().map(String::from),
+        }))
+    }
+
+    /// The content of a small object; none when there is none.
+    ///
+    /// # Errors
+    /// It can't be read, or isn't small.
+    pub async fn read(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        let reading = || format!("reading {key}");
+        let request = self.client.get_object().bucket(&self.bucket).key(key);
+        let mut answer = match self.wait(request.send()).await? {
+            Ok(answer) => answer,
+            Err(error) if error.as_service_error().is_some_and(GetObjectError::is_no_such_key) => return Ok(None),
+            Err(error) => return Err(trouble::told(&error)).with_context(reading),
+        };
+        let mut content = Vec::new();
+        while let Some(bytes) = self.wait(answer.body.next()).await? {
+            let bytes = bytes.map_err(|error| broken(&error)).with_context(reading)?;
+            if (content.len() + bytes.len()) as u64 > SMALL {
+                bail!("{}: it has more than {SMALL} bytes", reading());
+            }
+            content.extend_from_slice(&bytes);
+        }
+        Ok(Some(content))
+    }
+
+    /// The content of an object, block by block.
+    ///
+    /// # Errors
+    /// It isn't there, or the store doesn't give it.
+    pub async fn open(&self, key: &str) -> Result<ByteStream> {
+        let request = self.client.get_object().bucket(&self.bucket).key(key);
+        Ok(self.ask(format!("fetching {key}"), request.send()).await?.body)
+    }
+
+    /// Puts a small object where none may be. One that is there stays, and isn't an error here: the caller reads back.
+    ///
+    /// # Errors
+    /// The store didn't take it.
+    pub async fn put_new(&self, key: &str, content: &[u8]) -> Result<()> {
+        let sha256 = PartSums::of(content)?.sha256_base64();
+        for only_new in [true, false] {
+            let request = self.client.put_object().bucket(&self.bucket).key(key).content_type("application/json");
+            let request = request.set_if_none_match(only_new.then(|| String::from("*"))).checksum_sha256(&sha256);
+            let request = request.body(ByteStream::from(content.to_vec()));
+            match self.wait(request.send()).await? {
+                Ok(_) => break,
+                Err(error) => match error.code() {
+                    Some("PreconditionFailed") => break,
+                    // A store that knows no such condition: then without.
+                    Some("NotImplemented") if only_new => {}
+                    _ => return Err(trouble::told(&error)).with_context(|| format!("writing {key}")),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// All objects whose keys begin with `start`, in the order of their keys.
+    ///
+    /// # Errors
+    /// The store doesn't list them.
+    pub async fn list(&self, start: &str) -> Result<Vec<Listed>> {
+        let mut pages = self.client.list_objects_v2().bucket(&self.bucket).prefix(start).into_paginator().send();
+        let mut listed = Vec::new();
+        while let Some(page) = self.wait(pages.next()).await? {
+            let page = page.map_err(|error| trouble::told(&error)).context("listing the bucket")?;
+            listed.extend(page.contents().iter().filter_map(|object| {
+                let size = object.size().and_then(|size| u64::try_from(size).ok())?;
+                Some(Listed { key: object.key()?.to_owned(), size })
+            }));
+        }
+        Ok(listed)
+    }
+}
+
+/// The error of a body that broke off.
+pub fn broken(error: &(dyn std::error::Error + 'static)) -> anyhow::Error {
+    anyhow!("the store's answer broke off: {}", trouble::causes(Some(error)))
+}
+
+fn http_client(offsite: &Offsite) -> Result<SharedHttpClient> {
+    if offsite.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://")) {
+        return Ok(Builder::new().build_http());
+    }
+    let mut trusted = TrustStore::default();
+    if let Some(ca) = &offsite.ca {
+        require_sound(ca)?;
+        trusted.add_pem_certificate(ca.as_bytes());
+    }
+    let context = TlsContext::builder().with_trust_store(trusted).build().context("setting up TLS")?;
+    Ok(Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(context).build_https())
+}
+
+/// Refuses certificates that TLS can't trust, whatever OpenSSL thought of them: the client would panic at the first.
+fn require_sound(ca: &str) -> Result<()> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
+        let added = certificate.map_err(|error| anyhow!("{error}")).and_then(|der| Ok(roots.add(der)?));
+        added.context("[offsite] ca has a certificate that can't vouch for a server")?;
+    }
+    Ok(())
+}

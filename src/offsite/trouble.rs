@@ -1,0 +1,117 @@
+//! What the store or the way to it has to complain of, told for a person, with what helps.
+
+use std::error::Error;
+
+use anyhow::anyhow;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+
+use crate::log::printable;
+
+const TRY_LATER: &str = "the store is in trouble: the next run tries again";
+
+/// The error of a request that failed.
+pub fn told<E>(error: &SdkError<E, HttpResponse>) -> anyhow::Error
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    let status = error.raw_response().map(|response| response.status().as_u16());
+    let (told, hint) = match error {
+        SdkError::ServiceError(failure) => {
+            let code = failure.err().code();
+            (answered(status, code, failure.err().message()), for_answer(status.unwrap_or(0), code.unwrap_or("")))
+        }
+        SdkError::TimeoutError(_) => (String::from("the store didn't answer in time"), Some(TRY_LATER)),
+        SdkError::ResponseError(_) => (
+            format!("the store's answer can't be understood: {}", causes(error.source())),
+            Some("is this the address of an S3 store? look at [offsite] endpoint"),
+        ),
+        SdkError::DispatchFailure(_) => {
+            let causes = causes(error.source());
+            (format!("no connection to the store: {causes}"), Some(for_connection(&causes)))
+        }
+        _ => (causes(error.source()), None),
+    };
+    match hint {
+        Some(hint) => anyhow!("{told}\nhint: {hint}"),
+        None => anyhow!(told),
+    }
+}
+
+fn answered(status: Option<u16>, code: Option<&str>, message: Option<&str>) -> String {
+    let parts: Vec<String> = [code, message].into_iter().flatten().map(|part| printable(part.as_bytes())).collect();
+    let status = status.map_or_else(String::new, |status| format!("HTTP {status}"));
+    if parts.is_empty() {
+        return format!("the store answers {status}");
+    }
+    format!("the store answers {} ({status})", parts.join(": "))
+}
+
+/// What helps when the store said no.
+fn for_answer(status: u16, code: &str) -> Option<&'static str> {
+    Some(match (code, status) {
+        ("NoSuchBucket", _) => "make the bucket, or mend [offsite] bucket",
+        ("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "RequestTimeTooSkewed", _) => {
+            "look at the key in the file of [offsite] credentials, at [offsite] region, and at the clock"
+        }
+        ("AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException", _) | (_, 301 | 307) => {
+            "the bucket is elsewhere: mend [offsite] region or endpoint"
+        }
+        ("AccessDenied" | "AllAccessDisabled", _) | (_, 401 | 403) => {
+            "let the access key list the bucket, and read and write objects below [offsite] prefix"
+        }
+        ("SlowDown" | "InternalError" | "ServiceUnavailable", _) | (_, 500..=599) => TRY_LATER,
+        _ => return None,
+    })
+}
+
+/// What helps when there is no connection; `causes` is what the network or TLS said.
+fn for_connection(causes: &str) -> &'static str {
+    if causes.contains("UnknownIssuer") {
+        "put the certificate of the authority that vouches for the store into [offsite] ca"
+    } else if causes.contains("certificate") {
+        "does the store's certificate bear the name in [offsite] endpoint, and is it valid by this clock?"
+    } else {
+        "look at the network, and at [offsite] endpoint"
+    }
+}
+
+/// An error and what caused it, on one line. What only repeats the one before is left out.
+pub fn causes(mut error: Option<&(dyn Error + 'static)>) -> String {
+    let mut told: Vec<String> = Vec::new();
+    while let Some(cause) = error {
+        let text = printable(cause.to_string().as_bytes());
+        if told.last().is_none_or(|last| !last.contains(&text)) {
+            told.push(text);
+        }
+        error = cause.source();
+    }
+    told.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{TRY_LATER, answered, for_answer, for_connection};
+
+    #[test]
+    fn an_answer_is_told_without_escapes() {
+        assert_eq!(
+            answered(Some(404), Some("NoSuchBucket"), Some("no\x1b[2J")),
+            "the store answers NoSuchBucket: no\\u{1b}[2J (HTTP 404)"
+        );
+        assert_eq!(answered(Some(403), None, None), "the store answers HTTP 403");
+    }
+
+    #[test]
+    fn each_kind_has_its_hint() {
+        assert_eq!(for_answer(404, "NoSuchBucket"), Some("make the bucket, or mend [offsite] bucket"));
+        assert!(for_answer(403, "SignatureDoesNotMatch").unwrap().contains("and at the clock"));
+        assert!(for_answer(403, "").unwrap().starts_with("let the access key list"));
+        assert!(for_answer(301, "PermanentRedirect").unwrap().contains("region"));
+        assert_eq!(for_answer(503, ""), Some(TRY_LATER));
+        assert_eq!(for_answer(400, "InvalidRequest"), None);
+        assert!(for_connection("invalid peer certificate: UnknownIssuer").ends_with("[offsite] ca"));
+        assert!(for_connection("invalid peer certificate: Expired").contains("by this clock"));
+        assert!(for_connection("tcp connect error: Connection refused").starts_with("look at the network"));
+    }
+}

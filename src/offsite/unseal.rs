@@ -1,0 +1,222 @@
+//! Opening sealed files with the owner's private key. Never on the appliance, which has none.
+//!
+//! A private key opens what was ever sealed for it, also when it has expired or was revoked meanwhile: that says whom to
+//! seal for, not what may be read.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
+use sequoia_openpgp::cert::CertParser;
+use sequoia_openpgp::crypto::{KeyPair, Password, SessionKey};
+use sequoia_openpgp::packet::key::{SecretParts, UnspecifiedRole};
+use sequoia_openpgp::packet::{Key, PKESK, SKESK};
+use sequoia_openpgp::parse::Parse as _;
+use sequoia_openpgp::parse::stream::{DecryptionHelper, DecryptorBuilder, MessageLayer, MessageStructure, VerificationHelper};
+use sequoia_openpgp::policy::StandardPolicy;
+use sequoia_openpgp::types::SymmetricAlgorithm;
+use sequoia_openpgp::{Cert, KeyHandle};
+
+use crate::log::printable;
+use crate::secret::Secret;
+use crate::stop::Stop;
+
+/// How much is opened at a time, in bytes.
+const BLOCK: usize = 1 << 20;
+
+static POLICY: StandardPolicy<'static> = StandardPolicy::new();
+
+/// The keys for decryption in a private key file, unlocked.
+pub struct Keys(Vec<KeyPair>);
+
+impl Keys {
+    /// Reads the file `path`, armored or binary, as `gpg --export-secret-keys` writes it. `passphrase` is asked once, when a
+    /// key is locked.
+    ///
+    /// # Errors
+    /// It isn't such a file, it holds no key for decryption, or the passphrase is wrong.
+    pub fn read(path: &Path, passphrase: impl FnOnce() -> Result<Secret<String>>) -> Result<Self> {
+        let reading = || format!("reading the private key {}", path.display());
+        let file = File::open(path).with_context(reading)?;
+        let certificates: Vec<Cert> = CertParser::from_reader(file)
+            .and_then(Iterator::collect)
+            .map_err(|_| anyhow!("{}: it isn't an OpenPGP key\nhint: export it with `gpg --export-secret-keys`", reading()))?;
+        let secret = certificates.iter().flat_map(|certificate| certificate.keys().secret().map(|key| key.key().clone()));
+        let keys: Vec<Key<SecretParts, UnspecifiedRole>> = secret.filter(|key| key.pk_algo().for_encryption()).collect();
+        if keys.is_empty() {
+            bail!("{}: it has no private key for decryption\nhint: export it with `gpg --export-secret-keys`", reading());
+        }
+        Ok(Self(unlock(keys, passphrase).with_context(reading)?))
+    }
+
+    /// Opens the sealed `message` into `out`. What was written counts only when this returns without error: whether the
+    /// message was changed on its way shows at its end.
+    ///
+    /// # Errors
+    /// It isn't sealed, not for these keys, it was changed, or reading or writing failed.
+    pub fn open(&self, message: impl Read + Send + Sync, out: &mut impl Write, stop: &Stop) -> Result<()> {
+        let mut message = DecryptorBuilder::from_reader(message)
+            .and_then(|message| message.buffer_size(BLOCK).with_policy(&POLICY, None, Helper(&self.0)))
+            .map_err(|error| plain(&error))?;
+        let mut block = vec![0; BLOCK];
+        loop {
+            stop.check()?;
+            match message.read(&mut block) {
+                Ok(0) => return Ok(()),
+                Ok(length) => out.write_all(&block[..length]).context("writing what was opened")?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(plain(&error.into())),
+            }
+        }
+    }
+}
+
+fn unlock(
+    keys: Vec<Key<SecretParts, UnspecifiedRole>>,
+    passphrase: impl FnOnce() -> Result<Secret<String>>,
+) -> Result<Vec<KeyPair>> {
+    let (open, locked): (Vec<_>, Vec<_>) = keys.into_iter().partition(Key::has_unencrypted_secret);
+    let mut pairs = Vec::new();
+    for key in open {
+        pairs.push(key.into_keypair()?);
+    }
+    if pairs.is_empty() {
+        let typed = passphrase()?;
+        let passphrase = Password::from(typed.expose().trim_end_matches(['\n', '\r']));
+        let unlocked = locked.into_iter().filter_map(|key| key.decrypt_secret(&passphrase).ok());
+        for key in unlocked {
+            pairs.push(key.into_keypair()?);
+        }
+        if pairs.is_empty() {
+            bail!("the passphrase is wrong");
+        }
+    }
+    Ok(pairs)
+}
+
+struct Helper<'a>(&'a [KeyPair]);
+
+impl DecryptionHelper for Helper<'_> {
+    fn decrypt(
+        &mut self,
+        pkesks: &[PKESK],
+        _: &[SKESK],
+        algorithm: Option<SymmetricAlgorithm>,
+        decrypt: &mut dyn FnMut(Option<SymmetricAlgorithm>, &SessionKey) -> bool,
+    ) -> sequoia_openpgp::Result<Option<Cert>> {
+        for pkesk in pkesks {
+            // A recipient may be hidden, and then any key may fit.
+            let fits = |pair: &&KeyPair| {
+                pkesk.recipient().is_none_or(|recipient| recipient.aliases(KeyHandle::from(pair.public().fingerprint())))
+            };
+            for pair in self.0.iter().filter(fits) {
+                let opened = pkesk.decrypt(&mut pair.clone(), algorithm);
+                if opened.is_some_and(|(algorithm, key)| decrypt(algorithm, &key)) {
+                    return Ok(None);
+                }
+            }
+        }
+        Err(anyhow!("it isn't sealed for this key"))
+    }
+}
+
+impl VerificationHelper for Helper<'_> {
+    fn get_certs(&mut self, _: &[KeyHandle]) -> sequoia_openpgp::Result<Vec<Cert>> {
+        Ok(Vec::new())
+    }
+
+    fn check(&mut self, structure: MessageStructure) -> sequoia_openpgp::Result<()> {
+        if structure.iter().any(|layer| matches!(layer, MessageLayer::Encryption { .. })) {
+            return Ok(());
+        }
+        Err(anyhow!("it isn't sealed at all"))
+    }
+}
+
+/// An error of the library on one line.
+fn plain(error: &anyhow::Error) -> anyhow::Error {
+    anyhow!(printable(format!("{error:#}").as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use sequoia_openpgp::cert::CertBuilder;
+    use sequoia_openpgp::serialize::SerializeInto as _;
+    use sequoia_openpgp::serialize::stream::{LiteralWriter, Message};
+    use sequoia_openpgp::{Cert, serialize::Serialize as _};
+
+    use super::Keys;
+    use crate::config::Recipient;
+    use crate::openpgp::Recipients;
+    use crate::secret::Secret;
+    use crate::stop::Stop;
+
+    fn certificate(passphrase: Option<&str>) -> Cert {
+        let builder = CertBuilder::general_purpose(Some("owner@example.org"));
+        builder.set_password(passphrase.map(Into::into)).generate().unwrap().0
+    }
+
+    /// `content` sealed for the certificate.
+    fn sealed(certificate: &Cert, content: &[u8]) -> Vec<u8> {
+        let armored = String::from_utf8(certificate.armored().to_vec().unwrap()).unwrap();
+        let recipients =
+            Recipients::at(&[Recipient { fingerprint: certificate.fingerprint().to_hex(), armored }], SystemTime::now());
+        let mut sealed = Vec::new();
+        recipients.seal(&mut &content[..], &mut sealed, false).unwrap();
+        sealed
+    }
+
+    fn keys(certificate: &Cert, typed: Option<&str>) -> Result<Keys, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        certificate.as_tsk().serialize(&mut std::fs::File::create(file.path()).unwrap()).unwrap();
+        let passphrase = || Ok(Secret::new(String::from(typed.expect("it isn't asked for"))));
+        Keys::read(file.path(), passphrase).map_err(|error| format!("{error:#}").replace(file.path().to_str().unwrap(), "FILE"))
+    }
+
+    fn opened(keys: &Keys, message: &[u8]) -> Result<Vec<u8>, String> {
+        let mut out = Vec::new();
+        keys.open(message, &mut out, &Stop::default()).map(|()| out).map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn what_was_sealed_opens_with_the_key_locked_or_not() {
+        let content = vec![7; 3_000_000];
+        let open = certificate(None);
+        assert_eq!(opened(&keys(&open, None).unwrap(), &sealed(&open, &content)).unwrap(), content);
+        let locked = certificate(Some("correct horse"));
+        assert_eq!(opened(&keys(&locked, Some("correct horse\n")).unwrap(), &sealed(&locked, &content)).unwrap(), content);
+        assert_eq!(keys(&locked, Some("wrong\n")).err().unwrap(), "reading the private key FILE: the passphrase is wrong");
+    }
+
+    #[test]
+    fn another_key_a_changed_a_cut_and_an_unsealed_message_are_refused() {
+        let (owner, stranger) = (certificate(None), certificate(None));
+        let message = sealed(&owner, &vec![7; 3_000_000]);
+        let owner = keys(&owner, None).unwrap();
+        assert_eq!(opened(&keys(&stranger, None).unwrap(), &message).unwrap_err(), "it isn't sealed for this key");
+        // In the middle of the content, in its last bytes, in the code that ends the message.
+        for place in [1_500_000, message.len() - 60, message.len() - 1] {
+            let mut changed = message.clone();
+            changed[place] ^= 1;
+            assert!(opened(&owner, &changed).is_err(), "{place}");
+        }
+        assert!(opened(&owner, &message[..message.len() - 100]).is_err());
+        assert!(opened(&owner, &message[..1_500_000]).is_err());
+        let mut plain = Vec::new();
+        let mut writer = LiteralWriter::new(Message::new(&mut plain)).build().unwrap();
+        std::io::Write::write_all(&mut writer, b"content").unwrap();
+        writer.finalize().unwrap();
+        assert_eq!(opened(&owner, &plain).unwrap_err(), "it isn't sealed at all");
+        assert!(opened(&owner, b"").is_err());
+    }
+
+    #[test]
+    fn a_file_without_a_private_key_says_what_to_do() {
+        let public = certificate(None).strip_secret_key_material();
+        let error = keys(&public, None).err().unwrap();
+        assert!(error.starts_with("reading the private key FILE: it has no private key for decryption\nhint: export"), "{error}");
+    }
+}

@@ -1,0 +1,507 @@
+//! Off-site copies: pushed into a real S3 server by the library, opened by GnuPG and GNU tar, and fetched by the program.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use vaultberry::config::{self, Config};
+use vaultberry::offsite::{self, Candidate, Pushed};
+use vaultberry::openpgp::Recipients;
+use vaultberry::outcome::Outcome;
+use vaultberry::progress::Progress;
+use vaultberry::snapshot;
+use vaultberry::stop::Stop;
+use vaultberry::warnings::Warnings;
+
+use crate::support::appliance::{Run, names};
+use crate::support::gnupg::GnuPg;
+use crate::support::store::{self, Fate, Store, Way};
+
+const MONDAY: &str = "20261123T023000Z";
+const TUESDAY: &str = "20261124T023000Z";
+
+/// An appliance's folders and configuration, without a source that can be pulled from.
+struct Scene {
+    folder: TempDir,
+    owner: GnuPg,
+}
+
+impl Scene {
+    fn new(owner: GnuPg) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["backup", "state"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let credentials = folder.path().join("s3");
+        fs::write(&credentials, "access_key_id = \"test\"\nsecret_access_key = \"hunter2hunter2\"\n").unwrap();
+        fs::set_permissions(&credentials, fs::Permissions::from_mode(0o600)).unwrap();
+        Self { folder, owner }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The configuration for a store at this address, with these lines more in `[offsite]`.
+    fn config_at(&self, endpoint: &str, more: &str) -> Config {
+        let folder = self.folder.path().display();
+        let text = format!(
+            "[admin]\ngenerate_key = true\n[backup]\nfolder = \"{folder}/backup\"\nstate = \"{folder}/state\"\n\
+             [openpgp]\nrecipients = [\"\"\"\n{}\"\"\"]\n\
+             [offsite]\nbucket = \"{}\"\nendpoint = \"{endpoint}\"\ncredentials = \"{folder}/s3\"\n{more}\n\
+             [[source]]\nname = \"web\"\nhost = \"web.example.org\"\nuser = \"backup\"\npaths = [\"/srv\"]\n\
+             host_keys = [\"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMh7Oc72oDI68tGdq9dpvf7hMMt3+TLrjHH6kuO4ZSUW\"]\n",
+            self.owner.certificate(),
+            store::BUCKET,
+        );
+        fs::write(self.path("appliance.toml"), &text).unwrap();
+        config::parse(&text).unwrap()
+    }
+
+    fn config(&self, port: u16) -> Config {
+        self.config_at(&format!("http://127.0.0.1:{port}"), "")
+    }
+
+    /// A snapshot of a file of `size` bytes that can't be compressed.
+    fn snapshot(&self, name: &str, size: u64, outcome: Outcome) -> PathBuf {
+        let mirror = self.path("mirror");
+        fs::create_dir_all(mirror.join("srv")).unwrap();
+        let mut content = Vec::new();
+        fs::File::open("/dev/urandom").unwrap().take(size).read_to_end(&mut content).unwrap();
+        fs::write(mirror.join("srv/random"), content).unwrap();
+        let request = snapshot::Request {
+            source: "web",
+            name,
+            folder: &self.path("backup/snapshots/web"),
+            mirror: &mirror,
+            roots: &[PathBuf::from("srv")],
+            outcome,
+            warnings: Warnings::default(),
+        };
+        snapshot::create(request, &Stop::default()).unwrap().archive
+    }
+
+    fn push(&self, config: &Config, archive: &Path, outcome: Outcome) -> Result<Pushed, String> {
+        self.push_until(config, archive, outcome, &Stop::default())
+    }
+
+    fn push_until(&self, config: &Config, archive: &Path, outcome: Outcome, stop: &Stop) -> Result<Pushed, String> {
+        with_candidate(archive, outcome, |candidate| {
+            let pushed = offsite::push(config, &candidate, stop, &Progress::default());
+            assert_eq!(names(&self.path("backup/outbox/web")), Vec::<String>::new(), "what was sealed is still there");
+            pushed.map_err(|error| vaultberry::complaint::render(&error))
+        })
+    }
+
+    /// The push clock's file; null when there is none.
+    fn clock(&self) -> Value {
+        fs::read(self.path("state/pushes.json")).map_or(Value::Null, |text| serde_json::from_slice(&text).unwrap())
+    }
+
+    fn vaultberry(&self, arguments: &[&str], input: &str) -> Run {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vaultberry"));
+        command.args(arguments).arg("--config").arg(self.path("appliance.toml"));
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // It may end without reading.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        Run::of(child.wait_with_output().unwrap())
+    }
+
+    /// What the guide for those without vaultberry says, but for TLS.
+    fn configure_s3cmd(&self, port: u16) {
+        let hosts = format!("host_base = 127.0.0.1:{port}\nhost_bucket = 127.0.0.1:{port}\nuse_https = False\n");
+        fs::write(self.path("s3cfg"), format!("[default]\naccess_key = test\nsecret_key = hunter2hunter2\n{hosts}")).unwrap();
+    }
+
+    fn s3cmd(&self, arguments: &[&str]) -> String {
+        let output = Command::new("s3cmd").arg("-c").arg(self.path("s3cfg")).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn fetch(&self, snapshot: &str, to: &str, key: Option<&Path>, input: &str) -> Run {
+        let to = self.path(to);
+        let mut arguments = vec!["fetch", snapshot, "--to", to.to_str().unwrap()];
+        if let Some(key) = key {
+            arguments.extend(["--key", key.to_str().unwrap()]);
+        }
+        self.vaultberry(&arguments, input)
+    }
+}
+
+fn with_candidate<T>(archive: &Path, outcome: Outcome, work: impl FnOnce(Candidate<'_>) -> T) -> T {
+    let name = archive.file_name().unwrap().to_str().unwrap().trim_end_matches(".tar.gz").to_owned();
+    let index = archive.with_file_name(format!("{name}.index.jsonl"));
+    work(Candidate { source: "web", name: &name, archive, index: &index, outcome })
+}
+
+fn key(name: &str, end: &str) -> String {
+    format!("vaultberry/web/{name}.{end}")
+}
+
+#[test]
+fn a_copy_of_several_parts_opens_with_gpg_and_tar_and_sets_the_clock() {
+    let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
+    let config = scene.config(store.port);
+    scene.configure_s3cmd(store.port);
+    let archive = scene.snapshot(MONDAY, 41 << 20, Outcome::Complete);
+    assert!(with_candidate(&archive, Outcome::Complete, |candidate| offsite::due(&config, &candidate)));
+
+    let pushed = scene.push(&config, &archive, Outcome::Complete).unwrap();
+    let commit: Value = serde_json::from_slice(&store.get(&key(MONDAY, "commit.json")).unwrap()).unwrap();
+    let sizes = ["archive", "index"].map(|object| commit[object]["size"].as_u64().unwrap());
+    assert_eq!((pushed.bytes, pushed.already), (sizes[0] + sizes[1], false));
+    assert_eq!((&commit["outcome"], &commit["snapshot"], &commit["source"]), (&"complete".into(), &MONDAY.into(), &"web".into()));
+    assert_eq!(store.keys(), [key(MONDAY, "commit.json"), key(MONDAY, "index.jsonl.pgp"), key(MONDAY, "tar.gz.pgp")]);
+    // three parts
+    assert!(store.head(&key(MONDAY, "tar.gz.pgp")).contains("-3\""), "{}", store.head(&key(MONDAY, "tar.gz.pgp")));
+
+    for (end, original) in [("tar.gz", archive.clone()), ("index.jsonl", archive.with_file_name(format!("{MONDAY}.index.jsonl")))]
+    {
+        let sealed = scene.path(&format!("{end}.pgp"));
+        scene.s3cmd(&[
+            "get",
+            &format!("s3://{}/{}", store::BUCKET, key(MONDAY, &format!("{end}.pgp"))),
+            sealed.to_str().unwrap(),
+        ]);
+        assert!(scene.owner.decrypt(&sealed) == fs::read(original).unwrap(), "{end} isn't what was pushed");
+    }
+    let listed = scene.s3cmd(&["ls", &format!("s3://{}/vaultberry/web/", store::BUCKET)]);
+    assert!(listed.contains(&key(MONDAY, "commit.json")), "{listed}");
+    fs::write(scene.path("opened.tar.gz"), scene.owner.decrypt(&scene.path("tar.gz.pgp"))).unwrap();
+    let tar = Command::new("tar").arg("-tzf").arg(scene.path("opened.tar.gz")).output().unwrap();
+    assert_eq!(String::from_utf8(tar.stdout).unwrap(), "srv/\nsrv/random\n");
+
+    let target = format!("http://127.0.0.1:{}/{}/vaultberry", store.port, store::BUCKET);
+    for of in ["complete", "any"] {
+        let push = &scene.clock()["sources"]["web"][of];
+        assert_eq!((&push["snapshot"], &push["target"]), (&MONDAY.into(), &target.clone().into()));
+    }
+    assert!(!with_candidate(&archive, Outcome::Complete, |candidate| offsite::due(&config, &candidate)));
+
+    // A copy that is there isn't sent again, and counts.
+    let before = store.get(&key(MONDAY, "index.jsonl.pgp"));
+    fs::remove_file(scene.path("state/pushes.json")).unwrap();
+    assert!(scene.push(&config, &archive, Outcome::Complete).unwrap().already);
+    assert_eq!(store.get(&key(MONDAY, "index.jsonl.pgp")), before);
+    assert_eq!(scene.clock()["sources"]["web"]["complete"]["snapshot"], MONDAY);
+
+    // A commit object whose objects aren't there proves nothing.
+    store::delete(store.port, &key(MONDAY, "tar.gz.pgp"));
+    let error = scene.push(&config, &archive, Outcome::Complete).unwrap_err();
+    assert!(error.contains("tar.gz.pgp isn't what it says") && error.contains("\nhint: look who changed the bucket"), "{error}");
+}
+
+#[test]
+fn no_store_and_no_bucket_are_told_and_leave_no_trace() {
+    let (scene, mut store) = (Scene::new(GnuPg::new()), Store::start());
+    let archive = scene.snapshot(MONDAY, 1000, Outcome::Complete);
+    let port = store.port;
+    let mut config = scene.config(port);
+    config.offsite.as_mut().unwrap().bucket = "no-such-bucket".into();
+    let error = scene.push(&config, &archive, Outcome::Complete).unwrap_err();
+    let start = format!("error: pushing web/{MONDAY} to s3://no-such-bucket/vaultberry at http://127.0.0.1:{port}: ");
+    assert!(error.starts_with(&start) && error.contains("the store answers NoSuchBucket: "), "{error}");
+    assert!(error.ends_with("\nhint: make the bucket, or mend [offsite] bucket\n"), "{error}");
+
+    store.end();
+    let error = scene.push(&scene.config(port), &archive, Outcome::Complete).unwrap_err();
+    assert!(error.contains("no connection to the store: ") && error.contains("Connection refused"), "{error}");
+    assert!(error.contains("\nhint: look at the network"), "{error}");
+    assert!(!error.contains("hunter2"), "{error}");
+    assert_eq!(scene.clock(), Value::Null);
+}
+
+#[test]
+fn an_expired_certificate_is_refused_before_anything_is_sent() {
+    let (scene, store) = (Scene::new(GnuPg::expired()), Store::start());
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&seen);
+    let way = Way::to(store.port, move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+        Fate::Pass
+    });
+    let archive = scene.snapshot(MONDAY, 1000, Outcome::Complete);
+    let error = scene.push(&scene.config(way.port), &archive, Outcome::Complete).unwrap_err();
+    assert!(error.contains("it isn't valid now") && error.contains("\nhint: extend it with `gpg --quick-set-expire`"), "{error}");
+    assert_eq!(seen.load(Ordering::SeqCst), 0);
+    assert_eq!((store.keys(), scene.clock()), (Vec::<String>::new(), Value::Null));
+}
+
+#[test]
+fn what_the_store_lost_or_has_otherwise_is_not_proven() {
+    let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
+    let archive = scene.snapshot(MONDAY, 1000, Outcome::Complete);
+    let port = store.port;
+    for (what, expected) in [
+        ("lost", "the store doesn't have it"),
+        ("shorter", "bytes were sent, and the store has 5"),
+        ("other", "the store gives no SHA-256, and its ETag isn't that of the bytes that were sent: "),
+    ] {
+        for object in ["tar.gz.pgp", "index.jsonl.pgp"].map(|end| key(MONDAY, end)) {
+            let way = Way::to(port, move |line| {
+                if line.starts_with("HEAD ") && line.contains(&object) {
+                    match what {
+                        "lost" => store::delete(port, &object),
+                        "shorter" => store::put(port, &object, "short"),
+                        _ => store::put(port, &object, vec![0; store::get(port, &object).unwrap().len()]),
+                    }
+                }
+                Fate::Pass
+            });
+            let error = scene.push(&scene.config(way.port), &archive, Outcome::Complete).unwrap_err();
+            assert!(error.contains(expected), "{what}: {error}");
+            assert_eq!((store.get(&key(MONDAY, "commit.json")), scene.clock()), (None, Value::Null), "{what}");
+        }
+    }
+    // A commit object that can't be read back, or comes back otherwise, proves nothing either.
+    let commit = key(MONDAY, "commit.json");
+    let reads = AtomicUsize::new(0);
+    let way = Way::to(port, move |line| {
+        if line.starts_with("GET ") && line.contains(&commit) && reads.fetch_add(1, Ordering::SeqCst) == 1 {
+            store::put(port, &commit, "{}");
+        }
+        Fate::Pass
+    });
+    let error = scene.push(&scene.config(way.port), &archive, Outcome::Complete).unwrap_err();
+    assert!(error.contains("the store gives back another commit object than was written"), "{error}");
+    assert_eq!(scene.clock(), Value::Null);
+}
+
+#[test]
+fn a_store_without_sums_is_proven_by_its_etag() {
+    let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
+    let way = Way::to(store.port, |_| Fate::Strip("x-amz-checksum"));
+    let archive = scene.snapshot(MONDAY, 20 << 20, Outcome::Complete);
+    scene.push(&scene.config(way.port), &archive, Outcome::Complete).unwrap();
+    assert_eq!(store.keys().len(), 3);
+}
+
+#[test]
+fn a_part_that_fails_once_is_sent_again_and_one_that_never_arrives_ends_the_push() {
+    let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
+    let archive = scene.snapshot(MONDAY, 33 << 20, Outcome::Complete);
+    let tries = Arc::new(AtomicUsize::new(0));
+    let failing = |times: usize| {
+        tries.store(0, Ordering::SeqCst);
+        let tries = Arc::clone(&tries);
+        move |line: &str| {
+            let hit = line.starts_with("PUT ") && line.contains("partNumber=2");
+            if hit && tries.fetch_add(1, Ordering::SeqCst) < times { Fate::Answer(503) } else { Fate::Pass }
+        }
+    };
+    let way = Way::to(store.port, failing(usize::MAX));
+    let error = scene.push(&scene.config(way.port), &archive, Outcome::Complete).unwrap_err();
+    assert!(error.contains("uploading part 2 of ") && error.contains("the store answers HTTP 503\nhint: "), "{error}");
+    assert_eq!(tries.load(Ordering::SeqCst), 4);
+    assert_eq!((store.uploads(), store.keys(), scene.clock()), (vec![], vec![], Value::Null));
+
+    let way = Way::to(store.port, failing(2));
+    scene.push(&scene.config(way.port), &archive, Outcome::Complete).unwrap();
+    assert_eq!(tries.load(Ordering::SeqCst), 3);
+    assert_eq!((store.uploads(), store.keys().len()), (vec![], 3));
+}
+
+#[test]
+fn a_stop_breaks_a_push_off_and_throws_the_parts_away() {
+    let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
+    let archive = scene.snapshot(MONDAY, 33 << 20, Outcome::Complete);
+    let stop = Stop::default();
+    let asked = stop.clone();
+    let way = Way::to(store.port, move |line| {
+        if line.contains("partNumber=2") {
+            asked.request();
+        }
+        Fate::Pass
+    });
+    let error = scene.push_until(&scene.config(way.port), &archive, Outcome::Complete, &stop).unwrap_err();
+    assert!(error.contains("interrupted by a signal"), "{error}");
+    assert_eq!((store.uploads(), store.keys(), scene.clock()), (vec![], vec![], Value::Null));
+}
+
+#[test]
+fn a_copy_is_fetched_opened_and_never_put_over_a_file() {
+    let (scene, store) = (Scene::new(GnuPg::locked("correct horse")), Store::start());
+    let config = scene.config(store.port);
+    let monday = scene.snapshot(MONDAY, 20 << 20, Outcome::Complete);
+    let tuesday = scene.snapshot(TUESDAY, 1000, Outcome::Partial);
+    scene.push(&config, &monday, Outcome::Complete).unwrap();
+    scene.push(&config, &tuesday, Outcome::Partial).unwrap();
+    assert_eq!(scene.clock()["sources"]["web"]["complete"]["snapshot"], MONDAY);
+    assert_eq!(scene.clock()["sources"]["web"]["any"]["snapshot"], TUESDAY);
+
+    let run = scene.fetch("web/latest", "wrong", Some(&scene.owner.private_key()), "wrong\n");
+    assert_eq!(run.code, Some(1));
+    assert!(run.stderr.ends_with("private.asc: the passphrase is wrong\n"), "{run:?}");
+    assert!(!scene.path("wrong").exists());
+
+    // The newest complete one is Monday's.
+    let run = scene.fetch("web/latest", "open", Some(&scene.owner.private_key()), "correct horse\n");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let files = ["tar.gz", "index.jsonl"].map(|end| scene.path("open").join(format!("{MONDAY}.{end}")));
+    assert_eq!(run.stdout, format!("{}\n{}\n", files[0].display(), files[1].display()));
+    assert_eq!(names(&scene.path("open")), [format!("{MONDAY}.index.jsonl"), format!("{MONDAY}.tar.gz")]);
+    assert!(fs::read(&files[0]).unwrap() == fs::read(&monday).unwrap(), "the archive isn't the one that was pushed");
+    assert_eq!(fs::metadata(&files[0]).unwrap().permissions().mode() & 0o777, 0o600);
+
+    fs::write(&files[0], "mine").unwrap();
+    let run = scene.fetch(&format!("web/{MONDAY}"), "open", Some(&scene.owner.private_key()), "correct horse\n");
+    assert_eq!(run.code, Some(1));
+    assert!(run.stderr.contains(&format!("{} is there already", files[0].display())), "{run:?}");
+    assert_eq!(fs::read(&files[0]).unwrap(), b"mine");
+
+    // Without the key the sealed ones come, and gpg opens them.
+    let run = scene.fetch(&format!("web/{TUESDAY}"), "sealed", None, "");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let opened = format!("to open one: gpg --output {TUESDAY}.tar.gz --decrypt {TUESDAY}.tar.gz.pgp\n");
+    assert!(run.stdout.ends_with(&opened), "{run:?}");
+    assert_eq!(names(&scene.path("sealed")), [format!("{TUESDAY}.index.jsonl.pgp"), format!("{TUESDAY}.tar.gz.pgp")]);
+    let sealed = scene.path("sealed").join(format!("{TUESDAY}.tar.gz.pgp"));
+    assert!(scene.owner.decrypt(&sealed) == fs::read(&tuesday).unwrap());
+
+    for (snapshot, told) in [
+        ("web/20261125T023000Z", "there is no proven copy of it\nhint: `vaultberry offsite list`"),
+        ("mail/latest", "there is no proven and complete copy\nhint: `vaultberry offsite list`"),
+        ("web", "\"web\" is not a snapshot\nhint: write SOURCE/NAME"),
+    ] {
+        let run = scene.fetch(snapshot, "none", None, "");
+        assert!(run.code == Some(1) && run.stderr.contains(told), "{run:?}");
+        assert!(!scene.path("none").exists());
+    }
+}
+
+#[test]
+fn a_changed_copy_is_refused_and_leaves_nothing() {
+    let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
+    let config = scene.config(store.port);
+    let archive = scene.snapshot(MONDAY, 100_000, Outcome::Complete);
+    scene.push(&config, &archive, Outcome::Complete).unwrap();
+    let good =
+        ["tar.gz.pgp", "index.jsonl.pgp", "commit.json"].map(|end| (key(MONDAY, end), store.get(&key(MONDAY, end)).unwrap()));
+    let (sealed, content) = (&good[0].0, &good[0].1);
+    let mut changed = content.clone();
+    changed[50_000] ^= 1;
+    // As someone would change it who can write the commit object too: the message itself gives it away.
+    let commit: String = String::from_utf8(good[2].1.clone()).unwrap();
+    let sums = [content, &changed].map(|bytes| sha256(&scene, bytes));
+    let forged = commit.replace(&sums[0], &sums[1]);
+    assert_ne!(forged, commit);
+    for (objects, told) in [
+        (vec![(sealed, changed.clone())], "isn't what was proven to be there: it was changed or cut short"),
+        (vec![(sealed, content[..50_000].to_vec())], "isn't what was proven to be there"),
+        (vec![(sealed, [content.as_slice(), b"more"].concat())], "bytes that were proven: it was changed"),
+        (vec![(sealed, changed.clone()), (&good[2].0, forged.into_bytes())], "opening "),
+    ] {
+        for (key, content) in &objects {
+            store.put(key, content);
+        }
+        let run = scene.fetch("web/latest", "out", Some(&scene.owner.private_key()), "");
+        assert!(run.code == Some(1) && run.stderr.contains(told), "{told}: {run:?}");
+        assert_eq!(names(&scene.path("out")), Vec::<String>::new());
+        for (key, content) in &good {
+            store.put(key, content);
+        }
+    }
+    // Another archive, properly sealed and with a commit object of its own: the index knows better.
+    let mut other = Vec::new();
+    let recipients = Recipients::at(&config.recipients, SystemTime::now());
+    recipients.seal(&mut &b"another archive"[..], &mut other, false).unwrap();
+    let mut commit: Value = serde_json::from_slice(&good[2].1).unwrap();
+    commit["archive"]["size"] = other.len().into();
+    commit["archive"]["sha256"] = sha256(&scene, &other).into();
+    store.put(sealed, &other);
+    store.put(&good[2].0, commit.to_string());
+    let run = scene.fetch("web/latest", "out", Some(&scene.owner.private_key()), "");
+    assert!(run.code == Some(1) && run.stderr.contains("the archive isn't the one that the index speaks of"), "{run:?}");
+    assert_eq!(names(&scene.path("out")), Vec::<String>::new());
+    for (key, content) in &good {
+        store.put(key, content);
+    }
+    let stranger = GnuPg::new();
+    let run = scene.fetch("web/latest", "out", Some(&stranger.private_key()), "");
+    assert!(run.code == Some(1) && run.stderr.contains("it isn't sealed for this key"), "{run:?}");
+    assert_eq!(names(&scene.path("out")), Vec::<String>::new());
+    let run = scene.fetch("web/latest", "out", Some(&scene.owner.private_key()), "");
+    assert_eq!(run.code, Some(0), "{run:?}");
+}
+
+fn sha256(scene: &Scene, bytes: &[u8]) -> String {
+    let path = scene.path("summed");
+    fs::write(&path, bytes).unwrap();
+    let output = Command::new("sha256sum").arg(path).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()[..64].to_owned()
+}
+
+#[test]
+fn the_list_tells_proven_from_unproven_beyond_a_thousand_keys() {
+    let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
+    let config = scene.config(store.port);
+    for (name, outcome) in [(MONDAY, Outcome::Complete), (TUESDAY, Outcome::Partial)] {
+        let archive = scene.snapshot(name, 1000, outcome);
+        scene.push(&config, &archive, outcome).unwrap();
+    }
+    store.put(&key("20261125T023000Z", "tar.gz.pgp"), "12345");
+    store.put(&key("20261125T023000Z", "index.jsonl.pgp"), "678");
+    // A page has a thousand keys; these come before ours and aren't ours.
+    for number in 0..1000 {
+        store.put(&format!("vaultberry/other/{number:04}"), "");
+    }
+    let run = scene.vaultberry(&["offsite", "list", "--json"], "");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let list: Vec<Value> = serde_json::from_str(&run.stdout).unwrap();
+    let found: Vec<_> = list.iter().map(|copy| (copy["snapshot"].as_str().unwrap(), &copy["proven"], &copy["outcome"])).collect();
+    let (yes, no) = (Value::from(true), Value::from(false));
+    assert_eq!(
+        found,
+        [(MONDAY, &yes, &"complete".into()), (TUESDAY, &yes, &"partial".into()), ("20261125T023000Z", &no, &Value::Null)]
+    );
+    let run = scene.vaultberry(&["offsite", "list"], "");
+    let lines: Vec<&str> = run.stdout.lines().collect();
+    assert!(lines[0].starts_with(&format!("web  {MONDAY}  complete  ")), "{run:?}");
+    assert_eq!(lines[2], "web  20261125T023000Z  unproven                8  there is no commit object");
+
+    // A copy of which something is gone is proven no more.
+    store::delete(store.port, &key(MONDAY, "tar.gz.pgp"));
+    let run = scene.vaultberry(&["offsite", "list"], "");
+    assert!(
+        run.stdout.contains(&format!("web  {MONDAY}  unproven  ")) && run.stdout.contains("  the archive isn't there\n"),
+        "{run:?}"
+    );
+}
+
+#[test]
+fn a_store_with_a_certificate_of_its_own_needs_its_authority_in_the_configuration() {
+    let scene = Scene::new(GnuPg::new());
+    let openssl = |arguments: &str| {
+        let made = Command::new("openssl").args(arguments.split(' ')).current_dir(scene.folder.path()).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+    };
+    openssl(
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -subj /CN=authority -days 2",
+    );
+    openssl("req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout tls.key -out tls.csr -subj /CN=store");
+    fs::write(scene.path("ext"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    openssl("x509 -req -in tls.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out tls.pem -days 2 -extfile ext");
+    let store = Store::start_tls(&scene.path("tls.pem"), &scene.path("tls.key"));
+    let archive = scene.snapshot(MONDAY, 1000, Outcome::Complete);
+    let endpoint = format!("https://127.0.0.1:{}", store.port);
+
+    let error = scene.push(&scene.config_at(&endpoint, ""), &archive, Outcome::Complete).unwrap_err();
+    assert!(error.contains("UnknownIssuer"), "{error}");
+    assert!(
+        error.contains("\nhint: put the certificate of the authority that vouches for the store into [offsite] ca\n"),
+        "{error}"
+    );
+
+    // With it, the store is heard: it has no bucket.
+    let ca = format!("ca = \"\"\"{}\"\"\"", fs::read_to_string(scene.path("ca.pem")).unwrap());
+    let error = scene.push(&scene.config_at(&endpoint, &ca), &archive, Outcome::Complete).unwrap_err();
+    assert!(error.contains("NoSuchBucket"), "{error}");
+}
