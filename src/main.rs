@@ -5,15 +5,17 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
+use jiff::Timestamp;
 use vaultberry::cli::backup::Backup;
 use vaultberry::cli::disk::Disk;
+use vaultberry::cli::report::Report;
 use vaultberry::cli::source::Source;
 use vaultberry::cli::{Cli, Command};
 use vaultberry::image::build::{Request, build};
 use vaultberry::image::emulate::{self, Guest};
 use vaultberry::outcome::Outcome;
 use vaultberry::stop::Stop;
-use vaultberry::{cli, complaint, config, disk, log, run, source, terminal};
+use vaultberry::{cli, complaint, config, disk, log, report, run, source, terminal};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -56,6 +58,7 @@ fn dispatch(command: Command) -> Result<Outcome> {
             done(disk::attach(&config, &terminal::read_secret("recovery passphrase of the appliance that made the disk")?))
         }
         Command::Source(Source::Key(args)) => print(&source::key::ensure_all(&config::load(&args.config)?)?),
+        Command::Report(Report::Test(args)) => print(&report::test(&config::load(&args.config)?, Timestamp::now())?),
     }
 }
 

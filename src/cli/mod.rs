@@ -4,6 +4,7 @@ pub mod backup;
 pub mod config;
 pub mod disk;
 pub mod image;
+pub mod report;
 pub mod source;
 
 use clap::{ArgAction, Parser, Subcommand};
@@ -45,4 +46,7 @@ pub enum Command {
     /// Deal with the servers that are backed up.
     #[command(subcommand)]
     Source(source::Source),
+    /// Deal with the mail that tells of each run.
+    #[command(subcommand)]
+    Report(report::Report),
 }

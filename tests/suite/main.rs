@@ -4,4 +4,5 @@ mod backup_run;
 mod boot;
 mod building;
 mod config;
+mod report;
 mod support;

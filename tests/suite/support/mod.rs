@@ -2,7 +2,9 @@
 
 pub mod appliance;
 pub mod card;
+pub mod gnupg;
 pub mod guest;
+pub mod mailbox;
 pub mod peer;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
