@@ -3,7 +3,7 @@
 //! Two sides share this library. The *builder* runs on a workstation and goes one way: `config` is read and
 //! checked, `image` makes a bootable image of it, `keys` holds the secrets of that build. The *agent* runs on the
 //! appliance: `unlock` opens root before there is a system, `disk` opens the backup disk, and `run` drives the
-//! nightly pipeline over `source` and `snapshot`.
+//! nightly pipeline over `source` and `snapshot`; `report` mails the owner.
 //!
 //! `config` knows no other subject and `cli` is known by none; no stage of a run knows `run`.
 
@@ -26,6 +26,7 @@ pub mod openpgp;
 pub mod outcome;
 pub mod process;
 pub mod progress;
+pub mod report;
 pub mod run;
 pub mod secret;
 pub mod snapshot;

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use vaultberry::cli::backup::Backup;
 use vaultberry::cli::disk::Disk;
 use vaultberry::cli::offsite::{Fetch, Offsite, Store};
+use vaultberry::cli::report::Report;
 use vaultberry::cli::snapshot::Snapshot;
 use vaultberry::cli::source::Source;
 use vaultberry::cli::{Cli, Command};
@@ -18,10 +19,11 @@ use vaultberry::image::emulate::{self, Guest};
 use vaultberry::offsite::{fetch, list};
 use vaultberry::outcome::Outcome;
 use vaultberry::run::events::Events;
+use vaultberry::run::rehearsal;
 use vaultberry::run::screen::Screen;
 use vaultberry::snapshot::{catalog, restore, table};
 use vaultberry::stop::Stop;
-use vaultberry::{cli, complaint, config, disk, log, run, source, terminal};
+use vaultberry::{cli, complaint, config, disk, log, report, run, source, terminal};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -66,6 +68,7 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Source(Source::Key(args)) => print(&source::key::ensure_all(&config::load(&args.config)?)?),
         Command::Offsite(Offsite::List { store, json }) => offsite_list(&store, json),
         Command::Fetch(args) => fetch(&args, cli.verbose),
+        Command::Report(Report::Test(args)) => print(&report::test(&config::load(&args.config)?, Timestamp::now())?),
     }
 }
 
@@ -75,6 +78,9 @@ fn done(result: Result<()>) -> Result<Outcome> {
 
 fn backup(args: &cli::backup::Run, verbosity: u8) -> Result<Outcome> {
     let config = config::load(&args.on.config)?;
+    if args.dry_run {
+        return rehearse(&config, args.json);
+    }
     let screen = Screen::new(verbosity);
     let events = if args.json { Events::json() } else { screen.events() };
     let run = if args.if_due { run::catch_up } else { run::backup };
@@ -85,6 +91,17 @@ fn backup(args: &cli::backup::Run, verbosity: u8) -> Result<Outcome> {
         let _ = print(&report.summary());
     }
     Ok(report.outcome)
+}
+
+fn rehearse(config: &config::Config, json: bool) -> Result<Outcome> {
+    let rehearsal = rehearsal::rehearse(config, &Stop::on_signals()?);
+    let text = if json {
+        serde_json::to_string(&rehearsal).context("putting the rehearsal into JSON")? + "\n"
+    } else {
+        rehearsal.summary()
+    };
+    print(&text)?;
+    Ok(rehearsal.outcome)
 }
 
 fn image(args: cli::image::Image) -> Result<Outcome> {

@@ -23,6 +23,12 @@ pub struct Run {
     /// Where this is
     #[command(flatten)]
     pub on: OnAppliance,
+    /// Tell what a run would do, and write nothing
+    ///
+    /// The servers are asked what there is to pull. Whether the logins at store and mail server work, `offsite list`
+    /// and `report test` tell.
+    #[arg(long, conflicts_with = "if_due")]
+    pub dry_run: bool,
     /// Run only if a night was missed
     ///
     /// That is when no run has begun and ended since the last time that one should have, by `[backup] at`. For a start

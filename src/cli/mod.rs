@@ -5,6 +5,7 @@ pub mod config;
 pub mod disk;
 pub mod image;
 pub mod offsite;
+pub mod report;
 pub mod snapshot;
 pub mod source;
 
@@ -60,4 +61,7 @@ pub enum Command {
     Offsite(offsite::Offsite),
     /// Get a snapshot back from the off-site store, on any machine.
     Fetch(offsite::Fetch),
+    /// Deal with the mail that tells of each run.
+    #[command(subcommand)]
+    Report(report::Report),
 }

@@ -4,13 +4,16 @@
 //! without a backup disk can still say so. The *backup* folder is the disk: `current/`, `snapshots/`, and a copy of each
 //! run's log. Nothing is written there before the guards have found it to be the disk.
 //!
-//! A run that didn't get the lock changes nothing at all, not even the word of the last run.
+//! A run that didn't get the lock changes nothing at all, not even the word of the last run. It only mails that.
 
 pub mod events;
 pub mod guard;
 pub mod lock;
 pub mod logs;
+mod mail;
 pub mod pipeline;
+mod pushes;
+pub mod rehearsal;
 pub mod report;
 pub mod schedule;
 pub mod screen;
@@ -40,7 +43,9 @@ pub fn backup(config: &Config, events: &Events, stop: &Stop) -> Result<RunReport
     match lock::acquire(&config.backup.lock, Timestamp::now())? {
         Attempt::Held(holder) => {
             tracing::warn!("another run holds {}: {holder}", config.backup.lock.display());
-            Ok(RunReport::skipped(Timestamp::now(), format!("another run is at work ({holder})")))
+            let mut report = RunReport::skipped(Timestamp::now(), format!("another run is at work ({holder})"));
+            mail::post(config, &mut report, None);
+            Ok(report)
         }
         Attempt::Taken(lock) => Run { config, events, stop, _lock: lock }.make(),
     }
@@ -91,11 +96,16 @@ impl Run<'_> {
         if let Err(error) = guarded.and_then(|()| self.every_source(&mut report)) {
             report.fail(&error);
         }
+        mail::check_recipients(self.config, &mut report);
         report.ended = Some(Timestamp::now());
         tracing::info!("run {} ends: {}", report.run, report.outcome);
         drop(log);
         let copies = usable.then(|| backup.folder.join("logs"));
         self.tidy_logs(copies.as_deref(), &mut report);
+        // Before the mail, which may take its time, and after it, with how that went.
+        self.write_down(&report)?;
+        let log = self.state("logs").join(format!("{}{}", report.run, logs::END));
+        mail::post(self.config, &mut report, Some(log));
         self.write_down(&report)?;
         self.events.tell(&Event::Ended(&report));
         Ok(report)
@@ -114,6 +124,7 @@ impl Run<'_> {
             self.events.tell(&Event::Source(&result));
             report.sources.push(result);
         }
+        pushes::make(self.config, report, self.events, self.stop);
         report.settle();
         self.stop.check()
     }

@@ -11,6 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::support::appliance::{Appliance, Run, index, names};
+use crate::support::assert_same;
 use crate::support::peer::Peer;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -20,12 +21,6 @@ fn pair() -> (Appliance, Peer) {
     let appliance = Appliance::new(false);
     let peer = Peer::start(&appliance.public_key(), None);
     (appliance, peer)
-}
-
-/// That two trees have the same names, content and link targets.
-fn assert_same(left: &Path, right: &Path) {
-    let diff = Command::new("diff").args(["-r", "--no-dereference"]).args([left, right]).output().unwrap();
-    assert!(diff.status.success(), "{}", String::from_utf8_lossy(&diff.stdout));
 }
 
 fn sha256(path: &Path) -> String {

@@ -85,7 +85,7 @@ impl Scene {
             outcome,
             warnings: Warnings::default(),
         };
-        snapshot::create(request, &Stop::default()).unwrap().archive
+        snapshot::create(request, &Stop::default(), &Progress::default()).unwrap().archive
     }
 
     fn push(&self, config: &Config, archive: &Path, outcome: Outcome) -> Result<Pushed, String> {

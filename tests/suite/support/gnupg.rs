@@ -42,6 +42,12 @@ impl GnuPg {
         String::from_utf8(self.gpg(&[], &["--armor", "--export"]).stdout).unwrap()
     }
 
+    /// The certificate's fingerprint.
+    pub fn fingerprint(&self) -> String {
+        let listed = String::from_utf8(self.gpg(&[], &["--with-colons", "--list-keys"]).stdout).unwrap();
+        listed.lines().find(|line| line.starts_with("fpr:")).unwrap().split(':').nth(9).unwrap().to_owned()
+    }
+
     /// A file with the private key.
     pub fn private_key(&self) -> PathBuf {
         let path = self.home.path().join("private.asc");

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::guest::free_port;
+
 /// The bucket of the tests.
 pub const BUCKET: &str = "backups";
 
@@ -26,23 +28,27 @@ pub struct Store {
 impl Store {
     /// Starts one with an empty bucket.
     pub fn start() -> Self {
-        let store = Self::launch(&[]);
+        Self::start_at(free_port())
+    }
+
+    /// The same at this port, as a store that comes back.
+    pub fn start_at(port: u16) -> Self {
+        let store = Self::launch(port, &[]);
         store.put("", "");
         store
     }
 
     /// Starts one that speaks TLS with this certificate, and has no bucket.
     pub fn start_tls(certificate: &Path, key: &Path) -> Self {
-        Self::launch(&["--ssl-cert", certificate.to_str().unwrap(), "--ssl-key", key.to_str().unwrap()])
+        Self::launch(free_port(), &["--ssl-cert", certificate.to_str().unwrap(), "--ssl-key", key.to_str().unwrap()])
     }
 
-    fn launch(options: &[&str]) -> Self {
+    fn launch(port: u16, options: &[&str]) -> Self {
         let cache = std::env::var_os("XDG_CACHE_HOME")
             .map_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"), PathBuf::from);
         let moto = cache.join("vaultberry/moto-5.2.5/bin/moto_server");
         assert!(moto.exists(), "{} is not there: run `tools/setup test`", moto.display());
         let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let log = fs::File::create(folder.path().join("log")).unwrap();
         let mut command = Command::new(moto);
         command.args(["-H", "127.0.0.1", "-p", &port.to_string()]).args(options);

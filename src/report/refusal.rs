@@ -1,0 +1,132 @@
+//! What a mail server's no means to a person, and what helps.
+
+use std::error::Error as _;
+use std::io::ErrorKind;
+
+use lettre::transport::smtp::Error;
+
+use super::server;
+use crate::config::Report;
+use crate::log::printable;
+
+/// Where in the exchange the server, or the network, said no.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage<'a> {
+    /// Until the connection is as private as it should be.
+    Connecting,
+    /// At the user and the password.
+    LoggingIn,
+    /// At whom the mail comes from.
+    Sender,
+    /// At one whom it goes to.
+    Recipient(&'a str),
+    /// At the mail itself.
+    Content,
+}
+
+/// An error of lettre's: what was being done, what was said, and what helps. Nothing of a login is in it.
+pub fn told(report: &Report, stage: Stage<'_>, error: &Error) -> anyhow::Error {
+    let server = server(report);
+    let doing = match stage {
+        Stage::Connecting => format!("connecting to the mail server {server}"),
+        Stage::LoggingIn => format!("logging in to the mail server {server}"),
+        Stage::Sender => format!("mailing through {server} from {}", report.from),
+        Stage::Recipient(to) => format!("mailing through {server} to {to}"),
+        Stage::Content => format!("mailing through {server}"),
+    };
+    let code = error.status().map(|code| code.to_string());
+    let cause = match (error.source(), &code) {
+        (Some(source), _) if is_silence(source) => "no answer in time".to_owned(),
+        (Some(source), None) => source.to_string(),
+        (Some(source), Some(code)) => format!("the server says {code} {source}"),
+        (None, _) => error.to_string(),
+    };
+    let cause = printable(cause.as_bytes());
+    anyhow::anyhow!("{doing}: {cause}\nhint: {}", hint(stage, code.as_deref(), &cause))
+}
+
+fn is_silence(source: &(dyn std::error::Error + 'static)) -> bool {
+    let kind = source.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    // A socket's read that takes too long is "would block".
+    matches!(kind, Some(ErrorKind::WouldBlock | ErrorKind::TimedOut))
+}
+
+/// What helps against a no at `stage`, with the reply `code` when it came from the server.
+fn hint(stage: Stage<'_>, code: Option<&str>, cause: &str) -> &'static str {
+    if code.is_some_and(|code| code.starts_with('4')) {
+        return "this may pass: the mail stays in the queue, and goes out with the next run";
+    }
+    match (stage, code) {
+        (Stage::Connecting, _) => certificate_hint(cause)
+            .unwrap_or("look at [report] server and port, and at security: starttls is usual at port 587, tls at 465"),
+        (_, None) => "the mail stays in the queue, and goes out with the next run",
+        (_, Some("530")) => "the server wants a login, or TLS before it: look at [report] credentials and security",
+        (Stage::LoggingIn, _) => {
+            "look at user and password in the credentials file; some providers want a password made for this use alone"
+        }
+        (Stage::Sender, _) => "look at [report] from: many servers let a login write only as itself",
+        (Stage::Recipient(_), _) => "look at [report] to; some servers mail elsewhere only after a login",
+        (Stage::Content, _) => "if the mail is too large for the server, make [report] log_limit smaller",
+    }
+}
+
+/// What helps when the server couldn't prove who it is; the causes are in rustls's words.
+fn certificate_hint(cause: &str) -> Option<&'static str> {
+    // A bad signature: an authority of the same name is trusted, and it's another one.
+    if cause.contains("UnknownIssuer") || cause.contains("BadSignature") {
+        Some("if the server's certificate is of an authority of your own, put that authority's into [report] ca")
+    } else if cause.contains("not valid for name") {
+        Some("name the server in [report] server as its certificate does")
+    } else if cause.contains("expired") || cause.contains("not valid yet") {
+        Some("the server's certificate is out of date, or the appliance's clock is wrong")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Stage, hint};
+
+    #[test]
+    fn the_hint_follows_what_was_said_and_when() {
+        let elsewhere = "look at [report] server and port, and at security: starttls is usual at port 587, tls at 465";
+        let later = "this may pass: the mail stays in the queue, and goes out with the next run";
+        for (stage, code, cause, expected) in [
+            (Stage::Connecting, None, "Connection refused (os error 111)", elsewhere),
+            (Stage::Connecting, Some("554"), "the server says 554 go away", elsewhere),
+            (
+                Stage::Connecting,
+                None,
+                "invalid peer certificate: UnknownIssuer",
+                "if the server's certificate is of an authority of your own, put that authority's into [report] ca",
+            ),
+            (
+                Stage::Connecting,
+                None,
+                "invalid peer certificate: certificate not valid for name \"a\"; certificate is only valid for b",
+                "name the server in [report] server as its certificate does",
+            ),
+            (
+                Stage::Connecting,
+                None,
+                "invalid peer certificate: certificate expired: verification time 2 (UNIX)",
+                "the server's certificate is out of date, or the appliance's clock is wrong",
+            ),
+            (Stage::Content, Some("451"), "", later),
+            (Stage::LoggingIn, Some("454"), "", later),
+            (Stage::Content, None, "", "the mail stays in the queue, and goes out with the next run"),
+            (
+                Stage::Sender,
+                Some("530"),
+                "",
+                "the server wants a login, or TLS before it: look at [report] credentials and security",
+            ),
+            (Stage::Sender, Some("550"), "", "look at [report] from: many servers let a login write only as itself"),
+            (Stage::Recipient("a@b"), Some("550"), "", "look at [report] to; some servers mail elsewhere only after a login"),
+            (Stage::Content, Some("552"), "", "if the mail is too large for the server, make [report] log_limit smaller"),
+        ] {
+            assert_eq!(hint(stage, code, cause), expected, "{stage:?} {code:?} {cause}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What a run would do, found out without writing anything: `backup run --dry-run`.
+//!
+//! The guards look, each source is asked what there is to pull, and store and mail server are only named: whether a login
+//! there works, `offsite list` and `report test` tell. The lock isn't taken, so a run may be at work meanwhile.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::config::{Config, Source};
+use crate::offsite::Candidate;
+use crate::outcome::Outcome;
+use crate::run::report::line;
+use crate::run::{guard, pushes};
+use crate::source;
+use crate::stop::Stop;
+use crate::warnings::Warnings;
+
+/// How many warnings of a source are shown.
+const SHOWN: usize = 5;
+
+/// What a run would do.
+#[derive(Debug, Serialize)]
+pub struct RunRehearsal {
+    /// How the run would end, as far as can be told.
+    pub outcome: Outcome,
+    /// Why it could do nothing.
+    pub error: Option<String>,
+    /// One for each source, in the order of the configuration; none when a guard would stop the run.
+    pub sources: Vec<SourceRehearsal>,
+    /// What would be done beside the sources.
+    pub lines: Vec<String>,
+}
+
+/// What would be done for a source.
+#[derive(Debug, Serialize)]
+pub struct SourceRehearsal {
+    /// Its name.
+    pub name: String,
+    /// How it would end.
+    pub outcome: Outcome,
+    /// What would be pulled, and pushed.
+    pub lines: Vec<String>,
+    /// What wouldn't be as it should.
+    pub warnings: Warnings,
+    /// Why nothing of it can be had.
+    pub error: Option<String>,
+}
+
+/// Finds out what a run would do now.
+pub fn rehearse(config: &Config, stop: &Stop) -> RunRehearsal {
+    let now = Timestamp::now();
+    if let Err(error) = guard::look(config, now) {
+        let error = Some(format!("{error:#}"));
+        return RunRehearsal { outcome: Outcome::Failed, error, sources: Vec::new(), lines: Vec::new() };
+    }
+    let run = now.strftime("%Y%m%dT%H%M%SZ").to_string();
+    let mut sources = Vec::new();
+    let mut stopped = None;
+    for source in &config.sources {
+        if let Err(error) = stop.check() {
+            stopped = Some(format!("{error:#}"));
+            break;
+        }
+        sources.push(one(config, source, &run, stop));
+    }
+    let outcome = sources.iter().map(|source| source.outcome).max().unwrap_or(Outcome::Failed);
+    let outcome = if stopped.is_some() { Outcome::Failed } else { outcome };
+    RunRehearsal { outcome, error: stopped, sources, lines: around(config) }
+}
+
+fn one(config: &Config, source: &Source, run: &str, stop: &Stop) -> SourceRehearsal {
+    let mirror = config.backup.folder.join("current").join(&source.name);
+    let name = source.name.clone();
+    match source::rehearse(source, &mirror, stop) {
+        Ok(rehearsed) => {
+            let mut lines = rehearsed.lines;
+            if rehearsed.outcome != Outcome::Failed {
+                lines.extend(pushing(config, &source.name, run, rehearsed.outcome));
+            }
+            SourceRehearsal { name, outcome: rehearsed.outcome, lines, warnings: rehearsed.warnings, error: None }
+        }
+        Err(error) => SourceRehearsal {
+            name,
+            outcome: Outcome::Failed,
+            lines: Vec::new(),
+            warnings: Warnings::default(),
+            error: Some(format!("{error:#}")),
+        },
+    }
+}
+
+/// What would become of the snapshot off-site.
+fn pushing(config: &Config, source: &str, run: &str, outcome: Outcome) -> Option<String> {
+    config.offsite.as_ref()?;
+    let nowhere = Path::new("");
+    let candidate = Candidate { source, name: run, archive: nowhere, index: nowhere, outcome };
+    Some(pushes::not_due(config, &candidate).map_or_else(|| "off-site: due, would be pushed".into(), |push| push.summary()))
+}
+
+fn around(config: &Config) -> Vec<String> {
+    let report = config.report.as_ref();
+    report
+        .map(|report| format!("the report would go to {} through {}", report.to.join(", "), report.server))
+        .into_iter()
+        .collect()
+}
+
+impl RunRehearsal {
+    /// What a person wants to know, in a few lines.
+    pub fn summary(&self) -> String {
+        let mut text = String::new();
+        line(&mut text, 0, &format!("backup, if it were made now: {}", self.outcome));
+        if let Some(error) = &self.error {
+            line(&mut text, 2, error);
+        }
+        let width = self.sources.iter().map(|source| source.name.len()).max().unwrap_or(0);
+        for source in &self.sources {
+            let error = source.error.as_deref().unwrap_or_default();
+            line(&mut text, 2, &format!("{:width$}  {:8}  {error}", source.name, source.outcome.to_string()));
+            for told in source.lines.iter().chain(source.warnings.lines.iter().take(SHOWN)) {
+                line(&mut text, 6, told);
+            }
+            let rest = source.warnings.total().saturating_sub(SHOWN as u64);
+            if rest > 0 {
+                line(&mut text, 6, &format!("… and {rest} warnings more"));
+            }
+        }
+        for told in &self.lines {
+            line(&mut text, 2, told);
+        }
+        line(&mut text, 2, "nothing was written");
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RunRehearsal, SourceRehearsal};
+    use crate::outcome::Outcome;
+    use crate::warnings::Warnings;
+
+    #[test]
+    fn the_summary_says_what_would_be_done_and_that_nothing_was() {
+        let source = |name: &str, outcome, error| SourceRehearsal {
+            name: String::from(name),
+            outcome,
+            lines: vec![String::from("the database wiki can be dumped")],
+            warnings: Warnings::default(),
+            error,
+        };
+        let rehearsal = RunRehearsal {
+            outcome: Outcome::Failed,
+            error: None,
+            sources: vec![
+                source("web", Outcome::Complete, None),
+                source("db-1", Outcome::Failed, Some(String::from("no\nhint: look"))),
+            ],
+            lines: vec![String::from("the report would go to me@example.org through mail")],
+        };
+        assert_eq!(
+            rehearsal.summary(),
+            "backup, if it were made now: failed\n  web   complete\n      the database wiki can be dumped\n  \
+             db-1  failed    no\n      hint: look\n      the database wiki can be dumped\n  \
+             the report would go to me@example.org through mail\n  nothing was written\n"
+        );
+    }
+}

@@ -1,0 +1,426 @@
+//! Whole nights, as the owner has them: a server with files and a database, a store, a mailbox; and what can go wrong.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::support::appliance::{Appliance, Run, names};
+use crate::support::assert_same;
+use crate::support::gnupg::GnuPg;
+use crate::support::mailbox::{Mailbox, parse};
+use crate::support::peer::Peer;
+use crate::support::postgresql::Postgresql;
+use crate::support::store::{BUCKET, Store};
+
+/// An appliance with everything: a source with files and a database, a store, a mail server, an owner.
+struct Night {
+    appliance: Appliance,
+    peer: Peer,
+    postgresql: Postgresql,
+    store: Store,
+    mailbox: Mailbox,
+    owner: GnuPg,
+}
+
+impl Night {
+    fn new() -> Self {
+        Self::of(GnuPg::new(), false)
+    }
+
+    /// One whose owner is this. `disk`: with a backup disk, which isn't there.
+    fn of(owner: GnuPg, disk: bool) -> Self {
+        let mut appliance = Appliance::new(disk);
+        let mut peer = Peer::start(&appliance.public_key(), None);
+        let postgresql = Postgresql::start(&peer.user);
+        peer.set_environment(&[("PGHOST", postgresql.host()), ("PGUSER", "postgres")]);
+        postgresql.run("postgres", &["CREATE DATABASE wiki"]);
+        postgresql
+            .run("wiki", &["CREATE TABLE page (id int PRIMARY KEY, text text)", "INSERT INTO page VALUES (1, 'it''s here')"]);
+        peer.write("letters/über uns.txt", "hello\n");
+        peer.write("photo", vec![0x5a; 300_000]);
+        let (store, mailbox) = (Store::start(), Mailbox::start(&[]));
+        let credentials = appliance.secret("s3", "access_key_id = \"test\"\nsecret_access_key = \"secret\"\n");
+        let credentials = credentials.display();
+        appliance.settings(&format!(
+            "[openpgp]\nrecipients = [\"\"\"{}\"\"\"]\n\n[offsite]\nbucket = \"{BUCKET}\"\nprefix = \"attic\"\n\
+             endpoint = \"http://127.0.0.1:{}\"\ncredentials = \"{credentials}\"\n\n[report]\nto = [\"owner@example.org\"]\n\
+             from = \"attic@example.org\"\nserver = \"127.0.0.1\"\nport = {}\nca = \"\"\"{}\"\"\"\n",
+            owner.certificate(),
+            store.port,
+            mailbox.port,
+            mailbox.authority()
+        ));
+        appliance.pull_from("web", &peer);
+        appliance.source_settings("postgresql = [\"wiki\"]");
+        Self { appliance, peer, postgresql, store, mailbox, owner }
+    }
+
+    /// A run that must end so: its exit code, and the one mail that came of it, opened.
+    fn run(&self, code: i32) -> (Run, Mail) {
+        let before = self.mailbox.mails().len();
+        let run = self.appliance.run();
+        assert_eq!(run.code, Some(code), "{run:?}");
+        let mails = self.mailbox.mails();
+        assert_eq!(mails.len(), before + 1, "{run:?}");
+        (run, Mail::open(mails.last().unwrap(), &self.owner))
+    }
+
+    fn archives(&self) -> Vec<PathBuf> {
+        self.appliance.archives("web")
+    }
+
+    /// The keys of everything in the store, by what their names end with.
+    fn copies(&self) -> Vec<String> {
+        self.store.keys().into_iter().filter(|key| key.ends_with(".commit.json")).collect()
+    }
+
+    /// What a restored tree has to be.
+    fn assert_restored(&self, root: &Path, database: &str) {
+        assert_same(&self.peer.data(), &root.join(self.peer.data().strip_prefix("/").unwrap()));
+        self.postgresql.load(database, &root.join("dumps/postgresql/wiki.sql"));
+        assert_eq!(self.postgresql.query(database, "SELECT id, text FROM page"), "1|it's here\n");
+    }
+}
+
+#[test]
+fn a_whole_night_comes_back_from_disk_and_store() {
+    let night = Night::new();
+    let (run, mail) = night.run(0);
+    assert_eq!(mail.subject, "[vaultberry] vaultberry: complete");
+    assert!(
+        mail.text.contains("web  complete") && mail.text.contains("off-site: ") && mail.text.contains("proven"),
+        "{}",
+        mail.text
+    );
+    assert!(mail.log.contains("\"pushed to ") || mail.log.contains("pushed to "), "{}", mail.log);
+    assert!(run.stdout.lines().count() <= 4, "to be read in five seconds: {}", run.stdout);
+
+    // From the disk, with vaultberry.
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path().join("here");
+    let restored = Run::of(night.appliance.command(&["restore", "web/latest", "--to", here.to_str().unwrap()]).output().unwrap());
+    assert_eq!(restored.code, Some(0), "{restored:?}");
+    night.assert_restored(&here, "here");
+
+    // From the store, with GnuPG and GNU tar alone.
+    let key = night.store.keys().into_iter().find(|key| key.ends_with(".tar.gz.pgp")).unwrap();
+    let sealed = folder.path().join("sealed");
+    fs::write(&sealed, night.store.get(&key).unwrap()).unwrap();
+    let archive = folder.path().join("archive.tar.gz");
+    fs::write(&archive, night.owner.decrypt(&sealed)).unwrap();
+    assert_eq!(fs::read(&archive).unwrap(), fs::read(&night.archives()[0]).unwrap());
+    let there = folder.path().join("there");
+    fs::create_dir(&there).unwrap();
+    assert!(Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(&there).status().unwrap().success());
+    night.assert_restored(&there, "there");
+
+    // The same night again is not pushed: the last copy is young enough.
+    let (run, _) = night.run(0);
+    assert!(run.stdout.contains("off-site: not due; the last complete one there is "), "{}", run.stdout);
+    assert_eq!(night.copies().len(), 1);
+}
+
+#[test]
+fn a_database_that_is_gone_makes_the_night_partial() {
+    let night = Night::new();
+    night.run(0);
+    night.postgresql.run("postgres", &["ALTER DATABASE wiki RENAME TO other"]);
+    night.peer.write("new", "file");
+    let (_, mail) = night.run(3);
+    assert_eq!(mail.subject, "[vaultberry] vaultberry: partial");
+    assert!(mail.text.contains("web  partial") && mail.text.contains("wiki"), "{}", mail.text);
+    night.postgresql.run("postgres", &["ALTER DATABASE other RENAME TO wiki"]);
+    // The files of this night, and the last good dump.
+    let (folder, _) = night.appliance.unpack(&night.archives()[1], Path::new("/"));
+    night.assert_restored(folder.path(), "again");
+    // Back again, the next night is good and goes off-site only when that is due.
+    assert_eq!(night.run(0).1.subject, "[vaultberry] vaultberry: complete");
+}
+
+#[test]
+fn a_server_that_is_gone_or_changed_fails_the_night_and_nothing_is_pruned() {
+    let mut night = Night::new();
+    night.appliance.keep(1);
+    night.run(0);
+    let before = (night.appliance.snapshots("web"), fs::read(&night.archives()[0]).unwrap());
+    night.peer.change_host_key();
+    let (_, mail) = night.run(1);
+    assert_eq!(mail.subject, "[vaultberry] vaultberry: failed");
+    assert!(mail.text.contains("host key is none of the keys pinned"), "{}", mail.text);
+    night.peer.end();
+    let (_, mail) = night.run(1);
+    assert!(mail.text.contains("Connection refused"), "{}", mail.text);
+    assert_eq!((night.appliance.snapshots("web"), fs::read(&night.archives()[0]).unwrap()), before);
+    assert_eq!(night.copies().len(), 1);
+}
+
+#[test]
+fn old_snapshots_and_logs_go_after_a_good_night() {
+    let mut night = Night::new();
+    night.appliance.keep(2);
+    for _ in 0..3 {
+        night.run(0);
+    }
+    let archives = night.archives();
+    assert_eq!(archives.len(), 2);
+    let word = night.appliance.last_run();
+    assert_eq!(word["sources"][0]["pruned"].as_array().unwrap().len(), 1);
+    assert_eq!(night.appliance.snapshots("web").len(), 4);
+    for folder in [night.appliance.backup("logs"), night.appliance.state("logs")] {
+        assert_eq!(names(&folder).len(), 2, "{}", folder.display());
+    }
+}
+
+#[test]
+fn a_store_that_is_down_leaves_the_snapshot_and_is_tried_again_the_next_night() {
+    let mut night = Night::new();
+    let port = night.store.port;
+    night.store.end();
+    let (run, mail) = night.run(3);
+    assert_eq!(mail.subject, "[vaultberry] vaultberry: partial");
+    assert!(mail.text.contains("off-site: FAILED: ") && mail.text.contains("hint: "), "{}", mail.text);
+    assert!(run.stdout.contains("web  complete"), "{}", run.stdout);
+    assert_eq!(night.archives().len(), 1);
+    assert!(names(&night.appliance.backup("outbox/web")).is_empty());
+    assert!(!night.appliance.state("pushes.json").exists());
+    night.store = Store::start_at(port);
+    night.run(0);
+    assert_eq!(night.copies().len(), 1);
+}
+
+#[test]
+fn a_mail_server_that_is_down_spoils_nothing_and_gets_the_report_the_next_night() {
+    let mut night = Night::new();
+    night.mailbox.end();
+    let run = night.appliance.run();
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.stdout.contains("reports that wait for the mail server: 1"), "{}", run.stdout);
+    assert_eq!(night.appliance.last_run()["mail"]["waiting"], 1);
+    night.mailbox.begin();
+    let run = night.appliance.run();
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let mails: Vec<Mail> = night.mailbox.mails().iter().map(|mail| Mail::open(mail, &night.owner)).collect();
+    assert_eq!(mails.len(), 2);
+    assert!(mails.iter().all(|mail| mail.subject == "[vaultberry] vaultberry: complete"));
+    assert_eq!(night.appliance.last_run()["mail"], serde_json::json!({"sent": 2, "waiting": 0, "problems": []}));
+}
+
+#[test]
+fn an_expired_certificate_keeps_everything_here_and_is_told_without_details() {
+    let night = Night::of(GnuPg::expired(), false);
+    let run = night.appliance.run();
+    assert_eq!(run.code, Some(3), "{run:?}");
+    assert!(run.stdout.contains("web  complete") && run.stdout.contains("hint: extend it with "), "{}", run.stdout);
+    assert_eq!((night.archives().len(), night.store.keys().len()), (1, 0));
+    let mails = night.mailbox.mails();
+    assert_eq!(mails.len(), 1);
+    let raw = String::from_utf8_lossy(&mails[0]).into_owned();
+    assert!(raw.contains("Subject: [vaultberry] vaultberry: partial"), "{raw}");
+    assert!(!raw.contains("web") && !raw.contains("wiki") && !raw.contains("letters"), "{raw}");
+}
+
+#[test]
+fn a_disk_that_is_not_mounted_is_reported_and_nothing_is_written_under_it() {
+    let night = Night::of(GnuPg::new(), true);
+    let (_, mail) = night.run(1);
+    assert_eq!(mail.subject, "[vaultberry] vaultberry: failed");
+    assert!(mail.text.contains("the backup disk is not mounted"), "{}", mail.text);
+    assert!(names(&night.appliance.backup("")).is_empty());
+    assert!(night.store.keys().is_empty());
+}
+
+#[test]
+fn a_second_run_is_reported_as_skipped_and_touches_nothing() {
+    let night = Night::new();
+    night.run(0);
+    let before = (night.appliance.snapshots("web"), night.appliance.last_run());
+    let mut holder = Command::new("flock").arg(night.appliance.lock()).args(["sleep", "60"]).spawn().unwrap();
+    while Command::new("flock").arg("-n").arg(night.appliance.lock()).arg("true").status().unwrap().success() {}
+    let (run, mail) = night.run(4);
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert!(run.stdout.contains("another run is at work"), "{}", run.stdout);
+    assert_eq!(mail.subject, "[vaultberry] vaultberry: skipped");
+    assert_eq!((night.appliance.snapshots("web"), night.appliance.last_run()), before);
+}
+
+#[test]
+fn a_full_disk_fails_the_night_and_leaves_what_was_there() {
+    if !nix::unistd::Uid::effective().is_root() {
+        eprintln!("not run: a small file system can be mounted by root only");
+        return;
+    }
+    let night = Night::new();
+    // In a mount namespace of its own; what is in it stays for as long as the namespace does.
+    let small = SmallDisk::mount(&night.appliance.backup(""), 160);
+    let run = small.run(&night.appliance);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let good = small.archives();
+    assert_eq!(good.len(), 1);
+
+    // Fits into the mirror, and then its archive doesn't.
+    let noise: Vec<u8> = (0..25_000_000_u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    night.peer.write("noise", noise);
+    let run = small.run(&night.appliance);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stdout.contains("No space left on device"), "{}", run.stdout);
+    assert_eq!(small.archives(), good);
+    // No room even to begin with.
+    let run = small.run(&night.appliance);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stdout.contains("hint: remove old snapshots"), "{}", run.stdout);
+    let mails: Vec<String> = night.mailbox.mails().iter().map(|mail| Mail::open(mail, &night.owner).subject).collect();
+    assert_eq!(mails.iter().filter(|subject| subject.ends_with(": failed")).count(), 2, "{mails:?}");
+    small.remove(&night.appliance.backup("current/web"));
+    fs::remove_file(night.peer.data().join("noise")).unwrap();
+    assert_eq!(small.run(&night.appliance).code, Some(0));
+    assert_eq!(small.archives().len(), 2);
+    assert!(small.archives().iter().all(|name| name.ends_with(".tar.gz")));
+}
+
+#[test]
+fn what_happens_is_told_to_programs_as_json() {
+    let night = Night::new();
+    let run = Run::of(night.appliance.command(&["backup", "run", "--json"]).output().unwrap());
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let events: Vec<Value> = run.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds: Vec<&str> =
+        events.iter().map(|event| event["event"].as_str().unwrap()).filter(|kind| *kind != "progress").collect();
+    assert_eq!(kinds, ["begun", "source", "push", "ended"]);
+    let doing: Vec<&str> = events.iter().filter_map(|event| event["doing"].as_str()).collect();
+    for what in ["dumping wiki", "archiving"] {
+        assert!(doing.contains(&what), "{doing:?}");
+    }
+    assert!(events.iter().all(|event| event["time"].is_string()));
+    assert_eq!(events.last().unwrap()["outcome"], "complete");
+    assert_eq!(events.iter().find(|event| event["event"] == "push").unwrap()["source"], "web");
+}
+
+#[test]
+fn a_rehearsal_tells_what_would_be_done_and_does_nothing() {
+    let night = Night::new();
+    let rehearse = || Run::of(night.appliance.command(&["backup", "run", "--dry-run"]).output().unwrap());
+    let run = rehearse();
+    assert_eq!(run.code, Some(0), "{run:?}");
+    for told in
+        ["the database wiki can be dumped", "off-site: due, would be pushed", "the report would go to ", "nothing was written"]
+    {
+        assert!(run.stdout.contains(told), "{}", run.stdout);
+    }
+    assert!(names(&night.appliance.backup("")).is_empty());
+    assert_eq!(names(&night.appliance.state("")), ["ssh"]);
+    assert!(night.store.keys().is_empty() && night.mailbox.mails().is_empty());
+    night.run(0);
+    let run = rehearse();
+    assert!(run.stdout.contains("off-site: not due"), "{}", run.stdout);
+    assert_eq!(night.archives().len(), 1);
+    night.postgresql.run("postgres", &["ALTER DATABASE wiki RENAME TO other"]);
+    assert_eq!(rehearse().code, Some(3));
+}
+
+#[test]
+fn a_missed_night_is_made_up_for_and_a_cut_one_is_told_of() {
+    let night = Night::new();
+    let if_due = || Run::of(night.appliance.command(&["backup", "run", "--if-due"]).output().unwrap());
+    let run = if_due();
+    assert_eq!(run.code, Some(4), "{run:?}");
+    assert!(run.stdout.contains("nothing is due: there was no run yet"), "{}", run.stdout);
+    night.run(0);
+    assert_eq!(if_due().code, Some(4), "the night is done");
+    assert_eq!(night.mailbox.mails().len(), 1, "a run that isn't due is no news");
+
+    // As a kill or a power cut leaves it.
+    let path = night.appliance.state("last-run.json");
+    let mut word = night.appliance.last_run();
+    word["ended"] = Value::Null;
+    fs::write(&path, word.to_string()).unwrap();
+    let run = if_due();
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.stdout.contains("was cut short: it was killed, or the power was"), "{}", run.stdout);
+
+    // A day later, as the clock goes.
+    let mut word = night.appliance.last_run();
+    word["started"] = "2026-01-01T00:00:00Z".into();
+    fs::write(&path, word.to_string()).unwrap();
+    assert_eq!(if_due().code, Some(0));
+    assert_eq!(night.mailbox.mails().len(), 3);
+}
+
+/// A report that came.
+struct Mail {
+    subject: String,
+    text: String,
+    log: String,
+}
+
+impl Mail {
+    /// Opens one with the owner's key.
+    fn open(raw: &[u8], owner: &GnuPg) -> Self {
+        let outer = parse(raw);
+        let headers = outer["headers"].as_array().unwrap();
+        let subject = headers.iter().find(|header| header[0] == "Subject").unwrap()[1].as_str().unwrap().to_owned();
+        let sealed = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&sealed, outer["parts"][1]["content"].as_str().unwrap()).unwrap();
+        let inner = parse(&owner.decrypt(sealed.path()));
+        let part = |number: usize| inner["parts"][number]["content"].as_str().unwrap_or_default().to_owned();
+        Self { subject, text: part(0), log: part(1) }
+    }
+}
+
+/// A file system of a few MiB at a folder, in a mount namespace of its own. Dropped, it is gone.
+struct SmallDisk {
+    holder: std::process::Child,
+    folder: PathBuf,
+}
+
+impl SmallDisk {
+    fn mount(folder: &Path, mebibytes: u32) -> Self {
+        let script = format!("mount -t tmpfs -o size={mebibytes}m none \"$1\" && echo mounted && exec sleep 600");
+        let mut holder = Command::new("unshare");
+        holder.args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh"]).arg(folder);
+        let mut holder = holder.stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = [0; 7];
+        std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut said).unwrap();
+        assert_eq!(&said, b"mounted");
+        Self { holder, folder: folder.to_owned() }
+    }
+
+    /// The same command, inside.
+    fn inside(&self, command: &Command) -> Command {
+        let mut inside = Command::new("nsenter");
+        inside.arg("-t").arg(self.holder.id().to_string()).args(["--mount", "--"]);
+        inside.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            inside.env(name, value.unwrap());
+        }
+        inside
+    }
+
+    fn run(&self, appliance: &Appliance) -> Run {
+        Run::of(self.inside(&appliance.command(&["backup", "run"])).output().unwrap())
+    }
+
+    fn archives(&self) -> Vec<String> {
+        let mut find = Command::new("find");
+        find.arg(self.folder.join("snapshots")).args(["-type", "f", "!", "-name", "*.index.jsonl"]);
+        let output = self.inside(&find).output().unwrap();
+        let mut found: Vec<String> = String::from_utf8(output.stdout).unwrap().lines().map(String::from).collect();
+        found.sort();
+        found
+    }
+
+    fn remove(&self, path: &Path) {
+        let mut remove = Command::new("rm");
+        remove.arg("-r").arg(path);
+        assert!(self.inside(&remove).status().unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}

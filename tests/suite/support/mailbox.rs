@@ -1,0 +1,126 @@
+//! A mail server: a real one on loopback, with a certificate of an authority of its own.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Debian's Python: aiosmtpd is one of its packages.
+const PYTHON: &str = "/usr/bin/python3";
+
+/// A running mail server. Dropped, it is ended.
+pub struct Mailbox {
+    folder: TempDir,
+    options: Vec<String>,
+    server: Option<Child>,
+    /// Its port on 127.0.0.1.
+    pub port: u16,
+}
+
+impl Mailbox {
+    /// Starts one. `options` are those of `mailbox.py`; without any it wants STARTTLS and no login.
+    pub fn start(options: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("mails")).unwrap();
+        certify(folder.path());
+        let options = options.iter().map(|option| String::from(*option)).collect();
+        let mut mailbox = Self { folder, options, server: None, port: 0 };
+        mailbox.begin();
+        mailbox
+    }
+
+    /// Starts it again, at the same port, after an [`end`](Self::end).
+    pub fn begin(&mut self) {
+        let mut server = Command::new(PYTHON)
+            // It finds a login without TLS unwise, not knowing that TLS is there from the first byte.
+            .args(["-W", "ignore", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/support/mailbox.py")])
+            .arg(self.folder.path())
+            .args(["--port", &self.port.to_string()])
+            .args(&self.options)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        self.server = Some(server);
+        self.port = line.trim().parse().expect("python3-aiosmtpd is installed, and the server says its port");
+    }
+
+    /// Ends it; its port then refuses.
+    pub fn end(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            let _ = server.kill();
+            server.wait().unwrap();
+        }
+    }
+
+    /// What it refuses from now on: lines of `rcpt` or `data`, a part of the address or the mail, and the reply.
+    pub fn refuse(&self, rules: &[(&str, &str, &str)]) {
+        let lines: Vec<String> = rules.iter().map(|(at, part, reply)| format!("{at}\t{part}\t{reply}\n")).collect();
+        fs::write(self.folder.path().join("replies"), lines.concat()).unwrap();
+    }
+
+    /// The certificate of the authority that vouches for it, in PEM.
+    pub fn authority(&self) -> String {
+        fs::read_to_string(self.folder.path().join("ca.pem")).unwrap()
+    }
+
+    /// The mails that it accepted, as they came.
+    pub fn mails(&self) -> Vec<Vec<u8>> {
+        self.accepted("eml").into_iter().map(|path| fs::read(path).unwrap()).collect()
+    }
+
+    /// What it knows beside each of them: `from`, `to`, `hello`, `tls`, `login`.
+    pub fn about(&self) -> Vec<Value> {
+        self.accepted("json").into_iter().map(|path| serde_json::from_slice(&fs::read(path).unwrap()).unwrap()).collect()
+    }
+
+    fn accepted(&self, end: &str) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.folder.path().join("mails")).unwrap().map(|entry| entry.unwrap().path());
+        let mut paths: Vec<PathBuf> = entries.filter(|path| path.extension().unwrap() == end).collect();
+        paths.sort();
+        paths
+    }
+
+    /// What was said to it and by it.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A mail, or a part of one, as Python's parser understands it: `type`, `parameters`, `headers`, `defects`, `file`,
+/// `disposition`, and `parts` or `content`.
+pub fn parse(mail: &[u8]) -> Value {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/support/mime.py");
+    let mut child = Command::new(PYTHON).arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(mail).unwrap();
+    let mut shown = Vec::new();
+    child.stdout.take().unwrap().read_to_end(&mut shown).unwrap();
+    assert!(child.wait().unwrap().success());
+    serde_json::from_slice(&shown).unwrap()
+}
+
+/// Makes an authority, and a certificate of its for 127.0.0.1.
+fn certify(folder: &Path) {
+    let openssl = |arguments: &str| {
+        let made = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+    };
+    // Each authority has a name of its own.
+    let name = folder.file_name().unwrap().display();
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n").unwrap();
+    openssl(&format!("req -x509 {key} -subj /CN={name} -days 2 -keyout ca.key -out ca.pem"));
+    openssl(&format!("req -new {key} -subj /CN=server -keyout server.key -out server.csr"));
+    openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem");
+}
