@@ -36,7 +36,7 @@ cross:
 
 check:
 	tools/setup check
-	tools/toolchain host sh -c '$$CARGO test --locked --lib && $$CARGO test --locked --test suite config::'
+	tools/toolchain host sh -c '$$CARGO test --locked --lib && $$CARGO test --locked --test suite -- config:: reference::'
 
 test:
 	tools/setup test

@@ -7,6 +7,7 @@ mod config;
 mod databases;
 mod night;
 mod offsite;
+mod reference;
 mod report;
 mod snapshots;
 mod support;

@@ -1,10 +1,11 @@
 """A mail server for tests: keeps what it accepts, one file a mail, in the order of arrival.
 
-mailbox.py FOLDER --port PORT [--clear | --tls] [--user USER --password PASSWORD]
+mailbox.py FOLDER [--clear | --tls] [--user USER --password PASSWORD]
 
 FOLDER holds server.pem and server.key. The file `replies` there, read anew each time, makes it refuse: each line is
 WHERE, PART and REPLY, separated by tabs; WHERE is rcpt or data, and the reply is given when PART is in the address or the
-mail. What is said is logged to `log`. The port is printed once it listens; it ends when its standard input does.
+mail. What is said is logged to `log`. Standard input has the orders, a line each: `begin` to listen, `end` not to; each is
+answered with the port when it's done. It ends when standard input does.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import asyncio
 import json
 import logging
 import pathlib
+import socket
 import ssl
 import sys
 
@@ -19,7 +21,6 @@ from aiosmtpd.smtp import SMTP, AuthResult
 
 options = argparse.ArgumentParser()
 options.add_argument("folder", type=pathlib.Path)
-options.add_argument("--port", type=int, default=0)
 options.add_argument("--clear", action="store_true")
 options.add_argument("--tls", action="store_true")
 options.add_argument("--user")
@@ -79,14 +80,22 @@ if not options.tls and not options.clear:
 
 async def serve():
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(
-        lambda: SMTP(Mailbox(), hostname="localhost", loop=loop, **settings),
-        "127.0.0.1",
-        options.port,
-        ssl=context if options.tls else None,
-    )
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await loop.run_in_executor(None, sys.stdin.read)
+    # Bound the whole time, so that nobody else gets the port while nothing listens there.
+    place = socket.socket()
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    place.bind(("127.0.0.1", 0))
+    server = None
+    while order := (await loop.run_in_executor(None, sys.stdin.readline)).strip():
+        if order == "begin":
+            server = await loop.create_server(
+                lambda: SMTP(Mailbox(), hostname="localhost", loop=loop, **settings),
+                *place.getsockname(),
+                ssl=context if options.tls else None,
+            )
+        else:
+            server.close()
+            await server.wait_closed()
+        print(place.getsockname()[1], flush=True)
 
 
 asyncio.run(serve())

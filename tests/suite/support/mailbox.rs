@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -14,8 +14,8 @@ const PYTHON: &str = "/usr/bin/python3";
 /// A running mail server. Dropped, it is ended.
 pub struct Mailbox {
     folder: TempDir,
-    options: Vec<String>,
-    server: Option<Child>,
+    server: Child,
+    answers: BufReader<ChildStdout>,
     /// Its port on 127.0.0.1.
     pub port: u16,
 }
@@ -26,36 +26,36 @@ impl Mailbox {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("mails")).unwrap();
         certify(folder.path());
-        let options = options.iter().map(|option| String::from(*option)).collect();
-        let mut mailbox = Self { folder, options, server: None, port: 0 };
-        mailbox.begin();
-        mailbox
-    }
-
-    /// Starts it again, at the same port, after an [`end`](Self::end).
-    pub fn begin(&mut self) {
         let mut server = Command::new(PYTHON)
             // It finds a login without TLS unwise, not knowing that TLS is there from the first byte.
             .args(["-W", "ignore", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/support/mailbox.py")])
-            .arg(self.folder.path())
-            .args(["--port", &self.port.to_string()])
-            .args(&self.options)
+            .arg(folder.path())
+            .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut line = String::new();
-        BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        self.server = Some(server);
-        self.port = line.trim().parse().expect("python3-aiosmtpd is installed, and the server says its port");
+        let answers = BufReader::new(server.stdout.take().unwrap());
+        let mut mailbox = Self { folder, server, answers, port: 0 };
+        mailbox.begin();
+        mailbox
     }
 
-    /// Ends it; its port then refuses.
+    /// Listens, again after an [`end`](Self::end), at the same port.
+    pub fn begin(&mut self) {
+        self.order("begin");
+    }
+
+    /// Listens no more; its port then refuses.
     pub fn end(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            let _ = server.kill();
-            server.wait().unwrap();
-        }
+        self.order("end");
+    }
+
+    fn order(&mut self, order: &str) {
+        writeln!(self.server.stdin.as_mut().unwrap(), "{order}").unwrap();
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).unwrap();
+        self.port = answer.trim().parse().expect("python3-aiosmtpd is installed, and the server says its port");
     }
 
     /// What it refuses from now on: lines of `rcpt` or `data`, a part of the address or the mail, and the reply.
@@ -94,7 +94,8 @@ impl Mailbox {
 
 impl Drop for Mailbox {
     fn drop(&mut self) {
-        self.end();
+        let _ = self.server.kill();
+        self.server.wait().unwrap();
     }
 }
 

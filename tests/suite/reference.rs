@@ -1,0 +1,27 @@
+//! The reference says what the program says.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+fn help(command: &str) -> String {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_vaultberry"));
+    let output = program.args(command.split(' ').skip(1)).arg("--help").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_command_reference_quotes_the_help() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/commands.md");
+    let page = fs::read_to_string(page).unwrap();
+    let sections: Vec<&str> = page.split("\n## ").skip(1).collect();
+    assert!(sections.len() > 10, "{}", sections.len());
+    for section in sections {
+        let command = section.lines().next().unwrap();
+        let quoted = section.split("```text\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let help = help(command);
+        assert_eq!(quoted.trim_end(), help.trim_end(), "{command}");
+        assert!(help.lines().all(|line| line.chars().count() <= 80), "{command}: its help is wider than 80 columns");
+    }
+}
