@@ -261,7 +261,7 @@ fn a_full_disk_fails_the_night_and_leaves_what_was_there() {
     assert_eq!(good.len(), 1);
 
     // Fits into the mirror, and then its archive doesn't.
-    let noise: Vec<u8> = (0..25_000_000_u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let noise: Vec<u8> = (0..27_000_000_u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     night.peer.write("noise", noise);
     let run = small.run(&night.appliance);
     assert_eq!(run.code, Some(1), "{run:?}");
