@@ -9,8 +9,10 @@ use std::sync::LazyLock;
 
 use crate::support::alone;
 use crate::support::card::{Card, decipher, scratch, tool};
+use crate::support::gnupg::GnuPg;
 use crate::support::guest::{Guest, Ssh, free_port};
 use crate::support::peer::Peer;
+use crate::support::servers::{CREDENTIALS, Servers};
 use jiff::{ToSpan, Zoned};
 use nix::unistd::{Whence, lseek};
 use tempfile::TempDir;
@@ -91,23 +93,29 @@ fn shortly_before_the_run() -> String {
 #[test]
 fn a_night_and_the_card_s_death() {
     let _alone = alone();
-    let mut peer = Peer::start("", None);
-    fill(&peer);
+    let servers = Servers::start("", GnuPg::new());
+    let peer = &servers.peer;
+    fill(peer);
     let text = config(peer.port, &peer.host_key(), &peer.user.name, peer.data().to_str().unwrap());
+    let sections = servers.sections("10.0.2.2", Path::new("/etc/vaultberry/credentials/s3"));
+    let text = format!("{text}postgresql = [\"wiki\"]\n\n{sections}");
     let folder = scratch();
     let disk = folder.path().join("disk.img");
     File::create(&disk).unwrap().set_len(256 << 20).unwrap();
 
-    let card = Card::build(&text);
-    let snapshot = first_night(&card, &disk, &peer);
+    let card = Card::build_with(&text, &[("s3", CREDENTIALS)]);
+    let snapshot = first_night(&card, &disk, &servers);
     let restored = restore_offline(&card, &disk, folder.path(), &snapshot);
     assert_same(&restored.join(peer.data().strip_prefix("/").unwrap()), &peer.data());
-    new_card(&text, &card, &disk, &peer, &snapshot);
-    peer.end();
+    servers.assert_restored(&restored, "from_the_disk");
+    let copy = folder.path().join("copy");
+    servers.open_copy(&copy);
+    servers.assert_restored(&copy, "from_the_store");
+    new_card(&text, &card, &disk, peer, &snapshot);
 }
 
 /// Boots card, stick and a blank disk, lets cron start the run, and gives the snapshot's path on the disk.
-fn first_night(card: &Card, disk: &Path, peer: &Peer) -> String {
+fn first_night(card: &Card, disk: &Path, servers: &Servers) -> String {
     let port = free_port();
     let files = scratch();
     let mut wanted = guest(card, Machine::Virt);
@@ -123,7 +131,7 @@ fn first_night(card: &Card, disk: &Path, peer: &Peer) -> String {
     let ssh = Ssh { key: &card.secret("admin_ed25519"), port };
     let key = ssh.wait_for("cat /boot/firmware/vaultberry/source-key.pub", 120);
     assert!(guest.console().contains(key.trim()), "the console and the firmware partition show one key");
-    peer.let_in(&key);
+    servers.peer.let_in(&key);
 
     // Root is LUKS2, and the one that was built.
     let status = ssh.expect("sudo cryptsetup status root");
@@ -148,13 +156,19 @@ fn first_night(card: &Card, disk: &Path, peer: &Peer) -> String {
     // While the lock is taken, a second run is refused with a code of its own.
     let second = ssh.run("sudo flock /run/lock/vaultberry.lock vaultberry backup run", "");
     assert_eq!(second.status.code(), Some(4), "{second:?}");
+    // Started at boot, the run that makes up for a missed night waits for the clock, and finds that none was missed.
+    ssh.expect("sudo touch /run/systemd/timesync/synchronized");
+    ssh.wait_for("sudo journalctl -u vaultberry-catch-up --no-pager | grep 'nothing is due: there was no run yet'", 120);
 
     eprintln!("{}", ssh.expect("systemd-analyze time"));
     let started = "sudo journalctl -u cron --no-pager | grep -q 'systemctl start --wait vaultberry-backup'";
     ssh.wait_for(started, 600);
     let last =
-        ssh.wait_for("sudo sh -c 'cd /var/lib/vaultberry && grep -q \"ended.: .20\" last-run.json && cat last-run.json'", 300);
-    assert!(last.contains("\"outcome\": \"complete\""), "{last}");
+        ssh.wait_for("sudo sh -c 'cd /var/lib/vaultberry && grep -q \"sent.: 1\" last-run.json && cat last-run.json'", 300);
+    assert!(last.contains("\"outcome\": \"complete\"") && last.contains("s3://backups/attic"), "{last}");
+    let subjects: Vec<String> = servers.mails().into_iter().map(|mail| mail.subject).collect();
+    assert_eq!(subjects, ["[vaultberry] vaultberry: skipped", "[vaultberry] vaultberry: complete"]);
+    assert_eq!(servers.copies().len(), 1);
     let snapshots = ssh.expect("sudo ls /mnt/backup/snapshots/peer");
     let names: Vec<&str> = snapshots.lines().collect();
     assert_eq!(names.len(), 2, "an archive and its index: {names:?}");

@@ -7,21 +7,15 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::support::appliance::{Appliance, Run, names};
-use crate::support::assert_same;
 use crate::support::gnupg::GnuPg;
-use crate::support::mailbox::{Mailbox, parse};
-use crate::support::peer::Peer;
-use crate::support::postgresql::Postgresql;
-use crate::support::store::{BUCKET, Store};
+use crate::support::mailbox::Mail;
+use crate::support::servers::{CREDENTIALS, Servers};
+use crate::support::store::Store;
 
-/// An appliance with everything: a source with files and a database, a store, a mail server, an owner.
+/// An appliance and all its servers.
 struct Night {
     appliance: Appliance,
-    peer: Peer,
-    postgresql: Postgresql,
-    store: Store,
-    mailbox: Mailbox,
-    owner: GnuPg,
+    servers: Servers,
 }
 
 impl Night {
@@ -32,55 +26,27 @@ impl Night {
     /// One whose owner is this. `disk`: with a backup disk, which isn't there.
     fn of(owner: GnuPg, disk: bool) -> Self {
         let mut appliance = Appliance::new(disk);
-        let mut peer = Peer::start(&appliance.public_key(), None);
-        let postgresql = Postgresql::start(&peer.user);
-        peer.set_environment(&[("PGHOST", postgresql.host()), ("PGUSER", "postgres")]);
-        postgresql.run("postgres", &["CREATE DATABASE wiki"]);
-        postgresql
-            .run("wiki", &["CREATE TABLE page (id int PRIMARY KEY, text text)", "INSERT INTO page VALUES (1, 'it''s here')"]);
-        peer.write("letters/über uns.txt", "hello\n");
-        peer.write("photo", vec![0x5a; 300_000]);
-        let (store, mailbox) = (Store::start(), Mailbox::start(&[]));
-        let credentials = appliance.secret("s3", "access_key_id = \"test\"\nsecret_access_key = \"secret\"\n");
-        let credentials = credentials.display();
-        appliance.settings(&format!(
-            "[openpgp]\nrecipients = [\"\"\"{}\"\"\"]\n\n[offsite]\nbucket = \"{BUCKET}\"\nprefix = \"attic\"\n\
-             endpoint = \"http://127.0.0.1:{}\"\ncredentials = \"{credentials}\"\n\n[report]\nto = [\"owner@example.org\"]\n\
-             from = \"attic@example.org\"\nserver = \"127.0.0.1\"\nport = {}\nca = \"\"\"{}\"\"\"\n",
-            owner.certificate(),
-            store.port,
-            mailbox.port,
-            mailbox.authority()
-        ));
-        appliance.pull_from("web", &peer);
+        let servers = Servers::start(&appliance.public_key(), owner);
+        servers.peer.write("letters/über uns.txt", "hello\n");
+        servers.peer.write("photo", vec![0x5a; 300_000]);
+        appliance.settings(&servers.sections("127.0.0.1", &appliance.secret("s3", CREDENTIALS)));
+        appliance.pull_from("web", &servers.peer);
         appliance.source_settings("postgresql = [\"wiki\"]");
-        Self { appliance, peer, postgresql, store, mailbox, owner }
+        Self { appliance, servers }
     }
 
     /// A run that must end so: its exit code, and the one mail that came of it, opened.
     fn run(&self, code: i32) -> (Run, Mail) {
-        let before = self.mailbox.mails().len();
+        let before = self.servers.mailbox.mails().len();
         let run = self.appliance.run();
         assert_eq!(run.code, Some(code), "{run:?}");
-        let mails = self.mailbox.mails();
+        let mut mails = self.servers.mails();
         assert_eq!(mails.len(), before + 1, "{run:?}");
-        (run, Mail::open(mails.last().unwrap(), &self.owner))
+        (run, mails.pop().unwrap())
     }
 
     fn archives(&self) -> Vec<PathBuf> {
         self.appliance.archives("web")
-    }
-
-    /// The keys of everything in the store, by what their names end with.
-    fn copies(&self) -> Vec<String> {
-        self.store.keys().into_iter().filter(|key| key.ends_with(".commit.json")).collect()
-    }
-
-    /// What a restored tree has to be.
-    fn assert_restored(&self, root: &Path, database: &str) {
-        assert_same(&self.peer.data(), &root.join(self.peer.data().strip_prefix("/").unwrap()));
-        self.postgresql.load(database, &root.join("dumps/postgresql/wiki.sql"));
-        assert_eq!(self.postgresql.query(database, "SELECT id, text FROM page"), "1|it's here\n");
     }
 }
 
@@ -102,39 +68,32 @@ fn a_whole_night_comes_back_from_disk_and_store() {
     let here = folder.path().join("here");
     let restored = Run::of(night.appliance.command(&["restore", "web/latest", "--to", here.to_str().unwrap()]).output().unwrap());
     assert_eq!(restored.code, Some(0), "{restored:?}");
-    night.assert_restored(&here, "here");
+    night.servers.assert_restored(&here, "here");
 
     // From the store, with GnuPG and GNU tar alone.
-    let key = night.store.keys().into_iter().find(|key| key.ends_with(".tar.gz.pgp")).unwrap();
-    let sealed = folder.path().join("sealed");
-    fs::write(&sealed, night.store.get(&key).unwrap()).unwrap();
-    let archive = folder.path().join("archive.tar.gz");
-    fs::write(&archive, night.owner.decrypt(&sealed)).unwrap();
-    assert_eq!(fs::read(&archive).unwrap(), fs::read(&night.archives()[0]).unwrap());
     let there = folder.path().join("there");
-    fs::create_dir(&there).unwrap();
-    assert!(Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(&there).status().unwrap().success());
-    night.assert_restored(&there, "there");
+    assert_eq!(night.servers.open_copy(&there), fs::read(&night.archives()[0]).unwrap());
+    night.servers.assert_restored(&there, "there");
 
     // The same night again is not pushed: the last copy is young enough.
     let (run, _) = night.run(0);
     assert!(run.stdout.contains("off-site: not due; the last complete one there is "), "{}", run.stdout);
-    assert_eq!(night.copies().len(), 1);
+    assert_eq!(night.servers.copies().len(), 1);
 }
 
 #[test]
 fn a_database_that_is_gone_makes_the_night_partial() {
     let night = Night::new();
     night.run(0);
-    night.postgresql.run("postgres", &["ALTER DATABASE wiki RENAME TO other"]);
-    night.peer.write("new", "file");
+    night.servers.postgresql.run("postgres", &["ALTER DATABASE wiki RENAME TO other"]);
+    night.servers.peer.write("new", "file");
     let (_, mail) = night.run(3);
     assert_eq!(mail.subject, "[vaultberry] vaultberry: partial");
     assert!(mail.text.contains("web  partial") && mail.text.contains("wiki"), "{}", mail.text);
-    night.postgresql.run("postgres", &["ALTER DATABASE other RENAME TO wiki"]);
+    night.servers.postgresql.run("postgres", &["ALTER DATABASE other RENAME TO wiki"]);
     // The files of this night, and the last good dump.
     let (folder, _) = night.appliance.unpack(&night.archives()[1], Path::new("/"));
-    night.assert_restored(folder.path(), "again");
+    night.servers.assert_restored(folder.path(), "again");
     // Back again, the next night is good and goes off-site only when that is due.
     assert_eq!(night.run(0).1.subject, "[vaultberry] vaultberry: complete");
 }
@@ -145,15 +104,15 @@ fn a_server_that_is_gone_or_changed_fails_the_night_and_nothing_is_pruned() {
     night.appliance.keep(1);
     night.run(0);
     let before = (night.appliance.snapshots("web"), fs::read(&night.archives()[0]).unwrap());
-    night.peer.change_host_key();
+    night.servers.peer.change_host_key();
     let (_, mail) = night.run(1);
     assert_eq!(mail.subject, "[vaultberry] vaultberry: failed");
     assert!(mail.text.contains("host key is none of the keys pinned"), "{}", mail.text);
-    night.peer.end();
+    night.servers.peer.end();
     let (_, mail) = night.run(1);
     assert!(mail.text.contains("Connection refused"), "{}", mail.text);
     assert_eq!((night.appliance.snapshots("web"), fs::read(&night.archives()[0]).unwrap()), before);
-    assert_eq!(night.copies().len(), 1);
+    assert_eq!(night.servers.copies().len(), 1);
 }
 
 #[test]
@@ -176,8 +135,8 @@ fn old_snapshots_and_logs_go_after_a_good_night() {
 #[test]
 fn a_store_that_is_down_leaves_the_snapshot_and_is_tried_again_the_next_night() {
     let mut night = Night::new();
-    let port = night.store.port;
-    night.store.end();
+    let port = night.servers.store.port;
+    night.servers.store.end();
     let (run, mail) = night.run(3);
     assert_eq!(mail.subject, "[vaultberry] vaultberry: partial");
     assert!(mail.text.contains("off-site: FAILED: ") && mail.text.contains("hint: "), "{}", mail.text);
@@ -185,23 +144,23 @@ fn a_store_that_is_down_leaves_the_snapshot_and_is_tried_again_the_next_night() 
     assert_eq!(night.archives().len(), 1);
     assert!(names(&night.appliance.backup("outbox/web")).is_empty());
     assert!(!night.appliance.state("pushes.json").exists());
-    night.store = Store::start_at(port);
+    night.servers.store = Store::start_at(port);
     night.run(0);
-    assert_eq!(night.copies().len(), 1);
+    assert_eq!(night.servers.copies().len(), 1);
 }
 
 #[test]
 fn a_mail_server_that_is_down_spoils_nothing_and_gets_the_report_the_next_night() {
     let mut night = Night::new();
-    night.mailbox.end();
+    night.servers.mailbox.end();
     let run = night.appliance.run();
     assert_eq!(run.code, Some(0), "{run:?}");
     assert!(run.stdout.contains("reports that wait for the mail server: 1"), "{}", run.stdout);
     assert_eq!(night.appliance.last_run()["mail"]["waiting"], 1);
-    night.mailbox.begin();
+    night.servers.mailbox.begin();
     let run = night.appliance.run();
     assert_eq!(run.code, Some(0), "{run:?}");
-    let mails: Vec<Mail> = night.mailbox.mails().iter().map(|mail| Mail::open(mail, &night.owner)).collect();
+    let mails = night.servers.mails();
     assert_eq!(mails.len(), 2);
     assert!(mails.iter().all(|mail| mail.subject == "[vaultberry] vaultberry: complete"));
     assert_eq!(night.appliance.last_run()["mail"], serde_json::json!({"sent": 2, "waiting": 0, "problems": []}));
@@ -213,8 +172,8 @@ fn an_expired_certificate_keeps_everything_here_and_is_told_without_details() {
     let run = night.appliance.run();
     assert_eq!(run.code, Some(3), "{run:?}");
     assert!(run.stdout.contains("web  complete") && run.stdout.contains("hint: extend it with "), "{}", run.stdout);
-    assert_eq!((night.archives().len(), night.store.keys().len()), (1, 0));
-    let mails = night.mailbox.mails();
+    assert_eq!((night.archives().len(), night.servers.store.keys().len()), (1, 0));
+    let mails = night.servers.mailbox.mails();
     assert_eq!(mails.len(), 1);
     let raw = String::from_utf8_lossy(&mails[0]).into_owned();
     assert!(raw.contains("Subject: [vaultberry] vaultberry: partial"), "{raw}");
@@ -228,7 +187,7 @@ fn a_disk_that_is_not_mounted_is_reported_and_nothing_is_written_under_it() {
     assert_eq!(mail.subject, "[vaultberry] vaultberry: failed");
     assert!(mail.text.contains("the backup disk is not mounted"), "{}", mail.text);
     assert!(names(&night.appliance.backup("")).is_empty());
-    assert!(night.store.keys().is_empty());
+    assert!(night.servers.store.keys().is_empty());
 }
 
 #[test]
@@ -262,7 +221,7 @@ fn a_full_disk_fails_the_night_and_leaves_what_was_there() {
 
     // Fits into the mirror, and then its archive doesn't.
     let noise: Vec<u8> = (0..27_000_000_u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
-    night.peer.write("noise", noise);
+    night.servers.peer.write("noise", noise);
     let run = small.run(&night.appliance);
     assert_eq!(run.code, Some(1), "{run:?}");
     assert!(run.stdout.contains("No space left on device"), "{}", run.stdout);
@@ -271,10 +230,10 @@ fn a_full_disk_fails_the_night_and_leaves_what_was_there() {
     let run = small.run(&night.appliance);
     assert_eq!(run.code, Some(1), "{run:?}");
     assert!(run.stdout.contains("hint: remove old snapshots"), "{}", run.stdout);
-    let mails: Vec<String> = night.mailbox.mails().iter().map(|mail| Mail::open(mail, &night.owner).subject).collect();
+    let mails: Vec<String> = night.servers.mails().into_iter().map(|mail| mail.subject).collect();
     assert_eq!(mails.iter().filter(|subject| subject.ends_with(": failed")).count(), 2, "{mails:?}");
     small.remove(&night.appliance.backup("current/web"));
-    fs::remove_file(night.peer.data().join("noise")).unwrap();
+    fs::remove_file(night.servers.peer.data().join("noise")).unwrap();
     assert_eq!(small.run(&night.appliance).code, Some(0));
     assert_eq!(small.archives().len(), 2);
     assert!(small.archives().iter().all(|name| name.ends_with(".tar.gz")));
@@ -311,12 +270,12 @@ fn a_rehearsal_tells_what_would_be_done_and_does_nothing() {
     }
     assert!(names(&night.appliance.backup("")).is_empty());
     assert_eq!(names(&night.appliance.state("")), ["ssh"]);
-    assert!(night.store.keys().is_empty() && night.mailbox.mails().is_empty());
+    assert!(night.servers.store.keys().is_empty() && night.servers.mailbox.mails().is_empty());
     night.run(0);
     let run = rehearse();
     assert!(run.stdout.contains("off-site: not due"), "{}", run.stdout);
     assert_eq!(night.archives().len(), 1);
-    night.postgresql.run("postgres", &["ALTER DATABASE wiki RENAME TO other"]);
+    night.servers.postgresql.run("postgres", &["ALTER DATABASE wiki RENAME TO other"]);
     assert_eq!(rehearse().code, Some(3));
 }
 
@@ -329,7 +288,7 @@ fn a_missed_night_is_made_up_for_and_a_cut_one_is_told_of() {
     assert!(run.stdout.contains("nothing is due: there was no run yet"), "{}", run.stdout);
     night.run(0);
     assert_eq!(if_due().code, Some(4), "the night is done");
-    assert_eq!(night.mailbox.mails().len(), 1, "a run that isn't due is no news");
+    assert_eq!(night.servers.mailbox.mails().len(), 1, "a run that isn't due is no news");
 
     // As a kill or a power cut leaves it.
     let path = night.appliance.state("last-run.json");
@@ -345,28 +304,7 @@ fn a_missed_night_is_made_up_for_and_a_cut_one_is_told_of() {
     word["started"] = "2026-01-01T00:00:00Z".into();
     fs::write(&path, word.to_string()).unwrap();
     assert_eq!(if_due().code, Some(0));
-    assert_eq!(night.mailbox.mails().len(), 3);
-}
-
-/// A report that came.
-struct Mail {
-    subject: String,
-    text: String,
-    log: String,
-}
-
-impl Mail {
-    /// Opens one with the owner's key.
-    fn open(raw: &[u8], owner: &GnuPg) -> Self {
-        let outer = parse(raw);
-        let headers = outer["headers"].as_array().unwrap();
-        let subject = headers.iter().find(|header| header[0] == "Subject").unwrap()[1].as_str().unwrap().to_owned();
-        let sealed = tempfile::NamedTempFile::new().unwrap();
-        fs::write(&sealed, outer["parts"][1]["content"].as_str().unwrap()).unwrap();
-        let inner = parse(&owner.decrypt(sealed.path()));
-        let part = |number: usize| inner["parts"][number]["content"].as_str().unwrap_or_default().to_owned();
-        Self { subject, text: part(0), log: part(1) }
-    }
+    assert_eq!(night.servers.mailbox.mails().len(), 3);
 }
 
 /// A file system of a few MiB at a folder, in a mount namespace of its own. Dropped, it is gone.

@@ -1,6 +1,7 @@
 //! A built image, made by the real program, with its secrets.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -26,8 +27,19 @@ pub struct Card {
 impl Card {
     /// Builds one from the text of an `appliance.toml`. The host name must be `vaultberry`, the admin `admin`.
     pub fn build(config: &str) -> Self {
+        Self::build_with(config, &[])
+    }
+
+    /// The same, with these files in `secrets/credentials/`.
+    pub fn build_with(config: &str, credentials: &[(&str, &str)]) -> Self {
         let folder = scratch();
         let path = folder.path().to_owned();
+        let there = path.join("secrets/credentials");
+        DirBuilder::new().recursive(true).mode(0o700).create(&there).unwrap();
+        for (name, content) in credentials {
+            fs::write(there.join(name), content).unwrap();
+            fs::set_permissions(there.join(name), Permissions::from_mode(0o600)).unwrap();
+        }
         Self { _folder: Some(folder), ..Self::build_in(path, config) }
     }
 

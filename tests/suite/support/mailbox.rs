@@ -8,6 +8,8 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::gnupg::GnuPg;
+
 /// Debian's Python: aiosmtpd is one of its packages.
 const PYTHON: &str = "/usr/bin/python3";
 
@@ -99,6 +101,29 @@ impl Drop for Mailbox {
     }
 }
 
+/// A report that came.
+pub struct Mail {
+    pub subject: String,
+    /// What a person reads.
+    pub text: String,
+    /// The attached log.
+    pub log: String,
+}
+
+impl Mail {
+    /// Opens one with the owner's key.
+    pub fn open(raw: &[u8], owner: &GnuPg) -> Self {
+        let outer = parse(raw);
+        let headers = outer["headers"].as_array().unwrap();
+        let subject = headers.iter().find(|header| header[0] == "Subject").unwrap()[1].as_str().unwrap().to_owned();
+        let sealed = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&sealed, outer["parts"][1]["content"].as_str().unwrap()).unwrap();
+        let inner = parse(&owner.decrypt(sealed.path()));
+        let part = |number: usize| inner["parts"][number]["content"].as_str().unwrap_or_default().to_owned();
+        Self { subject, text: part(0), log: part(1) }
+    }
+}
+
 /// A mail, or a part of one, as Python's parser understands it: `type`, `parameters`, `headers`, `defects`, `file`,
 /// `disposition`, and `parts` or `content`.
 pub fn parse(mail: &[u8]) -> Value {
@@ -111,7 +136,7 @@ pub fn parse(mail: &[u8]) -> Value {
     serde_json::from_slice(&shown).unwrap()
 }
 
-/// Makes an authority, and a certificate of its for 127.0.0.1.
+/// Makes an authority, and a certificate of its for 127.0.0.1, which a guest knows as 10.0.2.2.
 fn certify(folder: &Path) {
     let openssl = |arguments: &str| {
         let made = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output().unwrap();
@@ -120,7 +145,7 @@ fn certify(folder: &Path) {
     // Each authority has a name of its own.
     let name = folder.file_name().unwrap().display();
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-    fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n").unwrap();
+    fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1,IP:10.0.2.2\nbasicConstraints=CA:FALSE\n").unwrap();
     openssl(&format!("req -x509 {key} -subj /CN={name} -days 2 -keyout ca.key -out ca.pem"));
     openssl(&format!("req -new {key} -subj /CN=server -keyout server.key -out server.csr"));
     openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem");

@@ -7,6 +7,7 @@ pub mod guest;
 pub mod mailbox;
 pub mod peer;
 pub mod postgresql;
+pub mod servers;
 pub mod store;
 
 use std::path::Path;
