@@ -14,7 +14,7 @@
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::sum::Sum;
+use crate::digest::Sum;
 use crate::digest::hex;
 use crate::outcome::Outcome;
 use crate::snapshot::{ARCHIVE_END, INDEX_END};
@@ -131,8 +131,8 @@ mod tests {
     use std::path::Path;
 
     use super::{Commit, Keys, Object};
+    use crate::digest::Sum;
     use crate::offsite::Candidate;
-    use crate::offsite::sum::Sum;
     use crate::outcome::Outcome;
 
     #[test]

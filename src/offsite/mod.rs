@@ -18,7 +18,6 @@ mod outbox;
 mod proof;
 mod push;
 mod store;
-mod sum;
 mod trouble;
 mod unseal;
 mod upload;

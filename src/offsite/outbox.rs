@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::statvfs::statvfs;
 
 use super::commit::SEALED_END;
-use super::sum::{Sum, Summing};
+use crate::digest::{Sum, Summing};
 use crate::durable::{self, Durable};
 use crate::openpgp::Recipients;
 use crate::progress::Progress;

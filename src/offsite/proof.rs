@@ -8,7 +8,7 @@ use openssl::base64::encode_block;
 use openssl::hash::{MessageDigest, hash};
 use openssl::sha::sha256;
 
-use super::sum::Sum;
+use crate::digest::Sum;
 use crate::digest::hex;
 use crate::log::printable;
 
@@ -112,7 +112,7 @@ impl Marks {
 #[cfg(test)]
 mod tests {
     use super::{Marks, PartSums, Said};
-    use crate::offsite::sum::Sum;
+    use crate::digest::Sum;
 
     #[test]
     fn only_what_was_sent_proves_it() {

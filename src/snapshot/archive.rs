@@ -21,6 +21,7 @@ use flate2::{Compression, GzBuilder};
 use openssl::sha::Sha256;
 use tar::{Builder, EntryType, Header};
 
+use crate::digest::{Sum, Summing};
 use crate::log::printable;
 use crate::snapshot::entry::{self, Entry, Kind};
 use crate::stop::Stop;
@@ -30,7 +31,7 @@ use crate::warnings::Warnings;
 #[derive(Debug)]
 pub struct Written {
     /// The compressed archive.
-    pub archive: Digest,
+    pub archive: Sum,
     /// How many entries it has.
     pub entries: u64,
     /// Bytes of the files in it.
@@ -39,15 +40,6 @@ pub struct Written {
     pub damaged: bool,
     /// What isn't, and what was left out.
     pub warnings: Warnings,
-}
-
-/// Size and hash of a stream of bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Digest {
-    /// How many bytes.
-    pub size: u64,
-    /// Their SHA-256.
-    pub sha256: [u8; 32],
 }
 
 /// An entry as it went into the archive.
@@ -70,7 +62,7 @@ pub fn write<W: Write>(
     each: &mut dyn FnMut(&Archived<'_>) -> Result<()>,
 ) -> Result<Written> {
     let root = File::open(mirror).with_context(|| format!("opening the mirror {}", mirror.display()))?;
-    let gzip = GzBuilder::new().mtime(0).write(Hashing::new(out), Compression::default());
+    let gzip = GzBuilder::new().mtime(0).write(Summing::new(out), Compression::default());
     let mut writer = Writer {
         tar: Builder::new(gzip),
         root: OwnedFd::from(root),
@@ -89,12 +81,12 @@ pub fn write<W: Write>(
         waiting.extend(inside.into_iter().rev());
     }
     let Writer { tar, entries, bytes, damaged, warnings, .. } = writer;
-    let out = tar.into_inner().and_then(GzEncoder::finish).and_then(Hashing::finish).context("finishing the archive")?;
+    let out = tar.into_inner().and_then(GzEncoder::finish).and_then(Summing::finish).context("finishing the archive")?;
     Ok(Written { archive: out, entries, bytes, damaged, warnings })
 }
 
 struct Writer<'a, W: Write> {
-    tar: Builder<GzEncoder<Hashing<W>>>,
+    tar: Builder<GzEncoder<Summing<W>>>,
     root: OwnedFd,
     stop: &'a Stop,
     each: &'a mut dyn FnMut(&Archived<'_>) -> Result<()>,
@@ -277,37 +269,6 @@ impl Read for Content<'_> {
         self.sha256.update(&buffer[..length]);
         self.left -= length as u64;
         Ok(length)
-    }
-}
-
-/// Passes bytes on, and counts and hashes them.
-struct Hashing<W> {
-    out: W,
-    size: u64,
-    sha256: Sha256,
-}
-
-impl<W: Write> Hashing<W> {
-    fn new(out: W) -> Self {
-        Self { out, size: 0, sha256: Sha256::new() }
-    }
-
-    fn finish(mut self) -> io::Result<Digest> {
-        self.out.flush()?;
-        Ok(Digest { size: self.size, sha256: self.sha256.finish() })
-    }
-}
-
-impl<W: Write> Write for Hashing<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let length = self.out.write(bytes)?;
-        self.size += length as u64;
-        self.sha256.update(&bytes[..length]);
-        Ok(length)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
     }
 }
 

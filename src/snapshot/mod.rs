@@ -28,10 +28,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::digest::Sum;
 use crate::durable::{self, Durable};
 use crate::outcome::Outcome;
 use crate::progress::Progress;
-use crate::snapshot::archive::{Archived, Digest};
+use crate::snapshot::archive::Archived;
 use crate::snapshot::index::{Header, Index, Trailer};
 use crate::stop::Stop;
 use crate::warnings::Warnings;
@@ -108,7 +109,7 @@ pub fn create(request: Request<'_>, stop: &Stop, progress: &Progress) -> Result<
         .with_context(|| format!("writing the snapshot {}", archive_path.display()))?;
     let outcome = if written.damaged { outcome.max(Outcome::Partial) } else { outcome };
     warnings.append(written.warnings);
-    let Digest { size, sha256 } = written.archive;
+    let Sum { size, sha256 } = written.archive;
     let trailer = Trailer { outcome, entries: written.entries, bytes: written.bytes, size, sha256, warnings: &warnings };
     index.end(&trailer)?.flush().with_context(|| format!("writing the index {}", index_path.display()))?;
 

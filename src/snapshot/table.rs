@@ -114,8 +114,8 @@ mod tests {
     use jiff::Timestamp;
 
     use super::{json, text};
+    use crate::digest::Sum;
     use crate::outcome::Outcome;
-    use crate::snapshot::archive::Digest;
     use crate::snapshot::catalog::Listed;
     use crate::snapshot::index::read::Trailer;
     use crate::snapshot::list::{Found, time_of};
@@ -126,7 +126,7 @@ mod tests {
             outcome,
             entries: 12_345,
             bytes: 3 << 20,
-            archive: Digest { size: 1536, sha256: [0; 32] },
+            archive: Sum { size: 1536, sha256: [0; 32] },
             warnings: Warnings { lines: warnings.iter().map(|&line| line.into()).collect(), more: 0 },
         };
         let found = |name: &str, index| Found { name: name.into(), time: time_of(name), archive_size: 1536, index };

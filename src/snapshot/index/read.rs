@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
+use crate::digest::Sum;
 use crate::digest::unhex;
 use crate::log::printable;
 use crate::outcome::Outcome;
-use crate::snapshot::archive::Digest;
 use crate::snapshot::entry::{self, Entry, Kind};
 use crate::warnings::Warnings;
 
@@ -61,7 +61,7 @@ pub struct Trailer {
     /// Bytes of all files.
     pub bytes: u64,
     /// The archive.
-    pub archive: Digest,
+    pub archive: Sum,
     /// What pull and snapshot warned of; not printable for sure, should the file have been tampered with.
     pub warnings: Warnings,
 }
@@ -273,7 +273,7 @@ impl TrailerLine {
     fn check(self) -> Result<Trailer> {
         let Self { outcome, entries, bytes, archive, warnings: lines, more_warnings: more } = self;
         ensure!(matches!(outcome, Outcome::Complete | Outcome::Partial), "no snapshot is {outcome}");
-        let archive = Digest { size: archive.size, sha256: sum(&archive.sha256)? };
+        let archive = Sum { size: archive.size, sha256: sum(&archive.sha256)? };
         Ok(Trailer { outcome, entries, bytes, archive, warnings: Warnings { lines, more } })
     }
 }

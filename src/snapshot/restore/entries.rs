@@ -15,9 +15,9 @@ use flate2::bufread::MultiGzDecoder;
 use openssl::sha::Sha256;
 use tar::{Archive, EntryType, Header};
 
+use crate::digest::Sum;
 use crate::log::printable;
 use crate::progress::Progress;
-use crate::snapshot::archive::Digest;
 use crate::snapshot::entry::{self, Entry, Kind};
 use crate::stop::Stop;
 
@@ -31,7 +31,7 @@ const BLOCK: usize = 256 << 10;
 #[derive(Debug)]
 pub enum End {
     /// It was read to its end, and this is all of it.
-    Whole(Digest),
+    Whole(Sum),
     /// It couldn't be, and why.
     Broken(String),
 }
@@ -61,7 +61,7 @@ pub fn walk(file: &File, progress: &Progress, stop: &Stop, each: &mut Each<'_>) 
         return Ok(End::Broken(error.to_string()));
     }
     let Measured { size, sha256, .. } = gzip.into_inner().into_inner();
-    Ok(End::Whole(Digest { size, sha256: sha256.finish() }))
+    Ok(End::Whole(Sum { size, sha256: sha256.finish() }))
 }
 
 fn entries<R: Read>(archive: &mut Archive<R>, stop: &Stop, each: &mut Each<'_>) -> Result<Option<String>> {

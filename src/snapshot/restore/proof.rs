@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
+use crate::digest::Sum;
 use crate::log::printable;
 use crate::outcome::Outcome;
-use crate::snapshot::archive::Digest;
 use crate::snapshot::entry::Entry;
 use crate::snapshot::index::read::{self, Reader, Trailer};
 use crate::snapshot::restore::wanted::Wanted;
@@ -118,7 +118,7 @@ impl Proof {
 
     /// Compares what is left when the archive has ended: entries that it should have had, and its own size and hash.
     /// `digest` is none when it couldn't be read to its end.
-    pub fn end(&mut self, size: u64, digest: Option<Digest>, wanted: &mut Wanted, trouble: &mut Warnings) {
+    pub fn end(&mut self, size: u64, digest: Option<Sum>, wanted: &mut Wanted, trouble: &mut Warnings) {
         if let Some(mut reader) = self.reader.take() {
             loop {
                 match reader.entry() {

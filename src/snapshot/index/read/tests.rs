@@ -6,8 +6,9 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use super::{Indexed, Reader, trailer};
+use crate::digest::Sum;
 use crate::outcome::Outcome;
-use crate::snapshot::archive::{Archived, Digest};
+use crate::snapshot::archive::Archived;
 use crate::snapshot::entry::{Entry, Kind};
 use crate::snapshot::index::{self, Header, Index};
 use crate::warnings::Warnings;
@@ -62,7 +63,7 @@ fn what_was_written_is_read_back() {
     assert_eq!((reader.entry().unwrap(), reader.entry().unwrap()), (None, None));
     let end = reader.trailer().unwrap();
     assert_eq!((end.outcome, end.entries, end.bytes), (Outcome::Partial, 3, 5));
-    assert_eq!((end.archive, &end.warnings), (Digest { size: 9, sha256: [1; 32] }, &warnings));
+    assert_eq!((end.archive, &end.warnings), (Sum { size: 9, sha256: [1; 32] }, &warnings));
 }
 
 #[test]
