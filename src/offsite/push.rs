@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 
 use super::Candidate;
-use super::clock::{Clock, began};
+use super::clock::Clock;
 use super::commit::{Commit, Keys, Object};
 use super::outbox::{Outbox, Sealed};
 use super::proof::Marks;
@@ -16,6 +16,7 @@ use crate::config::{Config, Offsite};
 use crate::openpgp::Recipients;
 use crate::outcome::Outcome;
 use crate::progress::Progress;
+use crate::snapshot::list::time_of;
 use crate::stop::Stop;
 
 /// A copy that is proven to be off-site.
@@ -25,8 +26,6 @@ pub struct Pushed {
     pub place: String,
     /// Bytes of the sealed archive and index.
     pub bytes: u64,
-    /// It was there already, and nothing was sent.
-    pub already: bool,
 }
 
 /// Seals `snapshot`, brings it to the store, proves that it is there, and sets the push clock.
@@ -41,7 +40,7 @@ pub fn push(config: &Config, snapshot: &Candidate<'_>, stop: &Stop, progress: &P
 }
 
 fn push_to(config: &Config, offsite: &Offsite, snapshot: &Candidate<'_>, stop: &Stop, progress: &Progress) -> Result<Pushed> {
-    if !matches!(snapshot.outcome, Outcome::Complete | Outcome::Partial) || began(snapshot.name).is_none() {
+    if !matches!(snapshot.outcome, Outcome::Complete | Outcome::Partial) || time_of(snapshot.name).is_none() {
         bail!("this isn't a snapshot that counts");
     }
     let recipients = Recipients::at(&config.recipients, SystemTime::now());
@@ -52,7 +51,6 @@ fn push_to(config: &Config, offsite: &Offsite, snapshot: &Candidate<'_>, stop: &
     let keys = store.keys(snapshot.source, snapshot.name);
     // Asked first: a store that isn't there is found before hours of sealing.
     let before = runtime.block_on(committed(&store, snapshot, &keys))?;
-    let already = before.is_some();
     let commit = if let Some(commit) = before {
         commit
     } else {
@@ -66,7 +64,7 @@ fn push_to(config: &Config, offsite: &Offsite, snapshot: &Candidate<'_>, stop: &
         commit
     };
     Clock::load(&config.backup.state).record(snapshot, &store::target(offsite), Timestamp::now())?;
-    Ok(Pushed { place: store::place(offsite), bytes: commit.archive.size + commit.index.size, already })
+    Ok(Pushed { place: store::place(offsite), bytes: commit.archive.size + commit.index.size })
 }
 
 /// The commit of an earlier push of the same snapshot, when its objects are still there.
@@ -87,12 +85,13 @@ async fn committed(store: &Store, snapshot: &Candidate<'_>, keys: &Keys) -> Resu
     Ok(Some(commit))
 }
 
-/// Uploads both objects, proves them, and only then commits.
+/// Uploads both objects, proves them, and only then commits. The small one goes first: a store that gives nothing to prove
+/// it by isn't sent the large one, night after night.
 async fn bring(store: &Store, keys: &Keys, archive: &Sealed, index: &Sealed, commit: &Commit, progress: &Progress) -> Result<()> {
-    let archive = upload(store, &keys.archive, archive, progress).await?;
-    let index = upload(store, &keys.index, index, progress).await?;
-    prove(store, &keys.archive, &archive).await?;
-    prove(store, &keys.index, &index).await?;
+    for (key, sealed) in [(&keys.index, index), (&keys.archive, archive)] {
+        let marks = upload(store, key, sealed, progress).await?;
+        prove(store, key, &marks).await?;
+    }
     let json = commit.to_json()?;
     store.put_new(&keys.commit, &json).await?;
     match store.read(&keys.commit).await? {

@@ -157,7 +157,7 @@ fn a_copy_of_several_parts_opens_with_gpg_and_tar_and_sets_the_clock() {
     let pushed = scene.push(&config, &archive, Outcome::Complete).unwrap();
     let commit: Value = serde_json::from_slice(&store.get(&key(MONDAY, "commit.json")).unwrap()).unwrap();
     let sizes = ["archive", "index"].map(|object| commit[object]["size"].as_u64().unwrap());
-    assert_eq!((pushed.bytes, pushed.already), (sizes[0] + sizes[1], false));
+    assert_eq!(pushed.bytes, sizes[0] + sizes[1]);
     assert_eq!((&commit["outcome"], &commit["snapshot"], &commit["source"]), (&"complete".into(), &MONDAY.into(), &"web".into()));
     assert_eq!(store.keys(), [key(MONDAY, "commit.json"), key(MONDAY, "index.jsonl.pgp"), key(MONDAY, "tar.gz.pgp")]);
     // three parts
@@ -189,7 +189,7 @@ fn a_copy_of_several_parts_opens_with_gpg_and_tar_and_sets_the_clock() {
     // A copy that is there isn't sent again, and counts.
     let before = store.get(&key(MONDAY, "index.jsonl.pgp"));
     fs::remove_file(scene.path("state/pushes.json")).unwrap();
-    assert!(scene.push(&config, &archive, Outcome::Complete).unwrap().already);
+    assert_eq!(scene.push(&config, &archive, Outcome::Complete).unwrap(), pushed);
     assert_eq!(store.get(&key(MONDAY, "index.jsonl.pgp")), before);
     assert_eq!(scene.clock()["sources"]["web"]["complete"]["snapshot"], MONDAY);
 
@@ -282,6 +282,17 @@ fn a_store_without_sums_is_proven_by_its_etag() {
     let archive = scene.snapshot(MONDAY, 20 << 20, Outcome::Complete);
     scene.push(&scene.config(way.port), &archive, Outcome::Complete).unwrap();
     assert_eq!(store.keys().len(), 3);
+}
+
+#[test]
+fn a_store_with_nothing_to_prove_by_is_not_sent_the_archive() {
+    let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
+    let without_sums = Way::to(store.port, |_| Fate::Strip("x-amz-checksum"));
+    let way = Way::to(without_sums.port, |_| Fate::Strip("etag"));
+    let archive = scene.snapshot(MONDAY, 1000, Outcome::Complete);
+    let error = scene.push(&scene.config(way.port), &archive, Outcome::Complete).unwrap_err();
+    assert!(error.contains("index.jsonl.pgp has arrived: the store gives neither a SHA-256 nor an ETag"), "{error}");
+    assert_eq!((store.keys(), scene.clock()), (vec![key(MONDAY, "index.jsonl.pgp")], Value::Null));
 }
 
 #[test]
