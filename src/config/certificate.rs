@@ -3,6 +3,9 @@
 use std::io::Read as _;
 
 use openssl::x509::X509;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use sequoia_openpgp::Cert;
 use sequoia_openpgp::armor::{Kind, Reader, ReaderMode};
 use sequoia_openpgp::cert::prelude::CertParser;
@@ -54,20 +57,36 @@ pub(super) fn recipient(text: &str) -> Result<Recipient, Fault> {
     Ok(Recipient { fingerprint: certificate.fingerprint().to_hex(), armored: String::from(text.trim()) })
 }
 
-/// Certificates of authorities, in PEM.
+/// Certificates of authorities, in PEM, which TLS takes for such: rustls is asked, since it is what speaks TLS at night, and
+/// the S3 client would panic at one that it refuses.
 pub(super) fn authorities(text: &str) -> Result<String, Fault> {
     let hint = "write the authority's certificate in PEM, from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----";
     if public_key::is_private(text) {
         return Err(Fault::new("this is a private key, which must not stand in here", hint));
     }
     match X509::stack_from_pem(text.as_bytes()) {
-        Ok(certificates) if !certificates.is_empty() => Ok(String::from(text)),
-        _ => Err(Fault::new("is not a certificate in PEM, or not a whole one", hint)),
+        Ok(certificates) if !certificates.is_empty() => {}
+        _ => return Err(Fault::new("is not a certificate in PEM, or not a whole one", hint)),
     }
+    let mut roots = RootCertStore::empty();
+    let trusted = CertificateDer::pem_slice_iter(text.as_bytes())
+        .all(|certificate| certificate.is_ok_and(|certificate| roots.add(certificate).is_ok()));
+    if !trusted || roots.is_empty() {
+        return Err(Fault::new("holds a certificate that can't vouch for a server", hint));
+    }
+    Ok(String::from(text))
 }
 
 #[cfg(test)]
 mod tests {
+    use openssl::asn1::{Asn1Object, Asn1OctetString, Asn1Time};
+    use openssl::bn::BigNum;
+    use openssl::ec::{EcGroup, EcKey};
+    use openssl::hash::MessageDigest;
+    use openssl::nid::Nid;
+    use openssl::pkey::PKey;
+    use openssl::x509::{X509, X509Extension};
+
     use super::{authorities, recipient};
     use crate::config::EXAMPLE;
 
@@ -99,5 +118,30 @@ mod tests {
         }
         assert!(recipient(&half).is_err());
         assert_eq!(authorities("hunter2").unwrap_err().message, "is not a certificate in PEM, or not a whole one");
+    }
+
+    /// An authority's certificate in PEM; a critical one has an extension that nobody knows, and must not be ignored.
+    fn authority(critical: bool) -> String {
+        let key = PKey::from_ec_key(EcKey::generate(&EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap()).unwrap()).unwrap();
+        let mut certificate = X509::builder().unwrap();
+        certificate.set_version(2).unwrap();
+        certificate.set_pubkey(&key).unwrap();
+        certificate.set_serial_number(&BigNum::from_u32(1).and_then(|one| one.to_asn1_integer()).unwrap()).unwrap();
+        certificate.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
+        certificate.set_not_after(&Asn1Time::days_from_now(1).unwrap()).unwrap();
+        let (object, value) = (Asn1Object::from_str("1.2.3.4").unwrap(), Asn1OctetString::new_from_bytes(&[5, 0]).unwrap());
+        certificate.append_extension(X509Extension::new_from_der(&object, critical, &value).unwrap()).unwrap();
+        certificate.sign(&key, MessageDigest::sha256()).unwrap();
+        String::from_utf8(certificate.build().to_pem().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn authorities_are_what_tls_can_trust() {
+        let (good, bad) = (authority(false), authority(true));
+        assert!(authorities(&good).is_ok() && authorities(&format!("{good}{good}")).is_ok());
+        for text in [bad.clone(), format!("{good}{bad}")] {
+            let told = "holds a certificate that can't vouch for a server";
+            assert_eq!(authorities(&text).map_err(|fault| fault.message), Err(told.into()));
+        }
     }
 }

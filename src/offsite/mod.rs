@@ -9,6 +9,7 @@
 //! The store isn't trusted: it can lose copies or refuse to give them, and can't read or change them unnoticed. What it
 //! says goes through `log::printable`.
 
+mod bounded;
 pub mod clock;
 pub mod commit;
 mod credentials;
@@ -27,6 +28,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use tokio::runtime::Runtime;
 
+pub use outbox::clean;
 pub use push::{Pushed, push};
 
 use crate::config::Config;

@@ -23,11 +23,9 @@ use aws_sdk_s3::types::ChecksumMode;
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
-use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use tokio::time::timeout;
 
+use super::bounded::Bounded;
 use super::commit::Keys;
 use super::proof::{PartSums, Said};
 use super::{credentials, trouble};
@@ -55,8 +53,10 @@ const SMALL: u64 = 64 << 10;
 /// A bucket, and the place of this appliance in it.
 #[derive(Clone, Debug)]
 pub struct Store {
-    /// The SDK's client.
+    /// The SDK's client, for everything but the content of objects.
     pub client: Client,
+    /// The one for that, whose answers may have any length.
+    contents: Client,
     /// The bucket.
     pub bucket: String,
     /// What all keys begin with.
@@ -91,7 +91,7 @@ impl Store {
     /// A client for the store, with the access key in the file `credentials`. Nothing is asked of the store yet.
     ///
     /// # Errors
-    /// The file isn't as it should be, or an authority can't be trusted.
+    /// The file isn't as it should be.
     pub fn connect(offsite: &Offsite, credentials: &Path, stop: &Stop) -> Result<Self> {
         let mut config = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
@@ -108,8 +108,10 @@ impl Store {
         if let Some(endpoint) = &offsite.endpoint {
             config = config.endpoint_url(endpoint);
         }
+        let client = |bounded| Client::from_conf(config.clone().interceptor(bounded).build());
         Ok(Self {
-            client: Client::from_conf(config.build()),
+            client: client(Bounded::All),
+            contents: client(Bounded::Errors),
             bucket: offsite.bucket.clone(),
             prefix: offsite.prefix.clone(),
             stop: stop.clone(),
@@ -178,7 +180,7 @@ impl Store {
     /// It can't be read, or isn't small.
     pub async fn read(&self, key: &str) -> Result<Option<Vec<u8>>> {
         let reading = || format!("reading {key}");
-        let request = self.client.get_object().bucket(&self.bucket).key(key);
+        let request = self.contents.get_object().bucket(&self.bucket).key(key);
         let mut answer = match self.wait(request.send()).await? {
             Ok(answer) => answer,
             Err(error) if error.as_service_error().is_some_and(GetObjectError::is_no_such_key) => return Ok(None),
@@ -200,7 +202,7 @@ impl Store {
     /// # Errors
     /// It isn't there, or the store doesn't give it.
     pub async fn open(&self, key: &str) -> Result<ByteStream> {
-        let request = self.client.get_object().bucket(&self.bucket).key(key);
+        let request = self.contents.get_object().bucket(&self.bucket).key(key);
         Ok(self.ask(format!("fetching {key}"), request.send()).await?.body)
     }
 
@@ -256,19 +258,9 @@ fn http_client(offsite: &Offsite) -> Result<SharedHttpClient> {
     }
     let mut trusted = TrustStore::default();
     if let Some(ca) = &offsite.ca {
-        require_sound(ca)?;
+        // It panics at one that it can't trust, and the configuration let none such in.
         trusted.add_pem_certificate(ca.as_bytes());
     }
     let context = TlsContext::builder().with_trust_store(trusted).build().context("setting up TLS")?;
     Ok(Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(context).build_https())
-}
-
-/// Refuses certificates that TLS can't trust, whatever OpenSSL thought of them: the client would panic at the first.
-fn require_sound(ca: &str) -> Result<()> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
-        let added = certificate.map_err(|error| anyhow!("{error}")).and_then(|der| Ok(roots.add(der)?));
-        added.context("[offsite] ca has a certificate that can't vouch for a server")?;
-    }
-    Ok(())
 }

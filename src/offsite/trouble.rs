@@ -8,6 +8,9 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
 use crate::log::printable;
 
+/// How much is told of what a store says, in characters: it goes into logs and mails.
+const LONGEST: usize = 300;
+
 const TRY_LATER: &str = "the store is in trouble: the next run tries again";
 
 /// The error of a request that failed.
@@ -39,12 +42,21 @@ where
 }
 
 fn answered(status: Option<u16>, code: Option<&str>, message: Option<&str>) -> String {
-    let parts: Vec<String> = [code, message].into_iter().flatten().map(|part| printable(part.as_bytes())).collect();
+    let parts: Vec<String> = [code, message].into_iter().flatten().map(short).collect();
     let status = status.map_or_else(String::new, |status| format!("HTTP {status}"));
     if parts.is_empty() {
         return format!("the store answers {status}");
     }
     format!("the store answers {} ({status})", parts.join(": "))
+}
+
+/// What a store says, without escapes and not longer than anybody reads.
+fn short(text: &str) -> String {
+    let text = printable(text.as_bytes());
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
 }
 
 /// What helps when the store said no.
@@ -80,7 +92,7 @@ fn for_connection(causes: &str) -> &'static str {
 pub fn causes(mut error: Option<&(dyn Error + 'static)>) -> String {
     let mut told: Vec<String> = Vec::new();
     while let Some(cause) = error {
-        let text = printable(cause.to_string().as_bytes());
+        let text = short(&cause.to_string());
         if told.last().is_none_or(|last| !last.contains(&text)) {
             told.push(text);
         }
@@ -91,7 +103,7 @@ pub fn causes(mut error: Option<&(dyn Error + 'static)>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{TRY_LATER, answered, for_answer, for_connection};
+    use super::{TRY_LATER, answered, causes, for_answer, for_connection, short};
 
     #[test]
     fn an_answer_is_told_without_escapes() {
@@ -100,6 +112,17 @@ mod tests {
             "the store answers NoSuchBucket: no\\u{1b}[2J (HTTP 404)"
         );
         assert_eq!(answered(Some(403), None, None), "the store answers HTTP 403");
+    }
+
+    #[test]
+    fn a_long_answer_is_cut() {
+        let (whole, cut) = ("é".repeat(300), format!("{}…", "é".repeat(300)));
+        assert_eq!(answered(Some(500), None, Some(&whole)), format!("the store answers {whole} (HTTP 500)"));
+        let long = "é".repeat(301);
+        assert_eq!(answered(Some(500), Some(&long), Some(&long)), format!("the store answers {cut}: {cut} (HTTP 500)"));
+        assert_eq!(causes(Some(&std::io::Error::other(long))), cut);
+        // An escape is longer than what it stands for.
+        assert_eq!(short(&"\n".repeat(200)), format!("{}…", "\\n".repeat(150)));
     }
 
     #[test]
