@@ -31,6 +31,7 @@ pub mod run;
 pub mod secret;
 pub mod snapshot;
 pub mod source;
+pub mod space;
 pub mod stop;
 pub mod terminal;
 pub mod unlock;

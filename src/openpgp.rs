@@ -24,7 +24,7 @@ use crate::log::printable;
 const BLOCK: usize = 1 << 20;
 
 /// Which algorithms are safe enough.
-static POLICY: StandardPolicy<'static> = StandardPolicy::new();
+pub(crate) static POLICY: StandardPolicy<'static> = StandardPolicy::new();
 
 /// The certificates of a configuration, as they stand at one moment.
 #[derive(Debug)]
@@ -141,7 +141,7 @@ fn check(certificate: &Cert, now: SystemTime) -> Result<()> {
 }
 
 /// An error of the library on one line.
-fn plain(error: &anyhow::Error) -> anyhow::Error {
+pub(crate) fn plain(error: &anyhow::Error) -> anyhow::Error {
     anyhow::anyhow!(printable(format!("{error:#}").as_bytes()))
 }
 

@@ -17,7 +17,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::namespace;
 use crate::digest::sha256_of;
-use crate::{durable, process};
+use crate::{durable, process, space};
 
 const WORK: &str = ".build";
 const SUMS: &str = "SHA256SUMS";
@@ -151,9 +151,7 @@ fn refuse_strangers(folder: &Path) -> Result<()> {
 
 /// Refuses a folder whose disk has no room for a build.
 pub(super) fn refuse_full_disk(folder: &Path) -> Result<()> {
-    let space =
-        nix::sys::statvfs::statvfs(folder).with_context(|| format!("asking for the free space of {}", folder.display()))?;
-    let free = space.blocks_available() * space.fragment_size();
+    let free = space::of(folder)?.free;
     if free < SCRATCH {
         bail!(
             "{} has {} MiB free, and a build takes up to {} MiB\nhint: free some space, or name a folder on another disk",

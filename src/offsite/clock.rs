@@ -16,13 +16,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
-use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use super::Candidate;
 use crate::durable;
 use crate::outcome::Outcome;
+use crate::snapshot::list::time_of;
 
 /// The version of the file's format.
 const VERSION: u32 = 1;
@@ -91,7 +90,7 @@ impl Clock {
             Outcome::Failed | Outcome::Skipped => return false,
         };
         let Some(last) = last.filter(|last| last.target == target) else { return true };
-        match (began(snapshot.name), began(&last.snapshot)) {
+        match (time_of(snapshot.name), time_of(&last.snapshot)) {
             (Some(now), Some(then)) => {
                 // An age below nothing doesn't convert: the time was set back.
                 Duration::try_from(now.duration_since(then)).map_or(true, |age| age + EARLY.min(every / 2) >= every)
@@ -118,14 +117,6 @@ impl Clock {
     }
 }
 
-/// When the run began after which a snapshot is named.
-pub fn began(name: &str) -> Option<Timestamp> {
-    let date = DateTime::strptime("%Y%m%dT%H%M%SZ", name).ok()?;
-    let began = date.to_zoned(TimeZone::UTC).ok()?.timestamp();
-    // Only one spelling: a name also becomes part of paths and keys.
-    (began.strftime("%Y%m%dT%H%M%SZ").to_string() == name).then_some(began)
-}
-
 fn read(path: &Path) -> Result<BTreeMap<String, Pushes>> {
     let reading = || format!("reading the push clock {}", path.display());
     let text = match fs::read(path) {
@@ -146,7 +137,7 @@ mod tests {
 
     use jiff::Timestamp;
 
-    use super::{Clock, Push, began};
+    use super::{Clock, Push};
     use crate::offsite::Candidate;
     use crate::outcome::Outcome;
 
@@ -221,16 +212,6 @@ mod tests {
             let push = Push { snapshot: candidate.name.into(), proven: Timestamp::UNIX_EPOCH, target: HERE.into() };
             assert_eq!((clock.damage.clone(), clock.of("web").complete), (None, Some(push)));
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        }
-    }
-
-    #[test]
-    fn only_a_snapshot_s_own_form_is_a_name() {
-        assert_eq!(began("20261123T023000Z"), Some("2026-11-23T02:30:00Z".parse().unwrap()));
-        for name in
-            ["", "latest", "20261123T023000", "20261323T023000Z", "2026112T0023000Z", "../1123T023000Z", "20261123T023000Z/"]
-        {
-            assert_eq!(began(name), None, "{name}");
         }
     }
 }

@@ -5,25 +5,24 @@
 //! then, and none that is there is ever replaced.
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Seek, Write};
+use std::io::{BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use serde::Deserialize;
 
-use super::clock::began;
 use super::commit::{Commit, Object, SEALED_END};
 use super::list::found;
 use super::store::{self, Store, broken};
 use super::unseal::Keys;
 use crate::config::Offsite;
-use crate::digest::Summing;
 use crate::digest::hex;
+use crate::digest::{Sum, Summing};
 use crate::durable::{self, Durable};
 use crate::outcome::Outcome;
 use crate::progress::Progress;
 use crate::secret::Secret;
+use crate::snapshot::index::read;
+use crate::snapshot::list::time_of;
 use crate::snapshot::{ARCHIVE_END, INDEX_END};
 use crate::stop::Stop;
 use crate::terminal;
@@ -106,7 +105,7 @@ pub fn fetch(request: &Request<'_>, stop: &Stop, progress: &Progress) -> Result<
 
 fn is_snapshot(source: &str, name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
-    !source.is_empty() && source.bytes().all(plain) && (name == "latest" || began(name).is_some())
+    !source.is_empty() && source.bytes().all(plain) && (name == "latest" || time_of(name).is_some())
 }
 
 fn passphrase() -> Result<Secret<String>> {
@@ -158,10 +157,11 @@ async fn download(store: &Store, object: &Object, path: &Path, progress: &Progre
 
 /// Opens both, and lets go of the sealed ones.
 fn open(keys: &Keys, index: Durable, archive: Durable, fetched: &Fetched, stop: &Stop) -> Result<()> {
-    let (index, _) = unseal(keys, index, &fetched.index, stop)?;
-    let expected = trailer(index.part()).with_context(|| format!("reading the index {}", fetched.index.display()))?;
-    let (archive, sha256) = unseal(keys, archive, &fetched.archive, stop)?;
-    if sha256 != expected {
+    let (mut index, _) = unseal(keys, index, &fetched.index, stop)?;
+    let expected = read::trailer_of(index.file(), &fetched.index)?.archive;
+    let (archive, sum) = unseal(keys, archive, &fetched.archive, stop)?;
+    if sum != expected {
+        let [sha256, expected] = [sum, expected].map(|sum| hex(&sum.sha256));
         bail!("the archive isn't the one that the index speaks of: its SHA-256 is {sha256} and not {expected}");
     }
     publish(index, archive)
@@ -173,46 +173,22 @@ fn publish(index: Durable, archive: Durable) -> Result<()> {
     archive.publish()
 }
 
-/// Opens `sealed` to be `path`, and gives the file, still under its temporary name, and its SHA-256.
-fn unseal(keys: &Keys, mut sealed: Durable, path: &Path, stop: &Stop) -> Result<(Durable, String)> {
+/// Opens `sealed` to be `path`, and gives the file, still under its temporary name, and its sum.
+fn unseal(keys: &Keys, mut sealed: Durable, path: &Path, stop: &Stop) -> Result<(Durable, Sum)> {
     let opening = || format!("opening {}", path.display());
     let mut durable = Durable::create(path, 0o600)?;
     sealed.file().rewind().with_context(opening)?;
     let message = sealed.file().try_clone().with_context(opening)?;
+    let size = message.metadata().with_context(opening)?.len();
     let mut out = Summing::new(BufWriter::with_capacity(1 << 20, durable.file()));
-    keys.open(message, &mut out, stop).with_context(opening)?;
+    keys.open(message, size, &mut out, stop).with_context(opening)?;
     let sum = out.finish().with_context(opening)?;
-    Ok((durable, hex(&sum.sha256)))
-}
-
-/// The archive's SHA-256, as the last line of the index says.
-fn trailer(index: &Path) -> Result<String> {
-    #[derive(Deserialize)]
-    struct Trailer {
-        r#type: String,
-        archive: Archive,
-    }
-    #[derive(Deserialize)]
-    struct Archive {
-        sha256: String,
-    }
-    let mut last = Vec::new();
-    let mut line = Vec::new();
-    let mut reader = BufReader::new(File::open(index)?);
-    while reader.read_until(b'\n', &mut line)? > 0 {
-        std::mem::swap(&mut last, &mut line);
-        line.clear();
-    }
-    let trailer: Trailer = serde_json::from_slice(&last).context("its last line isn't a trailer, so it is not whole")?;
-    if trailer.r#type != "trailer" {
-        bail!("its last line isn't a trailer, so it is not whole");
-    }
-    Ok(trailer.archive.sha256)
+    Ok((durable, sum))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{is_snapshot, trailer};
+    use super::is_snapshot;
 
     #[test]
     fn a_snapshot_is_named_by_source_and_start() {
@@ -221,20 +197,6 @@ mod tests {
             [("", "latest"), ("web", ""), ("web", "newest"), ("..", "latest"), ("web", "../20261123T023000Z"), ("WEB", "latest")]
         {
             assert!(!is_snapshot(source, name), "{source}/{name}");
-        }
-    }
-
-    #[test]
-    fn only_a_whole_index_has_a_trailer() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let of = |text: &str| {
-            std::fs::write(&file, text).unwrap();
-            trailer(file.path()).map_err(|error| error.to_string())
-        };
-        let line = "{\"type\":\"trailer\",\"outcome\":\"complete\",\"archive\":{\"size\":1,\"sha256\":\"ab\"}}";
-        assert_eq!(of(&format!("{{\"type\":\"header\"}}\n{line}\n")), Ok("ab".into()));
-        for text in ["", "{\"type\":\"header\"}\n", &line[..50], &line.replace("trailer", "file")] {
-            assert_eq!(of(text), Err("its last line isn't a trailer, so it is not whole".into()), "{text}");
         }
     }
 }

@@ -7,12 +7,12 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::clock::began;
 use super::commit::{COMMIT_END, Commit, SEALED_END};
 use super::store::{self, Store};
 use crate::config::Offsite;
 use crate::log::printable;
 use crate::outcome::Outcome;
+use crate::snapshot::list::time_of;
 use crate::snapshot::{ARCHIVE_END, INDEX_END};
 use crate::stop::Stop;
 
@@ -100,7 +100,7 @@ fn parts(key: &str) -> Option<(&str, &str, &str)> {
     let (source, file) = key.split_once('/')?;
     let (name, end) = file.split_at(file.find('.')?);
     let ours = end == COMMIT_END || matches!(end.strip_suffix(SEALED_END), Some(ARCHIVE_END | INDEX_END));
-    (ours && began(name).is_some()).then_some((source, name, end))
+    (ours && time_of(name).is_some()).then_some((source, name, end))
 }
 
 async fn judge(store: &Store, source: &str, snapshot: &str, objects: &Objects) -> Result<Copy> {

@@ -2,25 +2,63 @@
 //!
 //! Sealing the same file twice makes different bytes, so what is sent in parts, and again after an error, must lie somewhere
 //! as a whole. A sealed file has its name only when it is whole, and goes when the push ends, well or not; what a power
-//! cut left goes at the next push of the source.
+//! cut left goes at the beginning of the next run.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::statvfs::statvfs;
 
 use super::commit::SEALED_END;
 use crate::digest::{Sum, Summing};
 use crate::durable::{self, Durable};
 use crate::openpgp::Recipients;
 use crate::progress::Progress;
+use crate::space;
 use crate::stop::Stop;
 
 /// What sealing adds at most to a file of some size: headers, a session key for each recipient, a few bytes for each chunk.
 /// The rest is left for logs of the same night.
 const MARGIN: u64 = 16 << 20;
+
+/// Removes what pushes that were cut short left below the backup folder, of all sources, also of those that are no longer
+/// in the configuration. Gives the names. Not while a push is under way.
+///
+/// # Errors
+/// A folder can't be read, or a file not removed.
+pub fn clean(backup: &Path) -> Result<Vec<PathBuf>> {
+    let folder = backup.join("outbox");
+    let cleaning = || format!("looking for leftovers in {}", folder.display());
+    let sources = match fs::read_dir(&folder) {
+        Ok(sources) => sources,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(cleaning),
+    };
+    let mut removed = Vec::new();
+    for source in sources {
+        let source = source.with_context(cleaning)?;
+        if source.file_type().with_context(cleaning)?.is_dir() {
+            removed.extend(empty(&source.path())?);
+        }
+    }
+    Ok(removed)
+}
+
+/// Removes the sealed files in `folder`, whole or not, and gives their names.
+fn empty(folder: &Path) -> Result<Vec<PathBuf>> {
+    let cleaning = || format!("removing leftovers from {}", folder.display());
+    let mut removed = Vec::new();
+    for entry in fs::read_dir(folder).with_context(cleaning)? {
+        let path = entry.with_context(cleaning)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.strip_suffix(".part").unwrap_or(&name).ends_with(SEALED_END) {
+            fs::remove_file(&path).with_context(cleaning)?;
+            removed.push(path);
+        }
+    }
+    Ok(removed)
+}
 
 /// The outbox of one source.
 #[derive(Debug)]
@@ -37,7 +75,7 @@ pub struct Sealed {
 
 impl Drop for Sealed {
     fn drop(&mut self) {
-        // Best effort: the next push of the source removes a leftover.
+        // Best effort: the next run removes a leftover.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -50,14 +88,8 @@ impl Outbox {
     pub fn open(backup: &Path, source: &str) -> Result<Self> {
         let folder = backup.join("outbox").join(source);
         durable::private_folder(&folder)?;
-        let cleaning = || format!("removing leftovers from {}", folder.display());
-        for entry in fs::read_dir(&folder).with_context(cleaning)? {
-            let path = entry.with_context(cleaning)?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if name.strip_suffix(".part").unwrap_or(&name).ends_with(SEALED_END) {
-                fs::remove_file(&path).with_context(cleaning)?;
-                tracing::info!("removed {}, left by a push that was cut short", path.display());
-            }
+        for path in empty(&folder)? {
+            tracing::info!("removed {}, left by a push that was cut short", path.display());
         }
         Ok(Self(folder))
     }
@@ -72,8 +104,7 @@ impl Outbox {
             let size = fs::metadata(file).with_context(|| format!("looking at {}", file.display()))?.len();
             needed += size + size / 1000;
         }
-        let disk = statvfs(&self.0).with_context(|| format!("asking for the free space of {}", self.0.display()))?;
-        let free = disk.blocks_available() * disk.fragment_size();
+        let free = space::of(&self.0)?.free;
         if free < needed {
             bail!(
                 "the sealed copy needs {} MiB in {}, and {} MiB are free\nhint: keep fewer snapshots: [backup] keep",
@@ -132,7 +163,7 @@ mod tests {
 
     use jiff::Timestamp;
 
-    use super::Outbox;
+    use super::{Outbox, clean};
     use crate::openpgp::Recipients;
     use crate::progress::Progress;
     use crate::stop::Stop;
@@ -151,6 +182,30 @@ mod tests {
         assert_eq!(names, ["notes", "notes.part"]);
         Outbox::open(backup.path(), "new").unwrap();
         assert_eq!(fs::metadata(backup.path().join("outbox/new")).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn cleaning_removes_the_leftovers_of_all_sources_and_nothing_else() {
+        let backup = tempfile::tempdir().unwrap();
+        assert_eq!(clean(backup.path()).unwrap(), Vec::<std::path::PathBuf>::new());
+        let outbox = backup.path().join("outbox");
+        let elsewhere = tempfile::tempdir().unwrap();
+        let (gone, kept) = (["web/1.tar.gz.pgp", "web/1.index.jsonl.pgp.part", "old/2.tar.gz.pgp.part"], ["web/notes", "3.pgp"]);
+        for source in ["web", "old", "empty"] {
+            fs::create_dir_all(outbox.join(source)).unwrap();
+        }
+        for name in gone.iter().chain(&kept) {
+            fs::write(outbox.join(name), "").unwrap();
+        }
+        fs::write(elsewhere.path().join("4.tar.gz.pgp"), "").unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), outbox.join("link")).unwrap();
+        let mut removed = clean(backup.path()).unwrap();
+        removed.sort();
+        let mut expected = gone.map(|name| outbox.join(name));
+        expected.sort();
+        assert_eq!(removed, expected);
+        assert!(expected.iter().all(|path| !path.exists()));
+        assert!(kept.iter().all(|name| outbox.join(name).exists()) && elsewhere.path().join("4.tar.gz.pgp").exists());
     }
 
     #[test]

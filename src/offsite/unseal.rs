@@ -14,18 +14,15 @@ use sequoia_openpgp::packet::key::{SecretParts, UnspecifiedRole};
 use sequoia_openpgp::packet::{Key, PKESK, SKESK};
 use sequoia_openpgp::parse::Parse as _;
 use sequoia_openpgp::parse::stream::{DecryptionHelper, DecryptorBuilder, MessageLayer, MessageStructure, VerificationHelper};
-use sequoia_openpgp::policy::StandardPolicy;
 use sequoia_openpgp::types::SymmetricAlgorithm;
 use sequoia_openpgp::{Cert, KeyHandle};
 
-use crate::log::printable;
+use crate::openpgp::{POLICY, plain};
 use crate::secret::Secret;
 use crate::stop::Stop;
 
 /// How much is opened at a time, in bytes.
 const BLOCK: usize = 1 << 20;
-
-static POLICY: StandardPolicy<'static> = StandardPolicy::new();
 
 /// The keys for decryption in a private key file, unlocked.
 pub struct Keys(Vec<KeyPair>);
@@ -50,21 +47,30 @@ impl Keys {
         Ok(Self(unlock(keys, passphrase).with_context(reading)?))
     }
 
-    /// Opens the sealed `message` into `out`. What was written counts only when this returns without error: whether the
-    /// message was changed on its way shows at its end.
+    /// Opens the sealed `message`, of `size` bytes, into `out`. What was written counts only when this returns without
+    /// error: whether the message was changed on its way shows at its end.
+    ///
+    /// No more comes out than went in. Only a message that is compressed inside could be larger, and ours never are; but
+    /// whoever can write to the bucket can put one there that fills any disk.
     ///
     /// # Errors
-    /// It isn't sealed, not for these keys, it was changed, or reading or writing failed.
-    pub fn open(&self, message: impl Read + Send + Sync, out: &mut impl Write, stop: &Stop) -> Result<()> {
+    /// It isn't sealed, not for these keys, it was changed, it is larger opened than sealed, or reading or writing failed.
+    pub fn open(&self, message: impl Read + Send + Sync, size: u64, out: &mut impl Write, stop: &Stop) -> Result<()> {
         let mut message = DecryptorBuilder::from_reader(message)
             .and_then(|message| message.buffer_size(BLOCK).with_policy(&POLICY, None, Helper(&self.0)))
             .map_err(|error| plain(&error))?;
         let mut block = vec![0; BLOCK];
+        let mut left = size;
         loop {
             stop.check()?;
             match message.read(&mut block) {
                 Ok(0) => return Ok(()),
-                Ok(length) => out.write_all(&block[..length]).context("writing what was opened")?,
+                Ok(length) => {
+                    left = left.checked_sub(length as u64).with_context(|| {
+                        format!("more comes out of it than its {size} bytes, which is so of no copy of ours: it was put there")
+                    })?;
+                    out.write_all(&block[..length]).context("writing what was opened")?;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(plain(&error.into())),
             }
@@ -134,23 +140,21 @@ impl VerificationHelper for Helper<'_> {
     }
 }
 
-/// An error of the library on one line.
-fn plain(error: &anyhow::Error) -> anyhow::Error {
-    anyhow!(printable(format!("{error:#}").as_bytes()))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
     use std::time::SystemTime;
 
+    use flate2::Compression;
+    use flate2::write::DeflateEncoder;
     use sequoia_openpgp::cert::CertBuilder;
     use sequoia_openpgp::serialize::SerializeInto as _;
-    use sequoia_openpgp::serialize::stream::{LiteralWriter, Message};
+    use sequoia_openpgp::serialize::stream::{Encryptor, LiteralWriter, Message};
     use sequoia_openpgp::{Cert, serialize::Serialize as _};
 
     use super::Keys;
     use crate::config::Recipient;
-    use crate::openpgp::Recipients;
+    use crate::openpgp::{POLICY, Recipients};
     use crate::secret::Secret;
     use crate::stop::Stop;
 
@@ -178,7 +182,7 @@ mod tests {
 
     fn opened(keys: &Keys, message: &[u8]) -> Result<Vec<u8>, String> {
         let mut out = Vec::new();
-        keys.open(message, &mut out, &Stop::default()).map(|()| out).map_err(|error| format!("{error:#}"))
+        keys.open(message, message.len() as u64, &mut out, &Stop::default()).map(|()| out).map_err(|error| format!("{error:#}"))
     }
 
     #[test]
@@ -207,10 +211,40 @@ mod tests {
         assert!(opened(&owner, &message[..1_500_000]).is_err());
         let mut plain = Vec::new();
         let mut writer = LiteralWriter::new(Message::new(&mut plain)).build().unwrap();
-        std::io::Write::write_all(&mut writer, b"content").unwrap();
+        writer.write_all(b"content").unwrap();
         writer.finalize().unwrap();
         assert_eq!(opened(&owner, &plain).unwrap_err(), "it isn't sealed at all");
         assert!(opened(&owner, b"").is_err());
+    }
+
+    #[test]
+    fn a_message_that_grows_when_opened_is_refused_before_it_fills_the_disk() {
+        let owner = certificate(None);
+        let mut message = Vec::new();
+        let keys_of = owner.keys().with_policy(&POLICY, None).for_storage_encryption();
+        let mut inner = Encryptor::for_recipients(Message::new(&mut message), keys_of).build().unwrap();
+        let mut literal = Vec::new();
+        let mut writer = LiteralWriter::new(Message::new(&mut literal)).build().unwrap();
+        writer.write_all(&vec![0; 16 << 20]).unwrap();
+        writer.finalize().unwrap();
+        let mut deflater = DeflateEncoder::new(Vec::new(), Compression::default());
+        deflater.write_all(&literal).unwrap();
+        let deflated = deflater.finish().unwrap();
+        // A packet of compressed data, its length in four bytes, and ZIP as its algorithm.
+        let length = u32::try_from(deflated.len() + 1).unwrap().to_be_bytes();
+        inner.write_all(&[&[0xc8, 0xff], &length[..], &[1], &deflated].concat()).unwrap();
+        inner.finalize().unwrap();
+        let mut out = Vec::new();
+        let size = message.len() as u64;
+        let opened = keys(&owner, None).unwrap().open(&message[..], size, &mut out, &Stop::default());
+        assert!(opened.is_err());
+        assert!(out.len() as u64 <= size, "{} of {size}", out.len());
+
+        // Whatever makes it grow.
+        let mut out = Vec::new();
+        let error = keys(&owner, None).unwrap().open(&sealed(&owner, &[7; 1000])[..], 999, &mut out, &Stop::default());
+        let told = "more comes out of it than its 999 bytes, which is so of no copy of ours: it was put there";
+        assert_eq!((error.unwrap_err().to_string().as_str(), out.len()), (told, 0));
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub fn of(folder: &Path) -> Result<Vec<Found>> {
 /// The time that a snapshot's name says, none when it's another kind of name.
 pub fn time_of(name: &str) -> Option<Timestamp> {
     let time = DateTime::strptime(NAME_FORM, name).ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp();
-    // Only that form sorts by time: strptime takes years of fewer digits too.
+    // Only that form sorts by time, and is safe in paths and keys: strptime takes years of fewer digits too.
     (name_of(time) == name).then_some(time)
 }
 
@@ -109,6 +109,9 @@ pub(super) mod tests {
             "20261123T023060Z",
             "261123T023000Z",
             "20261123T023000Z.old",
+            "20261123T023000Z/",
+            "../1123T023000Z",
+            "2026112T0023000Z",
         ] {
             assert_eq!(time_of(name), None, "{name}");
         }

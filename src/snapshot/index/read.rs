@@ -148,7 +148,12 @@ impl<R: BufRead> Reader<R> {
 /// Reads only the last line of the index `path`.
 pub fn trailer(path: &Path) -> Result<Trailer> {
     let file = File::open(path).with_context(|| reading(path))?;
-    last_line(&file)
+    trailer_of(&file, path)
+}
+
+/// The same of an open `file`; `path` is what errors call it.
+pub fn trailer_of(file: &File, path: &Path) -> Result<Trailer> {
+    last_line(file)
         .and_then(|bytes| parse(&bytes))
         .and_then(|line| match line {
             Line::Trailer(line) => line.check(),

@@ -1,0 +1,39 @@
+//! How much room a disk has.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nix::sys::statvfs::statvfs;
+
+/// The room of a disk, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// What can still be written.
+    pub free: u64,
+    /// All of it.
+    pub total: u64,
+}
+
+/// The room of the disk that `folder` is on.
+///
+/// # Errors
+/// The system doesn't say.
+pub fn of(folder: &Path) -> Result<Space> {
+    let disk = statvfs(folder).with_context(|| format!("asking for the free space of {}", folder.display()))?;
+    Ok(Space { free: disk.blocks_available() * disk.fragment_size(), total: disk.blocks() * disk.fragment_size() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::of;
+
+    #[test]
+    fn a_disk_has_room_and_what_is_not_there_has_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let space = of(folder.path()).unwrap();
+        assert!(0 < space.free && space.free <= space.total, "{space:?}");
+        let none = folder.path().join("none");
+        let error = format!("{:#}", of(&none).unwrap_err());
+        assert_eq!(error, format!("asking for the free space of {}: ENOENT: No such file or directory", none.display()));
+    }
+}
