@@ -12,6 +12,7 @@ memory that any one of them took. Figures of one machine compare with nothing bu
 import argparse
 import getpass
 import hashlib
+import json
 import os
 import pathlib
 import pwd
@@ -92,15 +93,25 @@ def start_sshd(work, port):
 
 
 def measured(command, **options):
-    """Runs a command; its wall and processor time, and the largest memory of it and of what it waited for."""
+    """Runs a command; its wall and processor time, and the largest memory of it and of what it waited for.
+
+    A program's memory counts from before its exec, so it is started by a small one and not by this.
+    """
+    with tempfile.NamedTemporaryFile("r", suffix=".json") as result:
+        child = [sys.executable, __file__, "--measure", result.name, *map(str, command)]
+        if subprocess.run(child, check=False, **options).returncode != 0:
+            sys.exit(f"error: {command[0]} failed: {command}")
+        return tuple(json.load(result))
+
+
+def measure(result, command):
+    """What `measured` starts."""
     begun = time.monotonic()
-    child = subprocess.Popen(command, **options)
-    _, status, usage = os.wait4(child.pid, 0)
+    child = os.posix_spawnp(command[0], command, os.environ)
+    _, status, usage = os.wait4(child, 0)
     wall = time.monotonic() - begun
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode != 0:
-        sys.exit(f"error: {command[0]} ended with {child.returncode}: {command}")
-    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    pathlib.Path(result).write_text(json.dumps([wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024]))
+    sys.exit(os.waitstatus_to_exitcode(status))
 
 
 def total(parts):
@@ -198,4 +209,7 @@ def main():
         shutil.rmtree(work, ignore_errors=True)
 
 
-main()
+if sys.argv[1:2] == ["--measure"]:
+    measure(sys.argv[2], sys.argv[3:])
+else:
+    main()

@@ -51,10 +51,11 @@ impl Durable {
 
     /// Syncs the content, gives the file its final name and syncs the folder.
     pub fn publish(mut self) -> Result<()> {
-        let file = self.file.take().expect("a file is published once");
-        file.sync_all().with_context(|| format!("syncing {}", self.part.display()))?;
+        self.file().sync_all().with_context(|| format!("syncing {}", self.part.display()))?;
         fs::rename(&self.part, &self.path)
             .with_context(|| format!("renaming {} to {}", self.part.display(), self.path.display()))?;
+        // Only now: until here a failure removes the part.
+        self.file = None;
         sync_folder_of(&self.path)
     }
 }

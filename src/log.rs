@@ -25,7 +25,36 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::durable;
 
 /// The file under the JSON layer, while there is one.
-static RUN_LOG: Mutex<Option<File>> = Mutex::new(None);
+static RUN_LOG: Mutex<Option<Bounded>> = Mutex::new(None);
+
+/// The most that a run's log takes, in bytes. It lives on the SD card, with those of many nights, and a server decides how many
+/// files it names in it.
+const LARGEST: u64 = 8 << 20;
+
+/// A log file and the bytes that it may still take.
+struct Bounded {
+    file: File,
+    left: u64,
+}
+
+impl Bounded {
+    /// Writes `line` if it fits. The first that doesn't is replaced by a word of that, and nothing comes after it.
+    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        const CUT: &[u8] =
+            b"{\"level\":\"WARN\",\"fields\":{\"message\":\"the log is full; what comes after this is left out\"}}\n";
+        match self.left.checked_sub(line.len() as u64) {
+            Some(left) => {
+                self.left = left;
+                self.file.write_all(line)
+            }
+            None if self.left == 0 => Ok(()),
+            None => {
+                self.left = 0;
+                self.file.write_all(CUT)
+            }
+        }
+    }
+}
 
 /// Sets logging up for the whole process; `verbosity` counts the `-v`. A second call changes nothing.
 pub fn init(verbosity: u8) {
@@ -75,7 +104,7 @@ pub fn attach(path: &Path) -> Result<RunLog> {
         .mode(0o600)
         .open(path)
         .with_context(|| format!("creating the log {}", path.display()))?;
-    *RUN_LOG.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+    *RUN_LOG.lock().unwrap_or_else(PoisonError::into_inner) = Some(Bounded { file, left: LARGEST });
     Ok(RunLog(()))
 }
 
@@ -84,10 +113,10 @@ struct RunLogWriter;
 
 impl Write for RunLogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        match RUN_LOG.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            Some(file) => file.write(line),
-            None => Ok(line.len()),
+        if let Some(log) = RUN_LOG.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            log.write(line)?;
         }
+        Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -122,7 +151,22 @@ fn reorders(character: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::printable;
+    use std::io::Read;
+
+    use super::{Bounded, printable};
+
+    #[test]
+    fn a_log_ends_at_its_bound_and_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let mut log = Bounded { file: std::fs::File::create(&path).unwrap(), left: 10 };
+        for line in [&b"12345\n"[..], b"123\n", b"1\n", b"1\n"] {
+            log.write(line).unwrap();
+        }
+        let mut text = String::new();
+        std::fs::File::open(&path).unwrap().read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("12345\n123\n{") && text.ends_with("left out\"}}\n") && text.lines().count() == 3, "{text}");
+    }
 
     #[test]
     fn escapes_and_newlines_become_visible() {

@@ -83,8 +83,8 @@ fn backup(args: &cli::backup::Run, verbosity: u8) -> Result<Outcome> {
     }
     let screen = Screen::new(verbosity);
     let events = if args.json { Events::json() } else { screen.events() };
-    let run = if args.if_due { run::catch_up } else { run::backup };
-    let report = run(&config, &events, &Stop::on_signals()?)?;
+    let stop = Stop::on_signals()?;
+    let report = if args.if_due { run::catch_up(&config, &events, &stop)? } else { run::backup(&config, &events, &stop) };
     drop(screen);
     if !args.json {
         // The run is over and written down; whether somebody still listens changes nothing.

@@ -1,4 +1,4 @@
-//! A polite end: SIGTERM and SIGINT ask a run to stop, and it stops at the next safe point.
+//! A polite end: SIGTERM, SIGINT and SIGHUP, as when an ssh session is lost, ask a run to stop, and it stops at the next safe point.
 //!
 //! The signal only sets a flag. Long work looks at the flag as it goes (each block of an archive, five times a second while
 //! a child program runs), ends its children, and returns an error like any other, so that what was half written is
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 
 /// Whether the process was asked to stop. Clones share the flag.
@@ -17,10 +17,10 @@ use signal_hook::flag;
 pub struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// Takes over SIGTERM and SIGINT for the whole process.
+    /// Takes over SIGTERM, SIGINT and SIGHUP for the whole process.
     pub fn on_signals() -> Result<Self> {
         let stop = Self::default();
-        for signal in [SIGTERM, SIGINT] {
+        for signal in [SIGTERM, SIGINT, SIGHUP] {
             // The order matters: the first signal finds the flag unset and only sets it, the second finds it set.
             flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop.0))
                 .and_then(|_| flag::register(signal, Arc::clone(&stop.0)))

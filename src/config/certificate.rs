@@ -23,6 +23,9 @@ pub(super) fn recipient(text: &str) -> Result<Recipient, Fault> {
             format!("take it out of the file and keep it safe; {hint}"),
         ));
     }
+    if text.matches("-----BEGIN").count() > 1 {
+        return Err(Fault::new("holds several certificates", "write each as an element of the list of its own"));
+    }
     let mut binary = Vec::new();
     let armored = Reader::from_bytes(text.as_bytes(), ReaderMode::Tolerant(Some(Kind::PublicKey))).read_to_end(&mut binary);
     let certificates: Vec<Cert> = match armored.map_err(Into::into).and_then(|_| CertParser::from_bytes(&binary)) {
@@ -117,6 +120,8 @@ mod tests {
             assert_eq!(recipient(text).unwrap_err().message, message);
         }
         assert!(recipient(&half).is_err());
+        let twice = format!("{0}\n{0}", armored());
+        assert_eq!(recipient(&twice).unwrap_err().message, "holds several certificates");
         assert_eq!(authorities("hunter2").unwrap_err().message, "is not a certificate in PEM, or not a whole one");
     }
 

@@ -57,6 +57,9 @@ const UNREACHABLE: [&str; 12] =
 const RUNS: [&str; 2] = ["vaultberry-backup.service", "vaultberry-catch-up.service"];
 const SANDBOX: &str = include_str!("../../image/sandbox.conf");
 
+/// Where it sees nothing of what is there.
+const UNSEEN: [&str; 6] = ["/dev", "/home", "/proc", "/root", "/tmp", "/var/tmp"];
+
 /// Units that are started at boot.
 const ENABLED: [&str; 2] = ["systemd-networkd.service", "vaultberry-first-boot.service"];
 
@@ -133,6 +136,10 @@ fn vaultberry(archive: &mut Archive, config: &Config, particulars: &Particulars)
     archive.folder("etc/vaultberry/keys", 0o700)?;
     archive.text(RECOVERY_PATH.trim_start_matches('/'), phrase.expose(), 0o600)?;
     archive.folder("etc/vaultberry/credentials", 0o700)?;
+    // The unit's writable folders have to be there before it starts.
+    for folder in [&config.backup.folder, &config.backup.state] {
+        archive.folder(&folder.to_string_lossy()[1..], 0o700)?;
+    }
     for (path, content) in particulars.credentials {
         archive.file(&path.to_string_lossy()[1..], content.expose(), 0o600)?;
     }
@@ -166,17 +173,36 @@ fn cron(config: &Config) -> String {
     )
 }
 
-/// Refuses folders that the nightly unit would see otherwise than a person does: it has a `/tmp` of its own and no homes,
-/// and what is on a file system in memory is gone with the next boot.
+/// Refuses places that the nightly unit would see otherwise than a person does: it has a `/tmp` of its own and no homes, and
+/// what is on a file system in memory is gone with the next boot.
 pub fn refuse_unreachable(config: &Config) -> Result<()> {
     for (key, folder) in [("backup.folder", &config.backup.folder), ("backup.state", &config.backup.state)] {
-        for place in UNREACHABLE {
-            ensure!(
-                !folder.starts_with(place),
-                "{key}: {} lies in {place}, which the nightly run on an appliance can't keep anything in\nhint: write a folder below /mnt, /srv or /var/lib",
-                folder.display()
-            );
-        }
+        refuse(key, folder, &UNREACHABLE, "can't keep anything in\nhint: write a folder below /mnt, /srv or /var/lib")?;
+    }
+    let credentials = config.offsite.iter().map(|offsite| ("offsite.credentials", &offsite.credentials));
+    let login = config.report.iter().filter_map(|report| Some(("report.credentials", report.credentials.as_ref()?)));
+    let identities = config.sources.iter().map(|source| ("source.identity", &source.identity));
+    for (key, file) in credentials.chain(login).chain(identities) {
+        refuse(key, file, &UNSEEN, "can't see\nhint: write a file below /etc/vaultberry or /var/lib/vaultberry")?;
+    }
+    let lock = &config.backup.lock;
+    let hint = "sees otherwise than other runs do\nhint: write lock = \"/run/lock/vaultberry.lock\"";
+    refuse("backup.lock", lock, &UNSEEN, hint)?;
+    ensure!(
+        lock.parent() != Some(Path::new("/")),
+        "backup.lock: {} stands in the root folder, which the nightly run may not write to\nhint: write lock = \"/run/lock/vaultberry.lock\"",
+        lock.display()
+    );
+    Ok(())
+}
+
+fn refuse(key: &str, path: &Path, places: &[&str], why: &str) -> Result<()> {
+    for place in places {
+        ensure!(
+            !path.starts_with(place),
+            "{key}: {} lies in {place}, which the nightly run on an appliance {why}",
+            path.display()
+        );
     }
     Ok(())
 }
@@ -275,5 +301,14 @@ mod tests {
         config.backup.folder = PathBuf::from("/tmp/backup");
         let error = refuse_unreachable(&config).unwrap_err().to_string();
         assert!(error.starts_with("backup.folder: /tmp/backup lies in /tmp, which"), "{error}");
+        let mut config = parse(EXAMPLE).unwrap();
+        config.sources[0].identity = PathBuf::from("/root/.ssh/id_ed25519");
+        let error = refuse_unreachable(&config).unwrap_err().to_string();
+        assert!(error.starts_with("source.identity: /root/.ssh/id_ed25519 lies in /root, which"), "{error}");
+        for lock in ["/tmp/lock", "/lock"] {
+            let mut config = parse(EXAMPLE).unwrap();
+            config.backup.lock = PathBuf::from(lock);
+            assert!(refuse_unreachable(&config).unwrap_err().to_string().starts_with(&format!("backup.lock: {lock} ")));
+        }
     }
 }

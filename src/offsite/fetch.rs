@@ -4,11 +4,14 @@
 //! private key they are opened too, and the opened archive must be what the opened index says. A file gets its name only
 //! then, and none that is there is ever replaced.
 
+use std::cmp::Reverse;
 use std::fmt::Write as _;
 use std::io::{BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+
+use jiff::Timestamp;
 
 use super::commit::{Commit, Object, SEALED_END};
 use super::list::found;
@@ -121,16 +124,26 @@ async fn committed(store: &Store, source: &str, name: &str) -> Result<Commit> {
         return Commit::parse(&json, source, name, &keys);
     }
     let found = found(store, Some(source)).await?;
-    for ((_, name), _) in found.into_iter().rev().filter(|(_, objects)| objects.commit) {
+    for name in newest_first(found.into_iter().filter(|(_, objects)| objects.commit).map(|((_, name), _)| name), Timestamp::now())
+    {
         let keys = store.keys(source, &name);
-        if let Some(json) = store.read(&keys.commit).await? {
-            let commit = Commit::parse(&json, source, &name, &keys)?;
-            if commit.outcome == Outcome::Complete {
-                return Ok(commit);
-            }
+        let Some(json) = store.read(&keys.commit).await? else { continue };
+        match Commit::parse(&json, source, &name, &keys) {
+            Ok(commit) if commit.outcome == Outcome::Complete => return Ok(commit),
+            Ok(_) => {}
+            // An older one may be whole.
+            Err(error) => tracing::warn!("{source}/{name} is passed over: {error:#}"),
         }
     }
     bail!("there is no proven and complete copy\nhint: `vaultberry offsite list` shows what is there")
+}
+
+/// The names of copies in the order in which `latest` means them: from new to old, and last those whose time hasn't come yet,
+/// which are from a clock that was wrong.
+fn newest_first(names: impl Iterator<Item = String>, now: Timestamp) -> Vec<String> {
+    let mut names: Vec<String> = names.collect();
+    names.sort_by_key(|name| (time_of(name).is_none_or(|time| time > now), Reverse(name.clone())));
+    names
 }
 
 /// Downloads an object to be `path`, and gives the file, still under its temporary name.
@@ -189,6 +202,13 @@ fn unseal(keys: &Keys, mut sealed: Durable, path: &Path, stop: &Stop) -> Result<
 #[cfg(test)]
 mod tests {
     use super::is_snapshot;
+
+    #[test]
+    fn the_latest_is_the_newest_whose_time_has_come() {
+        let names = ["20261120T023000Z", "20301123T023000Z", "20261122T023000Z"].map(String::from);
+        let now = "2026-11-23T00:00:00Z".parse().unwrap();
+        assert_eq!(super::newest_first(names.into_iter(), now), ["20261122T023000Z", "20261120T023000Z", "20301123T023000Z"]);
+    }
 
     #[test]
     fn a_snapshot_is_named_by_source_and_start() {

@@ -229,10 +229,10 @@ mod tests {
         writer.finalize().unwrap();
         let mut deflater = DeflateEncoder::new(Vec::new(), Compression::default());
         deflater.write_all(&literal).unwrap();
-        let deflated = deflater.finish().unwrap();
+        let squeezed = deflater.finish().unwrap();
         // A packet of compressed data, its length in four bytes, and ZIP as its algorithm.
-        let length = u32::try_from(deflated.len() + 1).unwrap().to_be_bytes();
-        inner.write_all(&[&[0xc8, 0xff], &length[..], &[1], &deflated].concat()).unwrap();
+        let length = u32::try_from(squeezed.len() + 1).unwrap().to_be_bytes();
+        inner.write_all(&[&[0xc8, 0xff], &length[..], &[1], &squeezed].concat()).unwrap();
         inner.finalize().unwrap();
         let mut out = Vec::new();
         let size = message.len() as u64;

@@ -25,28 +25,37 @@ const MOST_ASKED: u64 = 1 << 30;
 const CLOCK_FLOOR: i64 = 1_704_067_200;
 
 /// Checks everything, in the order in which a failure would do harm. Nothing is written below a folder that isn't the
-/// backup disk.
-pub fn check(config: &Config, now: Timestamp) -> Result<()> {
+/// backup disk. `clean` removes what earlier runs left there, before it is asked how much room there is: leftovers mustn't
+/// keep the run from beginning that would remove them.
+pub fn check(config: &Config, now: Timestamp, clean: impl FnOnce() -> Result<()>) -> Result<()> {
     clock(now)?;
     let folder = &config.backup.folder;
     if config.disk.is_none() {
         fs::create_dir_all(folder).with_context(|| format!("making the backup folder {}", folder.display()))?;
     }
-    look(config, now)
+    usable(config)?;
+    clean()?;
+    space(folder)
 }
 
-/// The same, for a rehearsal: nothing is made. A plain folder that a run would make needn't be there.
+/// The same, for a rehearsal: nothing is made or removed. A plain folder that a run would make needn't be there.
 pub fn look(config: &Config, now: Timestamp) -> Result<()> {
     clock(now)?;
     let folder = &config.backup.folder;
-    if config.disk.is_some() {
-        disk::mounted(folder)?;
-    } else if !folder.exists() {
+    if config.disk.is_none() && !folder.exists() {
         return Ok(());
     }
-    // An unnamed file: it tells a read-only file system from a writable one and leaves nothing.
-    tempfile::tempfile_in(folder).with_context(|| format!("writing to the backup folder {}", folder.display()))?;
+    usable(config)?;
     space(folder)
+}
+
+fn usable(config: &Config) -> Result<()> {
+    let folder = &config.backup.folder;
+    if config.disk.is_some() {
+        disk::mounted(folder)?;
+    }
+    // An unnamed file: it tells a read-only file system from a writable one and leaves nothing.
+    tempfile::tempfile_in(folder).map(drop).with_context(|| format!("writing to the backup folder {}", folder.display()))
 }
 
 fn clock(now: Timestamp) -> Result<()> {

@@ -44,8 +44,8 @@ pub fn copy(logs: &Path, copies: &Path, run: &str) -> Result<()> {
     copy.publish()
 }
 
-/// Removes all logs in `folder` but the newest `keep`. Other files aren't touched.
-pub fn rotate(folder: &Path, keep: u16) -> Result<()> {
+/// Removes all logs in `folder` but the newest `keep`, of which that of `run` is one. Other files aren't touched.
+pub fn rotate(folder: &Path, keep: u16, run: &str) -> Result<()> {
     let reading = || format!("looking for old logs in {}", folder.display());
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).with_context(reading)? {
@@ -53,17 +53,18 @@ pub fn rotate(folder: &Path, keep: u16) -> Result<()> {
             names.push(name);
         }
     }
-    for name in surplus(names, usize::from(keep)) {
+    for name in surplus(names, usize::from(keep), run) {
         let path = folder.join(name);
         fs::remove_file(&path).with_context(|| format!("removing the old log {}", path.display()))?;
     }
     Ok(())
 }
 
-/// Which of these names are of logs older than the newest `keep`: the names of runs sort by time.
-fn surplus(mut names: Vec<String>, keep: usize) -> Vec<String> {
+/// Which of these names are of logs older than the newest `keep` up to `run`: the names of runs sort by time. Later ones are
+/// from a clock that was wrong, and count as the oldest.
+fn surplus(mut names: Vec<String>, keep: usize, run: &str) -> Vec<String> {
     names.retain(|name| name.strip_suffix(END).is_some_and(is_run));
-    names.sort();
+    names.sort_by_key(|name| (name.trim_end_matches(END) <= run, name.clone()));
     names.truncate(names.len().saturating_sub(keep));
     names
 }
@@ -90,8 +91,9 @@ mod tests {
             "20261120T023000Z.log.gz",
             "2026112XT023000Z.log",
         ]);
-        assert_eq!(surplus(all.clone(), 2), ["20261121T023000Z.log"]);
-        assert!(surplus(all.clone(), 3).is_empty());
-        assert_eq!(surplus(all, 1), ["20261121T023000Z.log", "20261122T023000Z.log"]);
+        assert_eq!(surplus(all.clone(), 2, "20261123T023000Z"), ["20261121T023000Z.log"]);
+        assert!(surplus(all.clone(), 3, "20261123T023000Z").is_empty());
+        assert_eq!(surplus(all.clone(), 1, "20261123T023000Z"), ["20261121T023000Z.log", "20261122T023000Z.log"]);
+        assert_eq!(surplus(all, 1, "20261121T023000Z"), ["20261122T023000Z.log", "20261123T023000Z.log"], "a clock set back");
     }
 }

@@ -19,6 +19,7 @@ pub mod schedule;
 pub mod screen;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -26,47 +27,90 @@ use jiff::Timestamp;
 
 use crate::config::Config;
 use crate::durable;
+use crate::log::RunLog;
+use crate::outcome::Outcome;
 use crate::run::events::{Event, Events};
 use crate::run::lock::{Attempt, Lock};
 use crate::run::report::{RunReport, SourceReport};
 use crate::run::schedule::Times;
+use crate::snapshot::list;
 use crate::stop::Stop;
 
 /// The word of the last run, in the state folder.
 const LAST_RUN: &str = "last-run.json";
 
-/// Makes one run, and gives the word of it, which then also stands in `<state>/last-run.json`.
-///
-/// # Errors
-/// Only what can't be reported: the lock or the state folder can't be written. Everything else is in the report.
-pub fn backup(config: &Config, events: &Events, stop: &Stop) -> Result<RunReport> {
-    match lock::acquire(&config.backup.lock, Timestamp::now())? {
-        Attempt::Held(holder) => {
+/// Makes one run, and gives the word of it, which then also stands in `<state>/last-run.json`, and in a mail. Whatever goes
+/// wrong is in the report: also a state folder that can't be written, as when the SD card is dying, keeps neither backup nor
+/// mail from being made.
+pub fn backup(config: &Config, events: &Events, stop: &Stop) -> RunReport {
+    let now = Timestamp::now();
+    let mut report = match lock::acquire(&config.backup.lock, now) {
+        Ok(Attempt::Taken(lock)) => return make(config, events, stop, lock),
+        Ok(Attempt::Held(holder)) => {
             tracing::warn!("another run holds {}: {holder}", config.backup.lock.display());
-            let mut report = RunReport::skipped(Timestamp::now(), format!("another run is at work ({holder})"));
-            mail::post(config, &mut report, None);
-            Ok(report)
+            at_work(now, &holder)
         }
-        Attempt::Taken(lock) => Run { config, events, stop, _lock: lock }.make(),
-    }
+        Err(error) => {
+            let mut report = RunReport::begun(String::new(), now);
+            report.fail(&error);
+            report
+        }
+    };
+    mail::post(config, &mut report, None);
+    events.tell(&Event::Ended(&report));
+    report
 }
 
 /// The same, unless no night was missed.
 ///
 /// # Errors
-/// Those of [`backup`].
+/// Whether one was can't be told.
 pub fn catch_up(config: &Config, events: &Events, stop: &Stop) -> Result<RunReport> {
     let now = Timestamp::now();
+    // The lock first: a run that is going on looks like one that was cut short. That it makes up for the night is no news.
+    let lock = match lock::acquire(&config.backup.lock, now)? {
+        Attempt::Held(holder) => {
+            let report = at_work(now, &holder);
+            events.tell(&Event::Ended(&report));
+            return Ok(report);
+        }
+        Attempt::Taken(lock) => lock,
+    };
     let last = last_times(&config.backup.state.join(LAST_RUN));
     match schedule::not_due(last, now, config.backup.at, &config.appliance.timezone)? {
-        Some(why) => Ok(RunReport::skipped(now, format!("nothing is due: {why}"))),
-        None => backup(config, events, stop),
+        Some(why) => {
+            let report = RunReport::skipped(now, format!("nothing is due: {why}"));
+            events.tell(&Event::Ended(&report));
+            Ok(report)
+        }
+        None => Ok(make(config, events, stop, lock)),
     }
 }
 
-/// When the last run was; none when there was none, or its word can't be read.
+fn at_work(now: Timestamp, holder: &str) -> RunReport {
+    RunReport::skipped(now, format!("another run is at work ({holder})"))
+}
+
+/// The run under the lock, and then, without it, its mail: however long a mail server takes, the next run isn't kept waiting.
+fn make(config: &Config, events: &Events, stop: &Stop, lock: Lock) -> RunReport {
+    let run = Run { config, events, stop };
+    let mut report = run.make();
+    drop(lock);
+    let log = run.state("logs").join(format!("{}{}", report.run, logs::END));
+    mail::post(config, &mut report, Some(log).filter(|log| log.exists()));
+    run.write_down_mail(&mut report);
+    events.tell(&Event::Ended(&report));
+    report
+}
+
+/// When the last run was; none when there was none. One whose word can't be read counts as cut short, long ago.
 fn last_times(path: &Path) -> Option<Times> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+    let unknown = Times { started: Timestamp::UNIX_EPOCH, ended: None };
+    match fs::read(path) {
+        Ok(word) => Some(serde_json::from_slice(&word).unwrap_or(unknown)),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(_) => Some(unknown),
+    }
 }
 
 /// A run that has the lock.
@@ -74,41 +118,56 @@ struct Run<'a> {
     config: &'a Config,
     events: &'a Events,
     stop: &'a Stop,
-    _lock: Lock,
 }
 
 impl Run<'_> {
-    fn make(&self) -> Result<RunReport> {
+    fn make(&self) -> RunReport {
         let backup = &self.config.backup;
         let last = last_times(&self.state(LAST_RUN));
-        let (name, started, log) = logs::begin(&self.state("logs"))?;
-        tracing::info!("run {name} begins");
-        let mut report = RunReport::begun(name, started);
+        let (mut report, log) = self.begin();
         // Already now, so that a run that is killed doesn't leave the word of the one before as the last.
-        self.write_down(&report)?;
+        self.write_down(&mut report);
         let sources: Vec<&str> = self.config.sources.iter().map(|source| source.name.as_str()).collect();
         self.events.tell(&Event::Begun { run: &report.run, sources: &sources });
         if let Some(Times { started, ended: None }) = last {
-            report.note(format!("the run of {started:.0} was cut short: it was killed, or the power was"));
+            report.note(if started == Timestamp::UNIX_EPOCH {
+                format!("the word of the last run, {}, can't be read", self.state(LAST_RUN).display())
+            } else {
+                format!("the run of {started:.0} was cut short: it was killed, or the power was")
+            });
         }
-        let guarded = guard::check(self.config, started);
+        let guarded = guard::check(self.config, report.started, || pipeline::clean(&backup.folder, &self.config.sources));
         let usable = guarded.is_ok();
         if let Err(error) = guarded.and_then(|()| self.every_source(&mut report)) {
             report.fail(&error);
         }
         mail::check_recipients(self.config, &mut report);
+        if !report.troubles.is_empty() {
+            report.outcome = report.outcome.max(Outcome::Partial);
+        }
         report.ended = Some(Timestamp::now());
         tracing::info!("run {} ends: {}", report.run, report.outcome);
         drop(log);
         let copies = usable.then(|| backup.folder.join("logs"));
         self.tidy_logs(copies.as_deref(), &mut report);
-        // Before the mail, which may take its time, and after it, with how that went.
-        self.write_down(&report)?;
-        let log = self.state("logs").join(format!("{}{}", report.run, logs::END));
-        mail::post(self.config, &mut report, Some(log));
-        self.write_down(&report)?;
-        self.events.tell(&Event::Ended(&report));
-        Ok(report)
+        self.write_down(&mut report);
+        report
+    }
+
+    /// Names the run and opens its log. Where no log can be written the run goes on without one.
+    fn begin(&self) -> (RunReport, Option<RunLog>) {
+        match logs::begin(&self.state("logs")) {
+            Ok((name, started, log)) => {
+                tracing::info!("run {name} begins");
+                (RunReport::begun(name, started), Some(log))
+            }
+            Err(error) => {
+                let now = Timestamp::now();
+                let mut report = RunReport::begun(list::name_of(now), now);
+                report.trouble(&error);
+                (report, None)
+            }
+        }
     }
 
     /// Takes one source after the other. The error is a stop that was asked for; sources it kept from their turn are
@@ -133,18 +192,33 @@ impl Run<'_> {
     /// failing here is a note, not the run's failure.
     fn tidy_logs(&self, copies: Option<&Path>, report: &mut RunReport) {
         let (logs, keep) = (self.state("logs"), self.config.backup.keep_logs);
-        let mut results = vec![logs::rotate(&logs, keep)];
+        if !logs.join(format!("{}{}", report.run, logs::END)).exists() {
+            return;
+        }
+        let mut results = vec![logs::rotate(&logs, keep, &report.run)];
         if let Some(copies) = copies {
             results.push(logs::copy(&logs, copies, &report.run));
-            results.push(logs::rotate(copies, keep));
+            results.push(logs::rotate(copies, keep, &report.run));
         }
         for error in results.into_iter().filter_map(Result::err) {
             report.note(format!("{error:#}"));
         }
     }
 
-    fn write_down(&self, report: &RunReport) -> Result<()> {
-        durable::write(&self.state(LAST_RUN), &report.to_json()?, 0o644)
+    /// Writes the word of the run. A state folder that takes none is trouble of its own.
+    fn write_down(&self, report: &mut RunReport) {
+        let written = report.to_json().and_then(|json| durable::write(&self.state(LAST_RUN), &json, 0o644));
+        if let Err(error) = written {
+            report.trouble(&error);
+        }
+    }
+
+    /// Adds to the word of the run how its mail went, unless another run has begun meanwhile.
+    fn write_down_mail(&self, report: &mut RunReport) {
+        let last = last_times(&self.state(LAST_RUN));
+        if report.mail.is_some() && last.is_some_and(|last| last.started == report.started) {
+            self.write_down(report);
+        }
     }
 
     fn state(&self, name: &str) -> PathBuf {

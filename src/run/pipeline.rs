@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::config::{Backup, Source};
 use crate::log::printable;
+use crate::offsite;
 use crate::outcome::Outcome;
 use crate::progress::Progress;
 use crate::run::report::SourceReport;
@@ -38,6 +39,19 @@ pub fn source(backup: &Backup, source: &Source, run: &str, stop: &Stop, progress
     }
 }
 
+/// Removes what runs that were cut short have left of snapshots and pushes below `backup`.
+pub fn clean(backup: &Path, sources: &[Source]) -> Result<()> {
+    let mut leftovers = Vec::new();
+    for source in sources {
+        leftovers.extend(snapshot::clean(&backup.join("snapshots").join(&source.name))?);
+    }
+    leftovers.extend(offsite::clean(backup)?);
+    for leftover in leftovers {
+        tracing::info!("removed {}, left by a run that was cut short", leftover.display());
+    }
+    Ok(())
+}
+
 /// Removes what the new snapshot `run` has made superfluous, and gives the names. Old snapshots that stay are no failure.
 fn prune(backup: &Backup, source: &Source, run: &str, warnings: &mut Warnings) -> Vec<String> {
     let folder = backup.folder.join("snapshots").join(&source.name);
@@ -62,9 +76,6 @@ fn pull_and_keep(backup: &Path, source: &Source, run: &str, stop: &Stop, progres
     }
     let mirror = backup.join("current").join(&source.name);
     let folder = backup.join("snapshots").join(&source.name);
-    for leftover in snapshot::clean(&folder)? {
-        tracing::info!(source = source.name, "removed {}, left by a run that was cut short", leftover.display());
-    }
     let pulled = source::pull(source, &mirror, stop, progress)?;
     let mut roots = source::roots(source)?;
     if pulled.outcome == Outcome::Partial {

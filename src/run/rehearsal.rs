@@ -3,13 +3,17 @@
 //! The guards look, each source is asked what there is to pull, and store and mail server are only named: whether a login
 //! there works, `offsite list` and `report test` tell. The lock isn't taken, so a run may be at work meanwhile.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use serde::de::IgnoredAny;
 
 use crate::config::{Config, Source};
+use crate::credentials;
 use crate::offsite::Candidate;
+use crate::openpgp::Recipients;
 use crate::outcome::Outcome;
 use crate::run::report::line;
 use crate::run::{guard, pushes};
@@ -66,8 +70,20 @@ pub fn rehearse(config: &Config, stop: &Stop) -> RunRehearsal {
         sources.push(one(config, source, &run, stop));
     }
     let outcome = sources.iter().map(|source| source.outcome).max().unwrap_or(Outcome::Failed);
-    let outcome = if stopped.is_some() { Outcome::Failed } else { outcome };
-    RunRehearsal { outcome, error: stopped, sources, lines: around(config) }
+    let mut lines = around(config);
+    let mut unusable: Vec<String> = Recipients::at(&config.recipients, SystemTime::now())
+        .unusable()
+        .iter()
+        .map(|problem| format!("nothing can be sealed for {problem}"))
+        .collect();
+    unusable.extend(unreadable_credentials(config));
+    let outcome = match (stopped.is_some(), unusable.is_empty()) {
+        (true, _) => Outcome::Failed,
+        (false, true) => outcome,
+        (false, false) => outcome.max(Outcome::Partial),
+    };
+    lines.append(&mut unusable);
+    RunRehearsal { outcome, error: stopped, sources, lines }
 }
 
 fn one(config: &Config, source: &Source, run: &str, stop: &Stop) -> SourceRehearsal {
@@ -97,6 +113,15 @@ fn pushing(config: &Config, source: &str, run: &str, outcome: Outcome) -> Option
     let nowhere = Path::new("");
     let candidate = Candidate { source, name: run, archive: nowhere, index: nowhere, outcome };
     Some(pushes::not_due(config, &candidate).map_or_else(|| "off-site: due, would be pushed".into(), |push| push.summary()))
+}
+
+/// What is wrong with the files that the run would log in with.
+fn unreadable_credentials(config: &Config) -> impl Iterator<Item = String> {
+    let store = config.offsite.as_ref().map(|offsite| &offsite.credentials);
+    let mail = config.report.as_ref().and_then(|report| report.credentials.as_ref());
+    // Which lines there must be is the business of who uses them; none is kept here.
+    let read = |path: &PathBuf| credentials::read::<IgnoredAny>(path).err();
+    store.into_iter().chain(mail).filter_map(read).map(|error| format!("{error:#}"))
 }
 
 fn around(config: &Config) -> Vec<String> {

@@ -30,6 +30,8 @@ pub struct RunReport {
     pub error: Option<String>,
     /// What went wrong beside the sources.
     pub notes: Vec<String>,
+    /// What went wrong with the appliance itself, on which later runs and reports depend. Makes a run no better than `partial`.
+    pub troubles: Vec<String>,
     /// One for each source of the configuration, in its order; none when a guard stopped the run.
     pub sources: Vec<SourceReport>,
     /// How the mail went; none without `[report]`, and while it isn't sent.
@@ -124,6 +126,7 @@ impl RunReport {
             ended: None,
             error: None,
             notes: Vec::new(),
+            troubles: Vec::new(),
             sources: Vec::new(),
             mail: None,
         }
@@ -158,6 +161,15 @@ impl RunReport {
         self.notes.push(note);
     }
 
+    /// Says something that is wrong with the appliance itself, once.
+    pub fn trouble(&mut self, error: &anyhow::Error) {
+        let text = format!("{error:#}");
+        if !self.troubles.contains(&text) {
+            tracing::error!("{text}");
+            self.troubles.push(text);
+        }
+    }
+
     /// The content of `last-run.json`.
     pub fn to_json(&self) -> Result<Vec<u8>> {
         let mut json = serde_json::to_vec_pretty(self).context("putting the run's report into JSON")?;
@@ -178,7 +190,7 @@ impl RunReport {
         for source in &self.sources {
             source.summarise(width, &mut text);
         }
-        for note in &self.notes {
+        for note in self.troubles.iter().chain(&self.notes) {
             line(&mut text, 2, note);
         }
         if let Some(mail) = &self.mail {

@@ -32,7 +32,8 @@ pub fn not_due(last: Option<Times>, now: Timestamp, at: TimeOfDay, zone: &str) -
     };
     let zone = TimeZone::get(zone).with_context(|| format!("finding the time zone {zone}\nhint: apt-get install tzdata"))?;
     let scheduled = latest(now, at, &zone)?;
-    let done = last.started >= scheduled && last.ended.is_some();
+    // One that lies in the future was made under a wrong clock and says nothing.
+    let done = (scheduled..=now).contains(&last.started) && last.ended.is_some();
     Ok(done.then(|| format!("the last run began at {:.0}, after the last time that one should, {scheduled:.0}", last.started)))
 }
 
@@ -41,8 +42,10 @@ fn latest(now: Timestamp, at: TimeOfDay, zone: &TimeZone) -> Result<Timestamp> {
     let time = Time::constant(at.hour.cast_signed(), at.minute.cast_signed(), 0, 0);
     let mut day = now.to_zoned(zone.clone()).date();
     loop {
-        // Where the clocks are set forward over it, the time that comes of it; where it comes twice, the first.
-        let scheduled = day.to_datetime(time).to_zoned(zone.clone()).context("finding the last scheduled run")?.timestamp();
+        // Where the clocks are set forward over it, cron starts the run at once, which is never before this; where it comes
+        // twice, the first counts.
+        let scheduled =
+            zone.to_ambiguous_zoned(day.to_datetime(time)).earlier().context("finding the last scheduled run")?.timestamp();
         if scheduled <= now {
             return Ok(scheduled);
         }
@@ -67,11 +70,15 @@ mod tests {
             ("2026-11-22T01:30:01Z", Some("2026-11-22T01:40:00Z"), "2026-11-23T01:30:00Z", true),
             // a run by hand in the evening isn't the night's
             ("2026-11-22T20:00:00Z", Some("2026-11-22T20:10:00Z"), "2026-11-23T08:00:00Z", true),
+            // the clock was wrong
+            ("2030-11-23T01:30:00Z", Some("2030-11-23T01:40:00Z"), "2026-11-23T08:00:00Z", true),
             // cut short
             ("2026-11-23T01:30:00Z", None, "2026-11-23T08:00:00Z", true),
-            // the clocks go forward from 02:00 to 03:00: 02:30 is 03:30 that day
-            ("2026-03-29T01:00:00Z", Some("2026-03-29T01:10:00Z"), "2026-03-29T01:29:00Z", false),
-            ("2026-03-29T01:00:00Z", Some("2026-03-29T01:10:00Z"), "2026-03-29T01:30:00Z", true),
+            // the clocks go forward from 02:00 to 03:00, when cron makes up for 02:30
+            ("2026-03-29T01:00:00Z", Some("2026-03-29T01:10:00Z"), "2026-03-29T08:00:00Z", false),
+            ("2026-03-28T01:30:00Z", Some("2026-03-28T01:40:00Z"), "2026-03-29T08:00:00Z", true),
+            // 02:30 comes twice
+            ("2026-10-25T00:30:00Z", Some("2026-10-25T00:40:00Z"), "2026-10-25T08:00:00Z", false),
         ] {
             let last = Times { started: started.parse().unwrap(), ended: ended.map(|ended| ended.parse().unwrap()) };
             let answer = not_due(Some(last), now.parse().unwrap(), at, zone).unwrap();

@@ -149,7 +149,7 @@ impl<W: Write> Writer<'_, W> {
         let trouble = trouble.or_else(|| grew().then(|| "it changed while it was read".to_owned()));
         if let Some(trouble) = &trouble {
             self.damaged = true;
-            self.warnings.push(format!("{} is not whole in the snapshot: {trouble}", shown(&entry.path)));
+            self.warnings.cause(format!("{} is not whole in the snapshot: {trouble}", shown(&entry.path)));
         }
         self.bytes += entry.size;
         self.done(entry, Some(sha256), trouble.is_some())
@@ -203,7 +203,7 @@ impl<W: Write> Writer<'_, W> {
 
     fn missing(&mut self, path: &Path, errno: nix::errno::Errno) {
         self.damaged = true;
-        self.warnings.push(format!("{} is not in the snapshot: reading it from the mirror: {}", shown(path), errno.desc()));
+        self.warnings.cause(format!("{} is not in the snapshot: reading it from the mirror: {}", shown(path), errno.desc()));
     }
 }
 

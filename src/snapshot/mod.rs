@@ -142,7 +142,11 @@ fn is_leftover(folder: &Path, name: &[u8]) -> bool {
     let ours = |name: &str| name.ends_with(ARCHIVE_END) || name.ends_with(INDEX_END);
     match (name.strip_suffix(".part"), name.strip_suffix(INDEX_END)) {
         (Some(name), _) => ours(name),
-        (None, Some(stem)) => folder.join(format!("{stem}{ARCHIVE_END}")).symlink_metadata().is_err(),
+        (None, Some(stem)) => folder
+            .join(format!("{stem}{ARCHIVE_END}"))
+            .symlink_metadata()
+            // Any other error may hide an archive that is there.
+            .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound),
         (None, None) => false,
     }
 }

@@ -127,7 +127,7 @@ mod tests {
             entries: 12_345,
             bytes: 3 << 20,
             archive: Sum { size: 1536, sha256: [0; 32] },
-            warnings: Warnings { lines: warnings.iter().map(|&line| line.into()).collect(), more: 0 },
+            warnings: Warnings::of(warnings.iter().map(|&line| line.into()).collect(), 0),
         };
         let found = |name: &str, index| Found { name: name.into(), time: time_of(name), archive_size: 1536, index };
         let web = vec![

@@ -60,8 +60,7 @@ pub async fn pull(
         let transfer = match Transfer::ask(connection, path, look, stop, warnings).await? {
             Ok(transfer) => transfer,
             Err(why) => {
-                let instead = "and is in the snapshot as it was last pulled, if ever";
-                warnings.push(format!("{shown} was not pulled, {instead}: {why}"));
+                warnings.cause(not_pulled(path, mirror, &why));
                 *outcome = Outcome::Partial;
                 continue;
             }
@@ -71,6 +70,10 @@ pub async fn pull(
         let ended = transfer.run(&[], &target, stop).await?;
         unread |= ended.code == Some(PARTIAL);
         *outcome = (*outcome).max(judge(&ended, &doing, warnings)?);
+        if !transfer.arrived(mirror) {
+            warnings.cause(format!("{shown} isn't in the mirror as what the server said it was"));
+            *outcome = Outcome::Partial;
+        }
         let bytes = ended.statistic("Total transferred file size");
         progress.say(&doing, bytes, Some(bytes));
         pulled += 1;
@@ -79,6 +82,14 @@ pub async fn pull(
         warnings.push(NOT_LOOKED_FOR.to_owned());
     }
     Ok(pulled)
+}
+
+/// That a path didn't come, what the snapshot has instead, and what to do about it.
+fn not_pulled(path: &Path, mirror: &Path, why: &str) -> String {
+    let there = super::mirror::relative(path).is_ok_and(|place| mirror.join(place).symlink_metadata().is_ok());
+    let instead = if there { "the snapshot has it as it was last pulled" } else { "the snapshot has nothing of it" };
+    let shown = printable(path.as_os_str().as_bytes());
+    format!("{shown} was not pulled, {instead}: {why}; is the path right, and may the user read it?")
 }
 
 /// What the end of an rsync makes of its path.
@@ -98,7 +109,11 @@ pub fn judge(ended: &Ended, doing: &str, warnings: &mut Warnings) -> Result<Outc
         _ => bail!("{doing}: {}", ended.failure()),
     };
     for line in ended.said() {
-        warnings.push(line.clone());
+        if outcome == Outcome::Complete {
+            warnings.push(line.clone());
+        } else {
+            warnings.cause(line.clone());
+        }
     }
     Ok(outcome)
 }

@@ -49,9 +49,19 @@ pub struct Pulled {
 pub fn pull(source: &Source, mirror: &Path, stop: &Stop, progress: &Progress) -> Result<Pulled> {
     runtime()?.block_on(async {
         let connection = ssh::Connection::open(source).await?;
-        let pulled = pull_over(&connection, source, mirror, stop, progress).await;
+        let mut warnings = Warnings::default();
+        let pulled = pull_over(&connection, source, mirror, stop, progress, &mut warnings).await;
         connection.close().await;
-        pulled
+        match pulled {
+            Ok(outcome) => Ok(Pulled { outcome, warnings }),
+            Err(error) => {
+                // No snapshot will carry them.
+                for line in &warnings.lines {
+                    tracing::warn!(source = source.name, "{line}");
+                }
+                Err(error)
+            }
+        }
     })
 }
 
@@ -67,18 +77,18 @@ async fn pull_over(
     mirror: &Path,
     stop: &Stop,
     progress: &Progress,
-) -> Result<Pulled> {
+    warnings: &mut Warnings,
+) -> Result<Outcome> {
     // Connecting isn't cut short by a stop, since ssh's own time limit is near; look before the long work.
     stop.check()?;
-    let mut warnings = Warnings::default();
     postgresql::tidy(source, mirror)?;
-    let dumped = postgresql::pull(source, connection, mirror, stop, progress, &mut warnings).await?;
+    let dumped = postgresql::pull(source, connection, mirror, stop, progress, warnings).await?;
     let mut outcome = if dumped == source.postgresql.len() { Outcome::Complete } else { Outcome::Partial };
-    let pulled = files::pull(source, connection, mirror, stop, progress, &mut outcome, &mut warnings).await?;
+    let pulled = files::pull(source, connection, mirror, stop, progress, &mut outcome, warnings).await?;
     if dumped + pulled == 0 {
         bail!("pulling {}: nothing of it could be had: {}", source.name, warnings.lines.join("; "));
     }
-    Ok(Pulled { outcome, warnings })
+    Ok(outcome)
 }
 
 /// The runtime that drives one connection and its children.

@@ -61,7 +61,7 @@ pub async fn pull(
             }
             Err(error) => {
                 stop.check()?;
-                warnings.push(not_dumped(name, last.ok().as_ref(), &error));
+                warnings.cause(not_dumped(name, last.ok().as_ref(), &error));
             }
         }
     }

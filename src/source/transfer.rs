@@ -57,7 +57,7 @@ impl<'a> Transfer<'a> {
             return Ok(Ok(transfer));
         }
         let mut each = |name: String| {
-            let line = format!("unreadable on the server and left out: {name}");
+            let line = format!("unreadable on the server and not pulled: {name}");
             tracing::info!("{line}");
             warnings.push(line);
         };
@@ -93,12 +93,21 @@ impl<'a> Transfer<'a> {
         }
     }
 
+    /// Always a folder, with a slash: rsync follows a link that is its target's last name, and the server may have put one
+    /// there the night before. What stands *in* the target it replaces, link or folder.
     fn target(&self, mirror: &Path) -> OsString {
-        let mut target = mirror.join(&self.place).into_os_string();
-        if self.kind == Kind::Folder {
-            target.push("/");
-        }
+        let mut target = mirror.join(self.folder()).into_os_string();
+        target.push("/");
         target
+    }
+
+    /// Whether the path now stands in `mirror` as what the server said it was. One that lied gets its source called partial.
+    pub fn arrived(&self, mirror: &Path) -> bool {
+        let found = mirror.join(&self.place).symlink_metadata();
+        found.is_ok_and(|found| match self.kind {
+            Kind::Folder => found.is_dir(),
+            Kind::File => found.is_file(),
+        })
     }
 
     /// Runs rsync to `target`, with `options` before everything else.
@@ -138,7 +147,8 @@ impl<'a> Transfer<'a> {
                 arguments.extend(["--recursive".into(), "--delete-delay".into()]);
                 remote.push("/");
             }
-            // `--force`: yesterday it may have been a folder. `--copy-links`: the path may be a link, and the file is meant.
+            // `--force`: yesterday it may have been a folder, which goes. `--copy-links`: the path may be a link, and the file
+            // is meant.
             Kind::File => arguments.extend(["--copy-links".into(), "--force".into()]),
         }
         arguments.extend([remote, target.to_owned()]);

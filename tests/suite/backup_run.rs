@@ -104,7 +104,7 @@ fn an_unreadable_file_is_named_and_does_not_make_a_night_bad() {
     appliance.pull_from("web", &peer);
     let run = appliance.run();
     assert_eq!(run.code, Some(0), "{run:?}");
-    let warning = format!("unreadable on the server and left out: {}", secret.display());
+    let warning = format!("unreadable on the server and not pulled: {}", secret.display());
     assert!(run.stdout.contains("web  complete") && run.stdout.contains(&warning), "{}", run.stdout);
     let archives = appliance.archives("web");
     assert_eq!(names(&appliance.unpack(&archives[0], &peer.data()).1), ["readable"]);
@@ -148,6 +148,30 @@ fn a_file_a_link_to_a_folder_and_a_name_with_wildcards_are_paths_too() {
         assert_eq!(fs::read_to_string(restored.join("www/inside")).unwrap(), "behind a link");
         assert_eq!(fs::read_to_string(restored.join("a[1] *?/x")).unwrap(), "literal");
     }
+}
+
+#[test]
+fn what_was_a_folder_or_a_link_yesterday_is_the_file_of_today() {
+    let (mut appliance, peer) = pair();
+    let path = peer.write("thing/inside", "1").parent().unwrap().to_owned();
+    appliance.source("web", peer.port, &peer.user.name, &peer.host_key(), &[&path]);
+    assert_eq!(appliance.run().code, Some(0));
+    fs::remove_dir_all(&path).unwrap();
+    peer.write("thing", "now a file");
+    let run = appliance.run();
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let place = appliance.backup("current/web").join(path.strip_prefix("/").unwrap());
+    assert_eq!(fs::read_to_string(&place).unwrap(), "now a file");
+
+    // A link that a hostile server has put into the mirror is replaced, never followed.
+    let precious = tempfile::tempdir().unwrap();
+    fs::remove_file(&place).unwrap();
+    symlink(precious.path(), &place).unwrap();
+    let run = appliance.run();
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(names(precious.path()).is_empty());
+    assert_eq!(fs::read_to_string(&place).unwrap(), "now a file");
+    assert!(fs::symlink_metadata(&place).unwrap().is_file());
 }
 
 #[test]

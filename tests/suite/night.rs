@@ -206,6 +206,36 @@ fn a_second_run_is_reported_as_skipped_and_touches_nothing() {
 }
 
 #[test]
+fn a_state_folder_that_takes_nothing_keeps_neither_backup_nor_mail() {
+    let night = Night::new();
+    // As far as root can be kept from writing at all.
+    fs::write(night.appliance.state("logs"), "no folder").unwrap();
+    fs::create_dir(night.appliance.state("last-run.json")).unwrap();
+    let (run, mail) = night.run(3);
+    assert_eq!(mail.subject, "[vaultberry] vaultberry: partial");
+    assert!(mail.text.contains("web  complete") && mail.text.contains("last-run.json"), "{}", mail.text);
+    assert!(run.stdout.contains("making the folder ") || run.stdout.contains("creating the log"), "{}", run.stdout);
+    assert_eq!((night.archives().len(), night.servers.copies().len()), (1, 1));
+}
+
+#[test]
+fn a_lock_that_can_not_be_had_is_mailed() {
+    let night = Night::new();
+    fs::create_dir(night.appliance.lock()).unwrap();
+    let (_, mail) = night.run(1);
+    assert_eq!(mail.subject, "[vaultberry] vaultberry: failed");
+    assert!(mail.text.contains("opening the lock "), "{}", mail.text);
+}
+
+#[test]
+fn a_rehearsal_with_an_expired_certificate_is_no_better_than_the_night() {
+    let night = Night::of(GnuPg::expired(), false);
+    let run = Run::of(night.appliance.command(&["backup", "run", "--dry-run"]).output().unwrap());
+    assert_eq!(run.code, Some(3), "{run:?}");
+    assert!(run.stdout.contains("nothing can be sealed for the certificate "), "{}", run.stdout);
+}
+
+#[test]
 fn a_full_disk_fails_the_night_and_leaves_what_was_there() {
     if !nix::unistd::Uid::effective().is_root() {
         eprintln!("not run: a small file system can be mounted by root only");

@@ -57,7 +57,7 @@ fn unreadable_names_of_every_kind_are_left_out_and_named_and_the_night_stays_goo
     assert_eq!(names(&restored), kept);
     assert_eq!(names(&restored.join("deep")), ["a[1]", "star *"]);
     let shown = ["-rf", "a[1]", "back\\*", "back\\slash", "closed [*]", "latin \\xe9", "listed only", "new\\nline", "star *"];
-    let expected = shown.map(|name| format!("unreadable on the server and left out: {}/{name}", link.display()));
+    let expected = shown.map(|name| format!("unreadable on the server and not pulled: {}/{name}", link.display()));
     assert_eq!(warnings(&appliance), expected);
 
     // Readable for a night: all is there. Then closed again: the mirror keeps it as it was, and deletes what has gone beside it.

@@ -279,7 +279,7 @@ impl TrailerLine {
         let Self { outcome, entries, bytes, archive, warnings: lines, more_warnings: more } = self;
         ensure!(matches!(outcome, Outcome::Complete | Outcome::Partial), "no snapshot is {outcome}");
         let archive = Sum { size: archive.size, sha256: sum(&archive.sha256)? };
-        Ok(Trailer { outcome, entries, bytes, archive, warnings: Warnings { lines, more } })
+        Ok(Trailer { outcome, entries, bytes, archive, warnings: Warnings::of(lines, more) })
     }
 }
 
