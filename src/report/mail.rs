@@ -2,9 +2,10 @@
 //!
 //! With `starttls` and `tls` nothing but greetings crosses the network before the server has proven who it is; a server that
 //! offers no STARTTLS gets neither login nor mail. The steps are taken one by one, since it matters where a server says
-//! no: at the content it means this mail, before that it means all of them. The envelope is that of today's configuration,
+//! no: from DATA on it means this mail, before that it means all of them. The envelope is that of today's configuration,
 //! so that a corrected address helps the mails that wait, too.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -23,13 +24,19 @@ use crate::config::{Report, Security};
 use crate::credentials;
 
 /// How long one answer of the server may take.
-const TIMEOUT: Duration = Duration::from_secs(30);
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// How long its word on a whole mail may take: RFC 5321 section 4.5.3.2.6. Who hangs up sooner on a slow scanner gets the
+/// mail delivered, and sends it again.
+const VERDICT: Duration = Duration::from_mins(10);
 
 /// Why a mail wasn't taken.
 #[derive(Debug)]
 pub enum Failure {
-    /// The server doesn't want this mail; it may want others.
+    /// This mail didn't get through now; others may.
     Mail(anyhow::Error),
+    /// The server doesn't want this mail, and says that it never will (5xx); it may want others.
+    Refused(anyhow::Error),
     /// The next mail would fare no better now.
     Server(anyhow::Error),
 }
@@ -43,16 +50,18 @@ struct Login {
 }
 
 /// Sends mails over one connection, which is made for the first of them, and anew after a failure.
-pub struct Mailer<'a> {
-    report: &'a Report,
-    hostname: &'a str,
+pub struct Mailer {
+    report: Report,
+    hostname: String,
     connection: Option<SmtpConnection>,
+    answer: Duration,
+    verdict: Duration,
 }
 
-impl<'a> Mailer<'a> {
+impl Mailer {
     /// One that introduces itself as `hostname`. Nothing is connected yet.
-    pub fn new(report: &'a Report, hostname: &'a str) -> Self {
-        Self { report, hostname, connection: None }
+    pub fn new(report: &Report, hostname: &str) -> Self {
+        Self { report: report.clone(), hostname: hostname.to_owned(), connection: None, answer: ANSWER, verdict: VERDICT }
     }
 
     /// Sends one mail. It is sent when the server has taken it for at least one recipient; refused ones are told.
@@ -74,15 +83,16 @@ impl<'a> Mailer<'a> {
     }
 
     fn connect(&self) -> Result<SmtpConnection> {
-        let report = self.report;
-        let login = report.credentials.as_deref().map(credentials::read::<Login>).transpose();
+        let report = &self.report;
+        let login = report.credentials.as_deref().map(login).transpose();
         let login = login.map_err(|error| anyhow!("{error:#}\nhint: it has two lines: user = \"…\" and password = \"…\""))?;
         let tls = if report.security == Security::None { None } else { Some(tls(report)?) };
-        let hello = ClientId::Domain(self.hostname.to_owned());
+        let hello = ClientId::Domain(self.hostname.clone());
         let failed = |error: Error| self.told(Stage::Connecting, &error);
         let from_the_first_byte = tls.as_ref().filter(|_| report.security == Security::Tls);
         let place = (report.server.as_str(), report.port);
-        let mut connection = SmtpConnection::connect(place, Some(TIMEOUT), &hello, from_the_first_byte, None).map_err(failed)?;
+        let mut connection =
+            SmtpConnection::connect(place, Some(self.answer), &hello, from_the_first_byte, None).map_err(failed)?;
         if let (Security::StartTls, Some(tls)) = (report.security, &tls) {
             if !connection.can_starttls() {
                 connection.abort();
@@ -105,11 +115,7 @@ impl<'a> Mailer<'a> {
 
     fn log_in(&self, connection: &mut SmtpConnection, login: &Login) -> Result<()> {
         let known = Credentials::new(login.user.clone(), login.password.clone());
-        let refused = |error: Error| {
-            // A server may repeat what it was given.
-            anyhow!(self.told(Stage::LoggingIn, &error).to_string().replace(&login.password, "…"))
-        };
-        connection.auth(DEFAULT_MECHANISMS, &known).map(drop).map_err(refused)
+        connection.auth(DEFAULT_MECHANISMS, &known).map(drop).map_err(|error| self.told(Stage::LoggingIn, &error))
     }
 
     /// Says whom the mail is from and for; gives what was said against some of those whom it's for, if not all are refused.
@@ -133,25 +139,39 @@ impl<'a> Mailer<'a> {
     }
 
     fn content(&self, connection: &mut SmtpConnection, mail: &[u8]) -> Result<(), Failure> {
-        match connection.command(Data).and_then(|_| connection.message(mail)) {
+        let result = connection.command(Data).and_then(|_| {
+            // A socket that takes no timeout is closed, and the writing says so.
+            let _ = connection.set_timeout(Some(self.verdict));
+            connection.message(mail)
+        });
+        let _ = connection.set_timeout(Some(self.answer));
+        match result {
             Ok(_) => Ok(()),
-            Err(error) if error.is_permanent() => Err(Failure::Mail(self.told(Stage::Content, &error))),
-            Err(error) => Err(Failure::Server(self.told(Stage::Content, &error))),
+            Err(error) if error.is_permanent() => Err(Failure::Refused(self.told(Stage::Content, &error))),
+            Err(error) => Err(Failure::Mail(self.told(Stage::Content, &error))),
         }
     }
 
     fn told(&self, stage: Stage<'_>, error: &Error) -> anyhow::Error {
-        told(self.report, stage, error)
+        told(&self.report, stage, error)
     }
 }
 
-impl Drop for Mailer<'_> {
+impl Drop for Mailer {
     fn drop(&mut self) {
         if let Some(connection) = &mut self.connection {
             // A goodbye: all that matters was answered before.
             let _ = connection.quit();
         }
     }
+}
+
+fn login(path: &Path) -> Result<Login> {
+    let login = credentials::read::<Login>(path)?;
+    if login.user.is_empty() || login.password.is_empty() {
+        bail!("reading the credentials {}: user or password is empty", path.display());
+    }
+    Ok(login)
 }
 
 /// Whom to trust, and which name the server has to prove.
@@ -166,4 +186,106 @@ fn tls(report: &Report) -> Result<TlsParameters> {
 
 fn address(text: &str) -> Result<Address, Failure> {
     text.parse().context("reading an address of [report]").map_err(Failure::Server)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::{Failure, Mailer};
+    use crate::report::fake::{HANG_UP, serve};
+
+    fn credentials(folder: &Path, lines: &str) -> std::path::PathBuf {
+        let file = folder.join("smtp");
+        fs::write(&file, lines).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        file
+    }
+
+    #[test]
+    fn from_data_on_a_failure_means_this_mail() {
+        for (at, reply, refused) in [
+            ("DATA", "451 4.3.0 later", false),
+            (".", "451 4.3.0 later", false),
+            (".", HANG_UP, false),
+            ("DATA", "554 5.7.1 never", true),
+            (".", "554 5.7.1 never", true),
+        ] {
+            let mut first = true;
+            let report = serve(move |line| {
+                let fails = line == at && std::mem::take(&mut first);
+                if fails { reply } else { "250 fine" }.to_owned()
+            });
+            let mut mailer = Mailer::new(&report, "pi");
+            match mailer.send(b"1\r\n") {
+                Err(Failure::Refused(_)) if refused => (),
+                Err(Failure::Mail(_)) if !refused => (),
+                other => panic!("{at} {reply}: {other:?}"),
+            }
+            assert_eq!(mailer.send(b"2\r\n").unwrap(), Vec::<String>::new(), "the next one is sent, after {at} {reply}");
+        }
+        let report = serve(|line| if line.starts_with("MAIL") { "451 later" } else { "250 fine" }.to_owned());
+        assert!(matches!(Mailer::new(&report, "pi").send(b"1\r\n"), Err(Failure::Server(_))));
+    }
+
+    #[test]
+    fn the_word_on_a_whole_mail_may_take_longer_than_others() {
+        let slow = |slow: &'static str| {
+            serve(move |line| {
+                if line.starts_with(slow) {
+                    thread::sleep(Duration::from_millis(1500));
+                }
+                "250 fine".to_owned()
+            })
+        };
+        let mut mailer = Mailer::new(&slow("."), "pi");
+        assert_eq!((mailer.answer, mailer.verdict), (Duration::from_secs(30), Duration::from_secs(600)));
+        mailer.answer = Duration::from_millis(400);
+        assert_eq!(mailer.send(b"1\r\n").unwrap(), Vec::<String>::new());
+        let mut mailer = Mailer::new(&slow("MAIL"), "pi");
+        mailer.answer = Duration::from_millis(400);
+        assert!(matches!(mailer.send(b"1\r\n"), Err(Failure::Server(error)) if error.to_string().contains("no answer in time")));
+    }
+
+    #[test]
+    fn of_an_answer_to_a_login_only_the_codes_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        for (enhanced, told) in [("5.7.8 ", "the server says 535 5.7.8\n"), ("", "the server says 535\n")] {
+            // An unkind server: it repeats the line, in which the password stands in base64.
+            let mut report = serve(move |line| match line.strip_prefix("AUTH PLAIN ") {
+                Some(login) => format!("535 {enhanced}no, not {login}"),
+                None => "250 fine".to_owned(),
+            });
+            report.credentials = Some(credentials(folder.path(), "user = \"pi\"\npassword = \"correct-horse\"\n"));
+            let Err(Failure::Server(error)) = Mailer::new(&report, "pi").send(b"1\r\n") else { panic!("sent") };
+            let start = format!("logging in to the mail server 127.0.0.1:{}: {told}hint: look at user", report.port);
+            assert!(error.to_string().starts_with(&start), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_answer_to_a_login_that_is_none_is_not_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut report = serve(|line| line.to_owned());
+        report.credentials = Some(credentials(folder.path(), "user = \"pi\"\npassword = \"correct-horse\"\n"));
+        let Err(Failure::Server(error)) = Mailer::new(&report, "pi").send(b"1\r\n") else { panic!("sent") };
+        assert!(error.to_string().contains(": its answer isn't SMTP\n"), "{error}");
+    }
+
+    #[test]
+    fn an_empty_login_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        for lines in ["user = \"\"\npassword = \"p\"\n", "user = \"u\"\npassword = \"\"\n"] {
+            let mut report = serve(|_| "250 fine".to_owned());
+            let file = credentials(folder.path(), lines);
+            report.credentials = Some(file.clone());
+            let Err(Failure::Server(error)) = Mailer::new(&report, "pi").send(b"1\r\n") else { panic!("sent") };
+            let told = format!("reading the credentials {}: user or password is empty\nhint: it has two lines", file.display());
+            assert!(error.to_string().starts_with(&told), "{error}");
+        }
+    }
 }

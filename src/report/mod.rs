@@ -2,20 +2,29 @@
 //!
 //! A letter goes through three hands. [`compose`] makes a mail of it that shows nothing in clear but who writes to whom, when
 //! and under which subject: text and log are sealed as PGP/MIME. [`queue`] keeps it on root, synced, before anything is
-//! sent, so that neither a dead server nor a power cut loses it. [`mail`] hands over what waits, oldest first, and only a
-//! mail that the server has accepted leaves the queue. So each mail arrives at least once, and a second arrival bears the
-//! same Message-ID.
+//! sent, so that neither a dead server nor a power cut loses it. [`mail`] hands over what waits, tonight's first, and only a
+//! mail that the server has accepted leaves the queue, or one that is beyond the [`limits`], which is told. So each mail
+//! arrives at least once, and a second arrival bears the same Message-ID.
+//!
+//! A server can spin out its answers without end, so that all sending is done in a thread that is given up when its time
+//! is over.
 //!
 //! None of this may fail a run: what goes wrong is told in the [`Delivery`], and the next run tries again.
 
 mod compose;
+#[cfg(test)]
+mod fake;
+mod limits;
 mod mail;
 mod queue;
 mod refusal;
 
 use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -23,6 +32,9 @@ use crate::config::{self, Config};
 use crate::log::printable;
 use mail::{Failure, Mailer};
 use queue::Queue;
+
+/// How long all sending of one run may take.
+const LONGEST: Duration = Duration::from_mins(30);
 
 /// What the owner is to be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +62,16 @@ impl Delivery {
     fn problem(&mut self, error: &anyhow::Error) {
         self.problems.push(format!("{error:#}"));
     }
+
+    /// Adds what came of another part. What many mails meet alike is told once.
+    fn add(&mut self, other: Self) {
+        self.sent += other.sent;
+        for problem in other.problems {
+            if !self.problems.contains(&problem) {
+                self.problems.push(problem);
+            }
+        }
+    }
 }
 
 /// Seals `letter`, queues it, and tries to send all that waits. Without a `[report]` nothing is done.
@@ -57,7 +79,7 @@ pub fn post(config: &Config, letter: &Letter, now: Timestamp) -> Delivery {
     let mut delivery = Delivery::default();
     let Some(report) = &config.report else { return delivery };
     let queue = Queue::below(&config.backup.state);
-    let mut mailer = Mailer::new(report, &config.appliance.hostname);
+    let mut unqueued = None;
     let name = format!("{}-{}", now.strftime("%Y%m%dT%H%M%SZ"), Uuid::new_v4().simple());
     match compose::compose(config, report, letter, &name, now) {
         Err(error) => delivery.problem(&error),
@@ -65,25 +87,77 @@ pub fn post(config: &Config, letter: &Letter, now: Timestamp) -> Delivery {
             delivery.problems.extend(composed.problems);
             if let Err(error) = queue.put(&name, &composed.mail) {
                 delivery.problem(&error);
-                at_once(&mut mailer, &composed.mail, &mut delivery);
+                unqueued = Some(composed.mail);
             }
         }
     }
-    if let Err(error) = queue.send_all(&mut |mail| mailer.send(mail), &mut delivery) {
-        delivery.problem(&error);
-    }
+    delivery.add(deliver(Mailer::new(report, &config.appliance.hostname), &queue, unqueued, LONGEST));
     delivery.waiting = queue.waiting().map_or(0, |names| names.len());
     delivery
 }
 
+/// Sends in a thread of its own, which is given up after `longest`. It holds the queue's lock, until the process ends if
+/// it must, so that nobody sends the same mail meanwhile.
+fn deliver(mailer: Mailer, queue: &Queue, unqueued: Option<Vec<u8>>, longest: Duration) -> Delivery {
+    let until = Instant::now() + longest;
+    let (tell, told) = mpsc::channel();
+    let sender = thread::spawn({
+        let queue = queue.clone();
+        move || send(mailer, &queue, unqueued.as_deref(), &tell)
+    });
+    let mut delivery = Delivery::default();
+    loop {
+        match told.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(part) => delivery.add(part),
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                delivery.problem(&given_up(longest));
+                // The thread won't come to it.
+                match queue.bound() {
+                    Ok(dropped) => delivery.problems.extend(dropped),
+                    Err(error) => delivery.problem(&error),
+                }
+                return delivery;
+            }
+        }
+    }
+    if sender.join().is_err() {
+        delivery.problem(&anyhow!("sending the mails: it ended in the middle; what is left stays in the queue"));
+    }
+    delivery
+}
+
+fn given_up(longest: Duration) -> anyhow::Error {
+    anyhow!(
+        "sending the mails: given up after {} minutes\n\
+         hint: the mail server is very slow; what it hasn't taken stays in the queue, and goes out with the next run",
+        longest.as_secs() / 60
+    )
+}
+
+/// Sends `unqueued`, and what waits in the queue.
+fn send(mut mailer: Mailer, queue: &Queue, unqueued: Option<&[u8]>, tell: &Sender<Delivery>) {
+    // Whoever has given up needs no word.
+    if let Some(mail) = unqueued {
+        let mut delivery = Delivery::default();
+        at_once(&mut mailer, mail, &mut delivery);
+        let _ = tell.send(delivery);
+    }
+    if let Err(error) = queue.send_all(&mut |mail| mailer.send(mail), tell) {
+        let mut delivery = Delivery::default();
+        delivery.problem(&error);
+        let _ = tell.send(delivery);
+    }
+}
+
 /// Sends a mail that couldn't be queued: when root is full, a word of it matters most.
-fn at_once(mailer: &mut Mailer<'_>, mail: &[u8], delivery: &mut Delivery) {
+fn at_once(mailer: &mut Mailer, mail: &[u8], delivery: &mut Delivery) {
     match mailer.send(mail) {
         Ok(problems) => {
             delivery.sent += 1;
             delivery.problems.extend(problems);
         }
-        Err(Failure::Mail(error) | Failure::Server(error)) => delivery.problem(&error),
+        Err(Failure::Mail(error) | Failure::Refused(error) | Failure::Server(error)) => delivery.problem(&error),
     }
 }
 
@@ -121,10 +195,40 @@ fn server(report: &config::Report) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::net::TcpListener;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
     use jiff::Timestamp;
 
-    use super::{Delivery, Letter, post, test};
+    use super::{Delivery, LONGEST, Letter, Mailer, Queue, deliver, fake, given_up, post, test};
     use crate::config::{EXAMPLE, parse};
+
+    #[test]
+    fn a_server_that_never_comes_to_an_end_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let report = fake::report(listener.local_addr().unwrap().port());
+        // A byte now and then: no single reading takes long.
+        thread::spawn(move || {
+            let (mut connection, _) = listener.accept().unwrap();
+            connection.write_all(b"220 ").unwrap();
+            while connection.write_all(b"a").is_ok() {
+                thread::sleep(Duration::from_millis(100));
+            }
+        });
+        let state = tempfile::tempdir().unwrap();
+        let queue = Queue::below(state.path());
+        queue.put("1", b"mail").unwrap();
+        let begun = Instant::now();
+        let delivery = deliver(Mailer::new(&report, "pi"), &queue, None, Duration::from_secs(1));
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        let told = "sending the mails: given up after 0 minutes\n\
+                    hint: the mail server is very slow; what it hasn't taken stays in the queue, and goes out with the next run";
+        assert_eq!(delivery, Delivery { sent: 0, waiting: 0, problems: vec![told.to_owned()] });
+        assert_eq!(queue.waiting().unwrap(), ["1.eml"]);
+        assert!(given_up(LONGEST).to_string().contains(" after 30 minutes\n"));
+    }
 
     #[test]
     fn without_a_report_section_nothing_is_done() {

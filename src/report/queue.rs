@@ -2,23 +2,28 @@
 //!
 //! A name begins with the time at which the mail was made, so that sorted names go from old to new. A mail is written whole
 //! and synced before anything is sent, and removed only after the server has accepted it. Two runs may end at once, so
-//! sending wants a lock; who doesn't get it leaves its mail to the holder or to the next run.
+//! sending wants a lock. Its holder looks for new mails until there are none; who doesn't get it waits a while, and then
+//! leaves its mail to the holder.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::sync::mpsc::Sender;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
+use super::limits::{MOST, MOST_BYTES, refused_once_more, stem, surplus};
 use super::{Delivery, Failure};
 use crate::durable;
 
-/// How many mails wait at most: two months of nights. The oldest beyond go unsent.
-const MOST: usize = 60;
+/// How long another process is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A `.part` this old is left from a power cut; a younger one may still be written by another run.
 const LEFTOVER: Duration = Duration::from_hours(1);
@@ -27,15 +32,16 @@ const LEFTOVER: Duration = Duration::from_hours(1);
 pub type Send<'a> = dyn FnMut(&[u8]) -> Result<Vec<String>, Failure> + 'a;
 
 /// The queue of one appliance.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Queue {
     folder: PathBuf,
+    patience: Duration,
 }
 
 impl Queue {
     /// The queue below the state folder, which is made by the first mail.
     pub fn below(state: &Path) -> Self {
-        Self { folder: state.join("queue") }
+        Self { folder: state.join("queue"), patience: PATIENCE }
     }
 
     /// Keeps a mail: when this returns, a power cut doesn't lose it.
@@ -50,8 +56,9 @@ impl Queue {
         self.names(".eml")
     }
 
-    /// Gives each mail to `send`, oldest first, until one fails for a reason that the next would meet too.
-    pub fn send_all(&self, send: &mut Send<'_>, delivery: &mut Delivery) -> Result<()> {
+    /// Gives each mail to `send`, the newest and then from the oldest on, those too that come meanwhile, until one fails for
+    /// a reason that the next would meet too. What came of each goes to `tell`; when nobody listens any more, it stops.
+    pub fn send_all(&self, send: &mut Send<'_>, tell: &Sender<Delivery>) -> Result<()> {
         if !self.folder.exists() {
             return Ok(());
         }
@@ -59,20 +66,64 @@ impl Queue {
             bail!("the mails are being sent by another process; what is left stays in the queue");
         };
         self.remove_leftovers()?;
-        for name in self.waiting()? {
-            match self.hand_over(&name, send) {
-                Ok(problems) => {
-                    delivery.sent += 1;
-                    delivery.problems.extend(problems);
-                }
-                Err(Failure::Mail(error)) => delivery.problem(&error),
-                Err(Failure::Server(error)) => {
-                    delivery.problem(&error);
-                    break;
-                }
+        let mut tried = BTreeSet::new();
+        while let Some(name) = self.next(&tried)? {
+            tried.insert(stem(&name).to_owned());
+            let mut delivery = Delivery::default();
+            let alive = self.attempt(&name, send, &mut delivery);
+            if tell.send(delivery).is_err() {
+                return Ok(());
+            }
+            if !alive {
+                break;
             }
         }
-        self.bound()
+        // Nobody who listens, nothing to tell.
+        let _ = tell.send(Delivery { problems: self.bound()?, ..Delivery::default() });
+        Ok(())
+    }
+
+    /// The next mail to send: tonight's tells most, and then those that wait have their turns.
+    fn next(&self, tried: &BTreeSet<String>) -> Result<Option<String>> {
+        let mut left = self.waiting()?.into_iter().filter(|name| !tried.contains(stem(name)));
+        Ok(if tried.is_empty() { left.next_back() } else { left.next() })
+    }
+
+    /// Tries one mail, tells what came of it in `delivery`, and gives whether the server may take another.
+    fn attempt(&self, name: &str, send: &mut Send<'_>, delivery: &mut Delivery) -> bool {
+        match self.hand_over(name, send) {
+            Ok(problems) => {
+                delivery.sent += 1;
+                delivery.problems.extend(problems);
+            }
+            Err(Failure::Mail(error)) => delivery.problem(&error),
+            Err(Failure::Refused(error)) => {
+                delivery.problem(&error);
+                match self.count_refusal(name) {
+                    Ok(dropped) => delivery.problems.extend(dropped),
+                    Err(error) => delivery.problem(&error),
+                }
+            }
+            Err(Failure::Server(error)) => {
+                delivery.problem(&error);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Counts in a mail's name that it was refused. After the last time the mail is dropped, and that is told.
+    fn count_refusal(&self, name: &str) -> Result<Option<String>> {
+        let path = self.folder.join(name);
+        let Some(next) = refused_once_more(name) else {
+            remove(&path)?;
+            return Ok(Some(format!(
+                "the mail {name} is dropped: the server refused it too often\n\
+                 hint: what it told is in the run's log on the appliance"
+            )));
+        };
+        fs::rename(&path, self.folder.join(&next)).with_context(|| format!("renaming {} to {next}", path.display()))?;
+        Ok(None)
     }
 
     /// Gives one mail to `send`, and removes it when it was taken.
@@ -87,11 +138,11 @@ impl Queue {
         Ok(problems)
     }
 
-    /// Asks once, without waiting, for the right to send.
+    /// Asks for the right to send, for as long as there is patience.
     fn lock(&self) -> Result<Option<Flock<File>>> {
         let path = self.folder.join("lock");
         let locking = || format!("locking {}", path.display());
-        let file = OpenOptions::new()
+        let mut file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
@@ -99,10 +150,15 @@ impl Queue {
             .custom_flags(OFlag::O_NOFOLLOW.bits())
             .open(&path)
             .with_context(locking)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Some(lock)),
-            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
-            Err((_, errno)) => Err(errno).with_context(locking),
+        let until = Instant::now() + self.patience;
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(Some(lock)),
+                Err((same, Errno::EWOULDBLOCK)) if Instant::now() < until => file = same,
+                Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
+                Err((_, errno)) => return Err(errno).with_context(locking),
+            }
+            thread::sleep(Duration::from_millis(100));
         }
     }
 
@@ -119,14 +175,18 @@ impl Queue {
         Ok(())
     }
 
-    /// Drops the oldest mails beyond the bound.
-    fn bound(&self) -> Result<()> {
+    /// Drops the oldest mails beyond the bounds, and gives a line for each.
+    pub fn bound(&self) -> Result<Vec<String>> {
         let names = self.waiting()?;
-        for name in &names[..names.len().saturating_sub(MOST)] {
-            tracing::warn!("more than {MOST} mails wait: the oldest, {name}, goes unsent");
+        // One that is gone has no size.
+        let size = |name: &String| fs::metadata(self.folder.join(name)).map_or(0, |metadata| metadata.len());
+        let sizes: Vec<u64> = names.iter().map(size).collect();
+        let mut dropped = Vec::new();
+        for name in &names[..surplus(&sizes)] {
             remove(&self.folder.join(name))?;
+            dropped.push(format!("more than {MOST} mails or {} MiB wait: the oldest, {name}, goes unsent", MOST_BYTES >> 20));
         }
-        Ok(())
+        Ok(dropped)
     }
 
     /// The sorted names that end in `end`; none without the folder.
@@ -154,6 +214,8 @@ fn remove(path: &Path) -> Result<()> {
 mod tests {
     use std::fs::{self, File};
     use std::os::unix::fs::PermissionsExt as _;
+    use std::sync::mpsc;
+    use std::thread;
     use std::time::{Duration, SystemTime};
 
     use anyhow::anyhow;
@@ -178,9 +240,11 @@ mod tests {
             met.push(mail);
             failure.map_or(Ok(Vec::new()), Err)
         };
-        if let Err(error) = queue.send_all(&mut send, &mut delivery) {
+        let (tell, told) = mpsc::channel();
+        if let Err(error) = queue.send_all(&mut send, &tell) {
             delivery.problem(&error);
         }
+        told.try_iter().for_each(|part| delivery.add(part));
         (met, delivery.sent, delivery.problems, queue.waiting().unwrap())
     }
 
@@ -189,38 +253,92 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_takes_goes_oldest_first_and_only_then_leaves() {
+    fn what_the_server_takes_leaves_and_only_then() {
         let (state, queue) = filled(&["2", "1", "3"]);
         let folder = state.path().join("queue");
         assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
         assert_eq!(fs::metadata(folder.join("1.eml")).unwrap().permissions().mode() & 0o777, 0o600);
         let mut left = Vec::new();
+        let (tell, _told) = mpsc::channel();
         let mut send = |_: &[u8]| {
             left.push(queue.waiting().unwrap().len());
             Ok(Vec::new())
         };
-        queue.send_all(&mut send, &mut Delivery::default()).unwrap();
+        queue.send_all(&mut send, &tell).unwrap();
         assert_eq!(left, [3, 2, 1], "a mail is there while it is sent");
         assert_eq!(queue.waiting().unwrap(), strings(&[]));
     }
 
     #[test]
-    fn a_refused_mail_stays_and_lets_the_others_pass() {
+    fn the_newest_goes_first_and_then_from_the_oldest_on() {
+        let (_state, queue) = filled(&["2", "4", "1", "3"]);
+        assert_eq!(attempt(&queue, |_| None), (strings(&["4", "1", "2", "3"]), 4, strings(&[]), strings(&[])));
+    }
+
+    #[test]
+    fn a_mail_that_fails_stays_and_lets_the_others_pass() {
         let (_state, queue) = filled(&["1", "2", "3"]);
-        let refused = attempt(&queue, |mail| (mail == "2").then(|| Failure::Mail(anyhow!("no"))));
-        assert_eq!(refused, (strings(&["1", "2", "3"]), 2, strings(&["no"]), strings(&["2.eml"])));
+        let failed = attempt(&queue, |mail| (mail != "2").then(|| Failure::Mail(anyhow!("later"))));
+        assert_eq!(failed, (strings(&["3", "1", "2"]), 1, strings(&["later"]), strings(&["1.eml", "3.eml"])));
+    }
+
+    #[test]
+    fn a_mail_refused_five_times_is_dropped_and_told() {
+        let (_state, queue) = filled(&["1", "2"]);
+        let never = |mail: &str| (mail == "1").then(|| Failure::Refused(anyhow!("never")));
+        assert_eq!(attempt(&queue, never), (strings(&["2", "1"]), 1, strings(&["never"]), strings(&["1.1.eml"])));
+        for left in ["1.2.eml", "1.3.eml", "1.4.eml"] {
+            assert_eq!(attempt(&queue, never), (strings(&["1"]), 0, strings(&["never"]), strings(&[left])));
+        }
+        let dropped = "the mail 1.4.eml is dropped: the server refused it too often\n\
+                       hint: what it told is in the run's log on the appliance";
+        assert_eq!(attempt(&queue, never), (strings(&["1"]), 0, strings(&["never", dropped]), strings(&[])));
+    }
+
+    #[test]
+    fn what_comes_while_it_sends_is_sent_too() {
+        let (_state, queue) = filled(&["1"]);
+        let sent = attempt(&queue, |mail| {
+            if mail == "1" {
+                queue.put("2", b"2").unwrap();
+            }
+            None
+        });
+        assert_eq!(sent, (strings(&["1", "2"]), 2, strings(&[]), strings(&[])));
+    }
+
+    #[test]
+    fn when_nobody_listens_it_stops() {
+        let (_state, queue) = filled(&["1", "2"]);
+        let (tell, _) = mpsc::channel();
+        queue.send_all(&mut |_| Ok(Vec::new()), &tell).unwrap();
+        assert_eq!(queue.waiting().unwrap(), strings(&["1.eml"]));
     }
 
     #[test]
     fn a_dead_server_is_asked_once() {
         let (_state, queue) = filled(&["1", "2", "3"]);
         let stopped = attempt(&queue, |mail| (mail == "2").then(|| Failure::Server(anyhow!("dead"))));
-        assert_eq!(stopped, (strings(&["1", "2"]), 1, strings(&["dead"]), strings(&["2.eml", "3.eml"])));
+        assert_eq!(stopped, (strings(&["3", "1", "2"]), 2, strings(&["dead"]), strings(&["2.eml"])));
+    }
+
+    #[test]
+    fn another_that_sends_is_waited_for() {
+        let (_state, queue) = filled(&["1"]);
+        let lock = queue.lock().unwrap().unwrap();
+        let other = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(500));
+            drop(lock);
+        });
+        assert_eq!(attempt(&queue, |_| None), (strings(&["1"]), 1, strings(&[]), strings(&[])));
+        other.join().unwrap();
     }
 
     #[test]
     fn while_another_sends_nothing_is_sent() {
-        let (_state, queue) = filled(&["1"]);
+        let (_state, mut queue) = filled(&["1"]);
+        assert_eq!(queue.patience, Duration::from_secs(30));
+        queue.patience = Duration::from_millis(200);
         let lock = queue.lock().unwrap().unwrap();
         let told = strings(&["the mails are being sent by another process; what is left stays in the queue"]);
         assert_eq!(attempt(&queue, |_| None), (strings(&[]), 0, told, strings(&["1.eml"])));
@@ -232,8 +350,21 @@ mod tests {
     fn sixty_wait_at_most_and_the_oldest_go() {
         let names: Vec<String> = (0..62).map(|number| format!("{number:02}")).collect();
         let (_state, queue) = filled(&names.iter().map(String::as_str).collect::<Vec<_>>());
-        let (met, _, _, left) = attempt(&queue, |_| Some(Failure::Server(anyhow!("dead"))));
-        assert_eq!((met, left.len(), left[0].as_str()), (strings(&["00"]), 60, "02.eml"));
+        let (met, _, problems, left) = attempt(&queue, |_| Some(Failure::Server(anyhow!("dead"))));
+        assert_eq!((met, left.len(), left[0].as_str()), (strings(&["61"]), 60, "02.eml"));
+        let told = ["00", "01"].map(|name| format!("more than 60 mails or 64 MiB wait: the oldest, {name}.eml, goes unsent"));
+        assert_eq!(problems, [&["dead".to_owned()][..], &told].concat());
+    }
+
+    #[test]
+    fn the_queue_has_a_bound_in_bytes_too() {
+        let (state, queue) = filled(&["1", "2", "3"]);
+        for (name, mebibytes) in [("1", 10), ("2", 60), ("3", 4)] {
+            let mail = File::options().write(true).open(state.path().join(format!("queue/{name}.eml"))).unwrap();
+            mail.set_len(mebibytes << 20).unwrap();
+        }
+        assert_eq!(queue.bound().unwrap(), ["more than 60 mails or 64 MiB wait: the oldest, 1.eml, goes unsent"]);
+        assert_eq!(queue.waiting().unwrap(), strings(&["2.eml", "3.eml"]));
     }
 
     #[test]

@@ -36,6 +36,12 @@ pub fn told(report: &Report, stage: Stage<'_>, error: &Error) -> anyhow::Error {
     };
     let code = error.status().map(|code| code.to_string());
     let cause = match (error.source(), &code) {
+        // Who was given a login may repeat it, in whatever form: of such an answer nothing but the codes is told.
+        (source, Some(code)) if stage == Stage::LoggingIn => {
+            let text = source.map(ToString::to_string).unwrap_or_default();
+            ["the server says", code].into_iter().chain(enhanced(&text)).collect::<Vec<_>>().join(" ")
+        }
+        _ if stage == Stage::LoggingIn && error.is_response() => "its answer isn't SMTP".to_owned(),
         (Some(source), _) if is_silence(source) => "no answer in time".to_owned(),
         (Some(source), None) => source.to_string(),
         (Some(source), Some(code)) => format!("the server says {code} {source}"),
@@ -43,6 +49,15 @@ pub fn told(report: &Report, stage: Stage<'_>, error: &Error) -> anyhow::Error {
     };
     let cause = printable(cause.as_bytes());
     anyhow::anyhow!("{doing}: {cause}\nhint: {}", hint(stage, code.as_deref(), &cause))
+}
+
+/// The enhanced code (RFC 3463 section 2) that an answer begins with.
+fn enhanced(text: &str) -> Option<&str> {
+    let word = text.split_whitespace().next()?;
+    let numbers: Vec<&str> = word.split('.').collect();
+    let are_numbers =
+        numbers.iter().all(|number| matches!(number.len(), 1..=3) && number.bytes().all(|byte| byte.is_ascii_digit()));
+    (numbers.len() == 3 && matches!(numbers[0], "2" | "4" | "5") && are_numbers).then_some(word)
 }
 
 fn is_silence(source: &(dyn std::error::Error + 'static)) -> bool {
@@ -86,7 +101,25 @@ fn certificate_hint(cause: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Stage, hint};
+    use super::{Stage, enhanced, hint};
+
+    #[test]
+    fn an_enhanced_code_is_three_numbers_and_first() {
+        for (text, expected) in [
+            ("5.7.8 no", Some("5.7.8")),
+            ("4.123.456", Some("4.123.456")),
+            ("5.7 no", None),
+            ("5.7.8.9 no", None),
+            ("5.7.1234 no", None),
+            ("3.7.8 no", None),
+            ("5.7.x no", None),
+            ("5..8 no", None),
+            ("no 5.7.8", None),
+            ("", None),
+        ] {
+            assert_eq!(enhanced(text), expected, "{text}");
+        }
+    }
 
     #[test]
     fn the_hint_follows_what_was_said_and_when() {
