@@ -35,6 +35,7 @@ const LARGEST: u64 = 8 << 20;
 struct Bounded {
     file: File,
     left: u64,
+    full: bool,
 }
 
 impl Bounded {
@@ -43,13 +44,13 @@ impl Bounded {
         const CUT: &[u8] =
             b"{\"level\":\"WARN\",\"fields\":{\"message\":\"the log is full; what comes after this is left out\"}}\n";
         match self.left.checked_sub(line.len() as u64) {
+            _ if self.full => Ok(()),
             Some(left) => {
                 self.left = left;
                 self.file.write_all(line)
             }
-            None if self.left == 0 => Ok(()),
             None => {
-                self.left = 0;
+                self.full = true;
                 self.file.write_all(CUT)
             }
         }
@@ -104,7 +105,7 @@ pub fn attach(path: &Path) -> Result<RunLog> {
         .mode(0o600)
         .open(path)
         .with_context(|| format!("creating the log {}", path.display()))?;
-    *RUN_LOG.lock().unwrap_or_else(PoisonError::into_inner) = Some(Bounded { file, left: LARGEST });
+    *RUN_LOG.lock().unwrap_or_else(PoisonError::into_inner) = Some(Bounded { file, left: LARGEST, full: false });
     Ok(RunLog(()))
 }
 
@@ -159,7 +160,7 @@ mod tests {
     fn a_log_ends_at_its_bound_and_says_so() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        let mut log = Bounded { file: std::fs::File::create(&path).unwrap(), left: 10 };
+        let mut log = Bounded { file: std::fs::File::create(&path).unwrap(), left: 10, full: false };
         for line in [&b"12345\n"[..], b"123\n", b"1\n", b"1\n"] {
             log.write(line).unwrap();
         }
