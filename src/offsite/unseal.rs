@@ -50,8 +50,8 @@ impl Keys {
     /// Opens the sealed `message`, of `size` bytes, into `out`. What was written counts only when this returns without
     /// error: whether the message was changed on its way shows at its end.
     ///
-    /// No more comes out than went in. Only a message that is compressed inside could be larger, and ours never are; but
-    /// whoever can write to the bucket can put one there that fills any disk.
+    /// No more comes out than went in: only a message that is compressed inside could be larger, and ours never are. Whoever
+    /// can write to the bucket can put one there, which shall not fill the disk, whatever the library can unpack.
     ///
     /// # Errors
     /// It isn't sealed, not for these keys, it was changed, it is larger opened than sealed, or reading or writing failed.
