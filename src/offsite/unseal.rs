@@ -227,12 +227,12 @@ mod tests {
         let mut writer = LiteralWriter::new(Message::new(&mut literal)).build().unwrap();
         writer.write_all(&vec![0; 16 << 20]).unwrap();
         writer.finalize().unwrap();
-        let mut deflater = DeflateEncoder::new(Vec::new(), Compression::default());
-        deflater.write_all(&literal).unwrap();
-        let deflated = deflater.finish().unwrap();
+        let mut zip = DeflateEncoder::new(Vec::new(), Compression::default());
+        zip.write_all(&literal).unwrap();
+        let packed = zip.finish().unwrap();
         // A packet of compressed data, its length in four bytes, and ZIP as its algorithm.
-        let length = u32::try_from(deflated.len() + 1).unwrap().to_be_bytes();
-        inner.write_all(&[&[0xc8, 0xff], &length[..], &[1], &deflated].concat()).unwrap();
+        let length = u32::try_from(packed.len() + 1).unwrap().to_be_bytes();
+        inner.write_all(&[&[0xc8, 0xff], &length[..], &[1], &packed].concat()).unwrap();
         inner.finalize().unwrap();
         let mut out = Vec::new();
         let size = message.len() as u64;
