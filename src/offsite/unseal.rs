@@ -50,8 +50,8 @@ impl Keys {
     /// Opens the sealed `message`, of `size` bytes, into `out`. What was written counts only when this returns without
     /// error: whether the message was changed on its way shows at its end.
     ///
-    /// No more comes out than went in. Only a message that is compressed inside could be larger, and ours never are; but
-    /// whoever can write to the bucket can put one there that fills any disk.
+    /// No more comes out than went in: only a message that is compressed inside could be larger, and ours never are. Whoever
+    /// can write to the bucket can put one there, which shall not fill the disk, whatever the library can unpack.
     ///
     /// # Errors
     /// It isn't sealed, not for these keys, it was changed, it is larger opened than sealed, or reading or writing failed.
@@ -227,12 +227,12 @@ mod tests {
         let mut writer = LiteralWriter::new(Message::new(&mut literal)).build().unwrap();
         writer.write_all(&vec![0; 16 << 20]).unwrap();
         writer.finalize().unwrap();
-        let mut deflater = DeflateEncoder::new(Vec::new(), Compression::default());
-        deflater.write_all(&literal).unwrap();
-        let squeezed = deflater.finish().unwrap();
+        let mut zip = DeflateEncoder::new(Vec::new(), Compression::default());
+        zip.write_all(&literal).unwrap();
+        let packed = zip.finish().unwrap();
         // A packet of compressed data, its length in four bytes, and ZIP as its algorithm.
-        let length = u32::try_from(squeezed.len() + 1).unwrap().to_be_bytes();
-        inner.write_all(&[&[0xc8, 0xff], &length[..], &[1], &squeezed].concat()).unwrap();
+        let length = u32::try_from(packed.len() + 1).unwrap().to_be_bytes();
+        inner.write_all(&[&[0xc8, 0xff], &length[..], &[1], &packed].concat()).unwrap();
         inner.finalize().unwrap();
         let mut out = Vec::new();
         let size = message.len() as u64;

@@ -312,7 +312,7 @@ fn a_part_that_fails_once_is_sent_again_and_one_that_never_arrives_ends_the_push
     let error = scene.push(&scene.config(way.port), &archive, Outcome::Complete).unwrap_err();
     assert!(error.contains("uploading part 2 of ") && error.contains("the store answers HTTP 503\nhint: "), "{error}");
     assert_eq!(tries.load(Ordering::SeqCst), 4);
-    assert_eq!((store.uploads(), store.keys(), scene.clock()), (vec![], vec![], Value::Null));
+    assert_eq!((store.uploads(), store.keys(), scene.clock()), (vec![], vec![key(MONDAY, "index.jsonl.pgp")], Value::Null));
 
     let way = Way::to(store.port, failing(2));
     scene.push(&scene.config(way.port), &archive, Outcome::Complete).unwrap();
@@ -334,7 +334,7 @@ fn a_stop_breaks_a_push_off_and_throws_the_parts_away() {
     });
     let error = scene.push_until(&scene.config(way.port), &archive, Outcome::Complete, &stop).unwrap_err();
     assert!(error.contains("interrupted by a signal"), "{error}");
-    assert_eq!((store.uploads(), store.keys(), scene.clock()), (vec![], vec![], Value::Null));
+    assert_eq!((store.uploads(), store.keys(), scene.clock()), (vec![], vec![key(MONDAY, "index.jsonl.pgp")], Value::Null));
 }
 
 #[test]
@@ -431,6 +431,21 @@ fn a_changed_copy_is_refused_and_leaves_nothing() {
     store.put(&good[2].0, commit.to_string());
     let run = scene.fetch("web/latest", "out", Some(&scene.owner.private_key()), "");
     assert!(run.code == Some(1) && run.stderr.contains("the archive isn't the one that the index speaks of"), "{run:?}");
+    assert_eq!(names(&scene.path("out")), Vec::<String>::new());
+    for (key, content) in &good {
+        store.put(key, content);
+    }
+    // Nor is an index of one line without end taken for one.
+    let mut index = Vec::new();
+    recipients.seal(&mut &[&vec![b' '; 17 << 20][..], b"\n"].concat()[..], &mut index, false).unwrap();
+    let mut commit: Value = serde_json::from_slice(&good[2].1).unwrap();
+    commit["index"]["size"] = index.len().into();
+    commit["index"]["sha256"] = sha256(&scene, &index).into();
+    store.put(&good[1].0, &index);
+    store.put(&good[2].0, commit.to_string());
+    let run = scene.fetch("web/latest", "out", Some(&scene.owner.private_key()), "");
+    let told = format!("{MONDAY}.index.jsonl: the last line: it is longer than 4194304 bytes");
+    assert!(run.code == Some(1) && run.stderr.contains(&told), "{run:?}");
     assert_eq!(names(&scene.path("out")), Vec::<String>::new());
     for (key, content) in &good {
         store.put(key, content);
