@@ -243,7 +243,7 @@ mod tests {
             })
         };
         let mut mailer = Mailer::new(&slow("."), "pi");
-        assert_eq!((mailer.answer, mailer.verdict), (Duration::from_secs(30), Duration::from_secs(600)));
+        assert_eq!((mailer.answer, mailer.verdict), (Duration::from_secs(30), Duration::from_mins(10)));
         mailer.answer = Duration::from_millis(400);
         assert_eq!(mailer.send(b"1\r\n").unwrap(), Vec::<String>::new());
         let mut mailer = Mailer::new(&slow("MAIL"), "pi");
@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn an_answer_to_a_login_that_is_none_is_not_told() {
         let folder = tempfile::tempdir().unwrap();
-        let mut report = serve(|line| line.to_owned());
+        let mut report = serve(str::to_owned);
         report.credentials = Some(credentials(folder.path(), "user = \"pi\"\npassword = \"correct-horse\"\n"));
         let Err(Failure::Server(error)) = Mailer::new(&report, "pi").send(b"1\r\n") else { panic!("sent") };
         assert!(error.to_string().contains(": its answer isn't SMTP\n"), "{error}");

@@ -244,7 +244,9 @@ mod tests {
         if let Err(error) = queue.send_all(&mut send, &tell) {
             delivery.problem(&error);
         }
-        told.try_iter().for_each(|part| delivery.add(part));
+        for part in told.try_iter() {
+            delivery.add(part);
+        }
         (met, delivery.sent, delivery.problems, queue.waiting().unwrap())
     }
 
