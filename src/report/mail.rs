@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn an_answer_to_a_login_that_is_none_is_not_told() {
         let folder = tempfile::tempdir().unwrap();
-        let mut report = serve(ToOwned::to_owned);
+        let mut report = serve(str::to_owned);
         report.credentials = Some(credentials(folder.path(), "user = \"pi\"\npassword = \"correct-horse\"\n"));
         let Err(Failure::Server(error)) = Mailer::new(&report, "pi").send(b"1\r\n") else { panic!("sent") };
         assert!(error.to_string().contains(": its answer isn't SMTP\n"), "{error}");

@@ -9,10 +9,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
-use nix::sys::statvfs::statvfs;
 
 use crate::config::Config;
 use crate::disk;
+use crate::space::{self, Space};
 
 /// The least free space that a run begins with, however small the disk.
 const LEAST_FREE: u64 = 64 << 20;
@@ -35,7 +35,7 @@ pub fn check(config: &Config, now: Timestamp, clean: impl FnOnce() -> Result<()>
     }
     usable(config)?;
     clean()?;
-    space(folder)
+    room(folder)
 }
 
 /// The same, for a rehearsal: nothing is made or removed. A plain folder that a run would make needn't be there.
@@ -46,7 +46,7 @@ pub fn look(config: &Config, now: Timestamp) -> Result<()> {
         return Ok(());
     }
     usable(config)?;
-    space(folder)
+    room(folder)
 }
 
 fn usable(config: &Config) -> Result<()> {
@@ -65,10 +65,9 @@ fn clock(now: Timestamp) -> Result<()> {
     Ok(())
 }
 
-fn space(folder: &Path) -> Result<()> {
-    let disk = statvfs(folder).with_context(|| format!("asking for the free space of {}", folder.display()))?;
-    let free = disk.blocks_available() * disk.fragment_size();
-    let needed = needed(disk.blocks() * disk.fragment_size());
+fn room(folder: &Path) -> Result<()> {
+    let Space { free, total } = space::of(folder)?;
+    let needed = needed(total);
     if free < needed {
         bail!(
             "the backup folder {} has {} MiB free and a run needs {} MiB\nhint: remove old snapshots below {}",
