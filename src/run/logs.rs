@@ -1,7 +1,7 @@
 //! The logs of runs: one file each, in the state folder and beside the snapshots, the newest of them kept.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
@@ -21,16 +21,13 @@ pub fn begin(logs: &Path) -> Result<(String, Timestamp, RunLog)> {
     loop {
         let started = Timestamp::now();
         let name = started.strftime("%Y%m%dT%H%M%SZ").to_string();
-        match log::attach(&logs.join(format!("{name}{END}"))) {
+        let path = logs.join(format!("{name}{END}"));
+        match log::attach(&path) {
             Ok(log) => return Ok((name, started, log)),
-            Err(error) if is_taken(&error) => sleep(Duration::from_millis(200)),
+            Err(_) if path.symlink_metadata().is_ok() => sleep(Duration::from_millis(200)),
             Err(error) => return Err(error),
         }
     }
-}
-
-fn is_taken(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::AlreadyExists)
 }
 
 /// Copies the log of `run` from `logs` to the folder `copies`, beside the snapshots that it speaks of.

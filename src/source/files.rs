@@ -89,7 +89,7 @@ fn not_pulled(path: &Path, mirror: &Path, why: &str) -> String {
     let there = super::mirror::relative(path).is_ok_and(|place| mirror.join(place).symlink_metadata().is_ok());
     let instead = if there { "the snapshot has it as it was last pulled" } else { "the snapshot has nothing of it" };
     let shown = printable(path.as_os_str().as_bytes());
-    format!("{shown} was not pulled, {instead}: {why}; is the path right, and may the user read it?")
+    format!("{shown} was not pulled, {instead}: {why}")
 }
 
 /// What the end of an rsync makes of its path.

@@ -97,7 +97,7 @@ fn a_path_that_is_unreadable_itself_was_not_pulled() {
     appliance.source("web", peer.port, &peer.user.name, &peer.host_key(), &[&peer.data().join("open"), &folder, &file]);
     let run = appliance.run();
     assert_eq!(run.code, Some(3), "{run:?}");
-    let why = "was not pulled, and is in the snapshot as it was last pulled, if ever: it is unreadable on the server";
+    let why = "was not pulled, the snapshot has nothing of it: it is unreadable on the server";
     assert_eq!(warnings(&appliance), [&folder, &file].map(|path| format!("{} {why}", path.display())));
     assert_eq!(names(&appliance.unpack(&appliance.archives("web")[0], &peer.data()).1), ["open"]);
     forbid(&folder, 0o700);
