@@ -152,8 +152,8 @@ def vaultberry_night(work, tree, user, ssh_port, store, certificate):
         f'[[source]]\nname = "bench"\nhost = "127.0.0.1"\nport = {ssh_port}\nuser = "{user}"\n'
         f'identity = "{work}/client_key"\nhost_keys = ["{host_key}"]\npaths = ["{tree}"]\n'
     )
-    night = measured([VAULTBERRY, "backup", "run", "--config", config])
-    again = measured([VAULTBERRY, "backup", "run", "--config", config])
+    night = measured([VAULTBERRY, "backup", "run", "--config", config], stdout=subprocess.DEVNULL)
+    again = measured([VAULTBERRY, "backup", "run", "--config", config], stdout=subprocess.DEVNULL)
     (archive,) = sorted((side / "backup/snapshots/bench").glob("*.tar.gz"))[:1]
     return night, again, archive.stat().st_size
 
