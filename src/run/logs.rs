@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use crate::durable::{self, Durable};
 use crate::log::{self, RunLog};
+use crate::snapshot::list::{name_of, time_of};
 
 /// What a log's name ends with.
 pub const END: &str = ".log";
@@ -20,7 +21,7 @@ pub const END: &str = ".log";
 pub fn begin(logs: &Path) -> Result<(String, Timestamp, RunLog)> {
     loop {
         let started = Timestamp::now();
-        let name = started.strftime("%Y%m%dT%H%M%SZ").to_string();
+        let name = name_of(started);
         let path = logs.join(format!("{name}{END}"));
         match log::attach(&path) {
             Ok(log) => return Ok((name, started, log)),
@@ -60,17 +61,10 @@ pub fn rotate(folder: &Path, keep: u16, run: &str) -> Result<()> {
 /// Which of these names are of logs older than the newest `keep` up to `run`: the names of runs sort by time. Later ones are
 /// from a clock that was wrong, and count as the oldest.
 fn surplus(mut names: Vec<String>, keep: usize, run: &str) -> Vec<String> {
-    names.retain(|name| name.strip_suffix(END).is_some_and(is_run));
+    names.retain(|name| name.strip_suffix(END).is_some_and(|name| time_of(name).is_some()));
     names.sort_by_key(|name| (name.trim_end_matches(END) <= run, name.clone()));
     names.truncate(names.len().saturating_sub(keep));
     names
-}
-
-/// Whether a name is that of a run, as `20261123T023000Z`.
-fn is_run(name: &str) -> bool {
-    let form = b"00000000T000000Z";
-    let fits = |(byte, form): (u8, &u8)| if *form == b'0' { byte.is_ascii_digit() } else { byte == *form };
-    name.len() == form.len() && name.bytes().zip(form).all(fits)
 }
 
 #[cfg(test)]

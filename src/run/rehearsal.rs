@@ -17,6 +17,7 @@ use crate::openpgp::Recipients;
 use crate::outcome::Outcome;
 use crate::run::report::line;
 use crate::run::{guard, pushes};
+use crate::snapshot::list::name_of;
 use crate::source;
 use crate::stop::Stop;
 use crate::warnings::Warnings;
@@ -59,7 +60,7 @@ pub fn rehearse(config: &Config, stop: &Stop) -> RunRehearsal {
         let error = Some(format!("{error:#}"));
         return RunRehearsal { outcome: Outcome::Failed, error, sources: Vec::new(), lines: Vec::new() };
     }
-    let run = now.strftime("%Y%m%dT%H%M%SZ").to_string();
+    let run = name_of(now);
     let mut sources = Vec::new();
     let mut stopped = None;
     for source in &config.sources {
