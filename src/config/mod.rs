@@ -20,6 +20,8 @@ mod plan;
 mod public_key;
 mod read;
 mod report;
+#[cfg(test)]
+pub mod sample;
 mod schema;
 mod section;
 mod source;

@@ -14,6 +14,7 @@ use crate::progress::Progress;
 use crate::run::report::SourceReport;
 use crate::snapshot::{self, Request, Snapshot};
 use crate::source;
+use crate::source::owners::Owners;
 use crate::stop::Stop;
 use crate::warnings::Warnings;
 
@@ -77,17 +78,17 @@ fn pull_and_keep(backup: &Path, source: &Source, run: &str, stop: &Stop, progres
     let mirror = backup.join("current").join(&source.name);
     let folder = backup.join("snapshots").join(&source.name);
     let pulled = source::pull(source, &mirror, stop, progress)?;
-    let mut roots = source::roots(source)?;
+    let mut roots = source::roots(source, &mirror)?;
     if pulled.outcome == Outcome::Partial {
         // A path that never was pulled is among the warnings already.
-        roots.retain(|root| mirror.join(root).symlink_metadata().is_ok());
+        roots.retain(|root| root.base.join(&root.path).symlink_metadata().is_ok());
     }
     let request = Request {
         source: &source.name,
         name: run,
         folder: &folder,
-        mirror: &mirror,
         roots: &roots,
+        owners: &Owners::default(),
         outcome: pulled.outcome,
         warnings: pulled.warnings,
     };

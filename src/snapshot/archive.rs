@@ -24,6 +24,7 @@ use tar::{Builder, EntryType, Header};
 use crate::digest::{Sum, Summing};
 use crate::log::printable;
 use crate::snapshot::entry::{self, Entry, Kind};
+use crate::source::Root;
 use crate::stop::Stop;
 use crate::warnings::Warnings;
 
@@ -53,32 +54,19 @@ pub struct Archived<'a> {
     pub damaged: bool,
 }
 
-/// Writes the archive of `roots`, relative to `mirror`, to `out`, and tells `each` of every entry.
+/// Writes the archive of `roots` to `out`, and tells `each` of every entry.
 pub fn write<W: Write>(
     out: W,
-    mirror: &Path,
-    roots: &[PathBuf],
+    roots: &[Root],
     stop: &Stop,
     each: &mut dyn FnMut(&Archived<'_>) -> Result<()>,
 ) -> Result<Written> {
-    let root = File::open(mirror).with_context(|| format!("opening the mirror {}", mirror.display()))?;
     let gzip = GzBuilder::new().mtime(0).write(Summing::new(out), Compression::default());
-    let mut writer = Writer {
-        tar: Builder::new(gzip),
-        root: OwnedFd::from(root),
-        stop,
-        each,
-        entries: 0,
-        bytes: 0,
-        damaged: false,
-        warnings: Warnings::default(),
-    };
-    // A stack of what is still to come, the next on top: as deep as the mirror is, it takes no call stack and no descriptors.
-    let mut waiting: Vec<PathBuf> = roots.iter().rev().cloned().collect();
-    while let Some(path) = waiting.pop() {
-        stop.check()?;
-        let inside = writer.add(&path)?;
-        waiting.extend(inside.into_iter().rev());
+    let mut writer =
+        Writer { tar: Builder::new(gzip), stop, each, entries: 0, bytes: 0, damaged: false, warnings: Warnings::default() };
+    for root in roots {
+        let base = File::open(&root.base).with_context(|| format!("opening the mirror {}", root.base.display()))?;
+        writer.tree(&OwnedFd::from(base), &root.path)?;
     }
     let Writer { tar, entries, bytes, damaged, warnings, .. } = writer;
     let out = tar.into_inner().and_then(GzEncoder::finish).and_then(Summing::finish).context("finishing the archive")?;
@@ -87,7 +75,6 @@ pub fn write<W: Write>(
 
 struct Writer<'a, W: Write> {
     tar: Builder<GzEncoder<Summing<W>>>,
-    root: OwnedFd,
     stop: &'a Stop,
     each: &'a mut dyn FnMut(&Archived<'_>) -> Result<()>,
     entries: u64,
@@ -97,9 +84,21 @@ struct Writer<'a, W: Write> {
 }
 
 impl<W: Write> Writer<'_, W> {
+    /// Adds `path` below `base` and everything in it.
+    fn tree(&mut self, base: &OwnedFd, path: &Path) -> Result<()> {
+        // A stack of what is still to come, the next on top: as deep as the mirror is, it takes no call stack and no descriptors.
+        let mut waiting = vec![path.to_owned()];
+        while let Some(path) = waiting.pop() {
+            self.stop.check()?;
+            let inside = self.add(base, &path)?;
+            waiting.extend(inside.into_iter().rev());
+        }
+        Ok(())
+    }
+
     /// Adds `path`, and gives what is inside it.
-    fn add(&mut self, path: &Path) -> Result<Vec<PathBuf>> {
-        let entry = match entry::look(&self.root, path) {
+    fn add(&mut self, base: &OwnedFd, path: &Path) -> Result<Vec<PathBuf>> {
+        let entry = match entry::look(base, path) {
             Ok(entry) => entry,
             Err(errno) => {
                 self.missing(path, errno);
@@ -107,8 +106,8 @@ impl<W: Write> Writer<'_, W> {
             }
         };
         match &entry.kind {
-            Kind::File => self.file(&entry)?,
-            Kind::Folder => return self.folder(&entry),
+            Kind::File => self.file(base, &entry)?,
+            Kind::Folder => return self.folder(base, &entry),
             Kind::Symlink(target) => {
                 let header = self.header(&entry, EntryType::Symlink, Some(target))?;
                 self.tar.append(&header, io::empty()).with_context(|| adding(path))?;
@@ -119,8 +118,8 @@ impl<W: Write> Writer<'_, W> {
         Ok(Vec::new())
     }
 
-    fn folder(&mut self, entry: &Entry) -> Result<Vec<PathBuf>> {
-        let names = match entry::names(&self.root, &entry.path) {
+    fn folder(&mut self, base: &OwnedFd, entry: &Entry) -> Result<Vec<PathBuf>> {
+        let names = match entry::names(base, &entry.path) {
             Ok(names) => names,
             Err(errno) => {
                 self.missing(&entry.path, errno);
@@ -133,8 +132,8 @@ impl<W: Write> Writer<'_, W> {
         Ok(names.into_iter().map(|name| entry.path.join(name)).collect())
     }
 
-    fn file(&mut self, entry: &Entry) -> Result<()> {
-        let file = match entry::open(&self.root, &entry.path) {
+    fn file(&mut self, base: &OwnedFd, entry: &Entry) -> Result<()> {
+        let file = match entry::open(base, &entry.path) {
             Ok(file) => file,
             Err(errno) => {
                 self.missing(&entry.path, errno);

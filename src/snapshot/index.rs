@@ -23,7 +23,7 @@ pub mod read;
 
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -32,6 +32,7 @@ use crate::digest::hex;
 use crate::outcome::Outcome;
 use crate::snapshot::archive::Archived;
 use crate::snapshot::entry::Kind;
+use crate::source::Root;
 use crate::warnings::Warnings;
 
 /// The version of the format above.
@@ -49,8 +50,8 @@ pub struct Header<'a> {
 
 impl<'a> Header<'a> {
     /// The header of the snapshot `snapshot` of `source`.
-    pub fn new(source: &'a str, snapshot: &'a str, roots: &[PathBuf]) -> Self {
-        let roots = roots.iter().map(|root| root.to_string_lossy().into_owned()).collect();
+    pub fn new(source: &'a str, snapshot: &'a str, roots: &[Root]) -> Self {
+        let roots = roots.iter().map(|root| root.path.to_string_lossy().into_owned()).collect();
         Self { version: VERSION, source, snapshot, roots }
     }
 }
@@ -190,11 +191,13 @@ mod tests {
     use crate::outcome::Outcome;
     use crate::snapshot::archive::Archived;
     use crate::snapshot::entry::{Entry, Kind};
+    use crate::source::Root;
     use crate::warnings::Warnings;
 
     #[test]
     fn the_lines_are_those_of_the_format() {
-        let mut index = Index::begin(Vec::new(), &Header::new("web", "20261123T023000Z", &[PathBuf::from("srv")])).unwrap();
+        let roots = [Root { base: PathBuf::from("/m"), path: PathBuf::from("srv") }];
+        let mut index = Index::begin(Vec::new(), &Header::new("web", "20261123T023000Z", &roots)).unwrap();
         let entry = |path: &[u8], kind, size| Entry {
             path: PathBuf::from(OsString::from_vec(path.to_vec())),
             kind,

@@ -34,6 +34,8 @@ use crate::outcome::Outcome;
 use crate::progress::Progress;
 use crate::snapshot::archive::Archived;
 use crate::snapshot::index::{Header, Index, Trailer};
+use crate::source::Root;
+use crate::source::owners::Owners;
 use crate::stop::Stop;
 use crate::warnings::Warnings;
 
@@ -54,10 +56,10 @@ pub struct Request<'a> {
     pub name: &'a str,
     /// The folder `snapshots/<source>`; made when it isn't there.
     pub folder: &'a Path,
-    /// The source's mirror.
-    pub mirror: &'a Path,
-    /// What of the mirror goes in, relative to it. What an earlier configuration left there stays out.
-    pub roots: &'a [PathBuf],
+    /// What of the mirror goes in. What an earlier configuration left there stays out.
+    pub roots: &'a [Root],
+    /// The names of the server's users and groups, as far as they are known.
+    pub owners: &'a Owners,
     /// How the pull ended; the snapshot is no better than that.
     pub outcome: Outcome,
     /// What the pull warned of.
@@ -86,7 +88,7 @@ pub struct Snapshot {
 /// # Errors
 /// A snapshot of that name is there already (it is left alone), writing failed, or a stop was asked for.
 pub fn create(request: Request<'_>, stop: &Stop, progress: &Progress) -> Result<Snapshot> {
-    let Request { source, name, folder, mirror, roots, outcome, mut warnings } = request;
+    let Request { source, name, folder, roots, owners: _, outcome, mut warnings } = request;
     durable::private_folder(folder)?;
     let archive_path = folder.join(format!("{name}{ARCHIVE_END}"));
     let index_path = folder.join(format!("{name}{INDEX_END}"));
@@ -105,7 +107,7 @@ pub fn create(request: Request<'_>, stop: &Stop, progress: &Progress) -> Result<
         progress.say("archiving", done, None);
         index.entry(archived)
     };
-    let written = archive::write(BufWriter::new(archive_file.file()), mirror, roots, stop, &mut each)
+    let written = archive::write(BufWriter::new(archive_file.file()), roots, stop, &mut each)
         .with_context(|| format!("writing the snapshot {}", archive_path.display()))?;
     let outcome = if written.damaged { outcome.max(Outcome::Partial) } else { outcome };
     warnings.append(written.warnings);
@@ -159,6 +161,8 @@ mod tests {
     use super::{Request, clean, create};
     use crate::outcome::Outcome;
     use crate::progress::Progress;
+    use crate::source::Root;
+    use crate::source::owners::Owners;
     use crate::stop::Stop;
     use crate::warnings::Warnings;
 
@@ -183,13 +187,14 @@ mod tests {
         let mirror = folder.path().join("mirror");
         fs::create_dir_all(mirror.join("srv")).unwrap();
         let snapshots = folder.path().join("snapshots");
-        let roots = [PathBuf::from("srv")];
+        let roots = [Root { base: mirror.clone(), path: PathBuf::from("srv") }];
+        let owners = Owners::default();
         let request = || Request {
             source: "web",
             name: "20261123T023000Z",
             folder: &snapshots,
-            mirror: &mirror,
             roots: &roots,
+            owners: &owners,
             outcome: Outcome::Complete,
             warnings: Warnings::default(),
         };

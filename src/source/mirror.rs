@@ -16,6 +16,18 @@ use crate::durable;
 /// Where the dumps of databases stand in a mirror. The configuration lets no path of the server be there.
 pub const DUMPS: &str = "dumps";
 
+/// Where a server's files stand in its mirror.
+pub const FILES: &str = "files";
+
+/// A part of a mirror that goes into a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root {
+    /// The folder that stands for the server's `/`.
+    pub base: PathBuf,
+    /// The part, relative to it: its name in the archive.
+    pub path: PathBuf,
+}
+
 /// The place of the absolute `path` inside a mirror or an archive: the same without the leading slash.
 pub fn relative(path: &Path) -> Result<PathBuf> {
     let mut relative = PathBuf::new();

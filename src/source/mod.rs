@@ -1,8 +1,8 @@
 //! One server to pull from: its key, its connection, and the mirror of its databases and files.
 //!
 //! The appliance logs in as an unprivileged user over one master connection and fetches; nothing on the server ever
-//! connects back. What comes is kept in the source's mirror, `current/<source>/`: one folder for each configured path, at
-//! the path's own place (`current/web/srv/www`), and the dumps of databases in `dumps`. Databases come first: a file that
+//! connects back. What comes is kept in the source's mirror, `current/<source>/`: each configured path at its own place
+//! below `files` (`current/web/files/srv/www`), and the dumps of databases in `dumps`. Databases come first: a file that
 //! belongs to a row is then there, while a row may lack its file. The mirror's content is the server's choice, so nothing
 //! here or later follows a symbolic link inside it.
 
@@ -11,6 +11,7 @@ pub mod ends;
 pub mod files;
 pub mod key;
 pub mod mirror;
+pub mod owners;
 pub mod postgresql;
 pub mod proof;
 pub mod rehearsal;
@@ -30,6 +31,7 @@ use crate::progress::Progress;
 use crate::stop::Stop;
 use crate::warnings::Warnings;
 
+pub use mirror::Root;
 pub use rehearsal::{Rehearsal, rehearse};
 
 /// A mirror that was brought up to date, wholly or in part.
@@ -65,10 +67,12 @@ pub fn pull(source: &Source, mirror: &Path, stop: &Stop, progress: &Progress) ->
     })
 }
 
-/// What of the mirror goes into a snapshot, relative to it: the dumps, where there are databases, and each path's place.
-pub fn roots(source: &Source) -> Result<Vec<PathBuf>> {
-    let dumps = if source.postgresql.is_empty() { None } else { Some(Ok(PathBuf::from(mirror::DUMPS))) };
-    dumps.into_iter().chain(source.paths.iter().map(|path| mirror::relative(path))).collect()
+/// What of `mirror` goes into a snapshot: the dumps, where there are databases, and each path's place.
+pub fn roots(source: &Source, mirror: &Path) -> Result<Vec<Root>> {
+    let dumps = Root { base: mirror.to_owned(), path: PathBuf::from(mirror::DUMPS) };
+    let dumps = if source.postgresql.is_empty() { None } else { Some(Ok(dumps)) };
+    let file = |path: &PathBuf| Ok(Root { base: mirror.join(mirror::FILES), path: mirror::relative(path)? });
+    dumps.into_iter().chain(source.paths.iter().map(file)).collect()
 }
 
 async fn pull_over(
@@ -84,7 +88,7 @@ async fn pull_over(
     postgresql::tidy(source, mirror)?;
     let dumped = postgresql::pull(source, connection, mirror, stop, progress, warnings).await?;
     let mut outcome = if dumped == source.postgresql.len() { Outcome::Complete } else { Outcome::Partial };
-    let pulled = files::pull(source, connection, mirror, stop, progress, &mut outcome, warnings).await?;
+    let pulled = files::pull(source, connection, &mirror.join(mirror::FILES), stop, progress, &mut outcome, warnings).await?;
     if dumped + pulled == 0 {
         bail!("pulling {}: nothing of it could be had: {}", source.name, warnings.lines.join("; "));
     }
@@ -98,26 +102,24 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     use super::roots;
-    use crate::config::Source;
+    use crate::config::{Source, sample};
 
     #[test]
     fn dumps_are_a_root_only_where_there_are_databases() {
         let source = |postgresql: &[&str], paths: &[&str]| Source {
-            name: "web".into(),
-            host: "web".into(),
-            port: 22,
-            user: "backup".into(),
-            identity: PathBuf::from("/id"),
-            host_keys: Vec::new(),
             postgresql: postgresql.iter().map(ToString::to_string).collect(),
             paths: paths.iter().map(PathBuf::from).collect(),
+            ..sample::source("web")
         };
-        let of = |source: &Source| roots(source).unwrap().iter().map(|root| root.display().to_string()).collect::<Vec<_>>();
-        assert_eq!(of(&source(&["wiki", "shop"], &["/srv/www", "/etc"])), ["dumps", "srv/www", "etc"]);
-        assert_eq!(of(&source(&["wiki"], &[])), ["dumps"]);
-        assert_eq!(of(&source(&[], &["/srv"])), ["srv"]);
+        let of = |source: &Source| {
+            let roots = roots(source, Path::new("/m")).unwrap();
+            roots.iter().map(|root| format!("{} {}", root.base.display(), root.path.display())).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&source(&["wiki", "shop"], &["/srv/www", "/etc"])), ["/m dumps", "/m/files srv/www", "/m/files etc"]);
+        assert_eq!(of(&source(&["wiki"], &[])), ["/m dumps"]);
+        assert_eq!(of(&source(&[], &["/srv"])), ["/m/files srv"]);
     }
 }

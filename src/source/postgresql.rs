@@ -186,13 +186,13 @@ pub fn one_line(error: &anyhow::Error) -> String {
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
-    use std::path::{Path, PathBuf};
+    use std::path::Path;
     use std::time::{Duration, SystemTime};
 
     use anyhow::anyhow;
 
     use super::{command, not_dumped, tidy};
-    use crate::config::Source;
+    use crate::config::{Source, sample};
     use crate::source::mirror::make_folder;
 
     #[test]
@@ -223,16 +223,7 @@ mod tests {
     #[test]
     fn dumps_that_nobody_wants_any_more_are_removed_and_nothing_behind_a_link() {
         let folder = tempfile::tempdir().unwrap();
-        let source = Source {
-            name: "web".into(),
-            host: "web".into(),
-            port: 22,
-            user: "vb".into(),
-            identity: PathBuf::from("/id"),
-            host_keys: Vec::new(),
-            postgresql: vec!["wiki".into()],
-            paths: Vec::new(),
-        };
+        let source = Source { postgresql: vec!["wiki".into()], paths: Vec::new(), ..sample::source("web") };
         let mirror = folder.path().join("web");
         tidy(&source, &mirror).unwrap();
         make_folder(&mirror, Path::new("dumps/postgresql")).unwrap();

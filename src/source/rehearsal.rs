@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use crate::config::Source;
 use crate::log::printable;
 use crate::outcome::Outcome;
+use crate::source::mirror::FILES;
 use crate::source::ssh::Connection;
 use crate::source::transfer::Transfer;
 use crate::source::{files, postgresql, runtime, unreadable};
@@ -67,7 +68,7 @@ async fn rehearse_over(connection: &Connection, source: &Source, mirror: &Path, 
         rehearsal.warnings.push(files::NOT_LOOKED_FOR.to_owned());
     }
     for path in &source.paths {
-        usable += usize::from(rehearsal.path(connection, path, look, mirror, stop).await?);
+        usable += usize::from(rehearsal.path(connection, path, look, &mirror.join(FILES), stop).await?);
     }
     if usable == 0 {
         rehearsal.outcome = Outcome::Failed;

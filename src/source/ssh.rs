@@ -257,18 +257,15 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::{config_text, explain, known_hosts_text, place, quote, word};
-    use crate::config::Source;
+    use crate::config::{Source, sample};
 
     fn source() -> Source {
         Source {
-            name: "web".into(),
             host: "fe80::1%eth0".into(),
             port: 2222,
-            user: "backup".into(),
             identity: PathBuf::from("/var/lib/a \"b\"/id"),
             host_keys: vec!["ssh-ed25519 AAAA1".into(), "ssh-rsa AAAA2 comment".into()],
-            postgresql: Vec::new(),
-            paths: vec![PathBuf::from("/srv")],
+            ..sample::source("web")
         }
     }
 

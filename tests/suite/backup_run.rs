@@ -87,7 +87,7 @@ fn what_is_deleted_at_the_source_leaves_mirror_and_next_snapshot_but_not_the_old
     let run = appliance.run();
     assert_eq!(run.code, Some(0), "{run:?}");
 
-    let mirror = appliance.backup("current/web").join(peer.data().strip_prefix("/").unwrap());
+    let mirror = appliance.backup("current/web/files").join(peer.data().strip_prefix("/").unwrap());
     assert_eq!(names(&mirror), ["stays"]);
     let archives = appliance.archives("web");
     assert_eq!((archives.len(), appliance.snapshots("web").len()), (2, 4), "{:?}", appliance.snapshots("web"));
@@ -160,7 +160,7 @@ fn what_was_a_folder_or_a_link_yesterday_is_the_file_of_today() {
     peer.write("thing", "now a file");
     let run = appliance.run();
     assert_eq!(run.code, Some(0), "{run:?}");
-    let place = appliance.backup("current/web").join(path.strip_prefix("/").unwrap());
+    let place = appliance.backup("current/web/files").join(path.strip_prefix("/").unwrap());
     assert_eq!(fs::read_to_string(&place).unwrap(), "now a file");
 
     // A link that a hostile server has put into the mirror is replaced, never followed.

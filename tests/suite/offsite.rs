@@ -17,6 +17,8 @@ use vaultberry::openpgp::Recipients;
 use vaultberry::outcome::Outcome;
 use vaultberry::progress::Progress;
 use vaultberry::snapshot;
+use vaultberry::source::Root;
+use vaultberry::source::owners::Owners;
 use vaultberry::stop::Stop;
 use vaultberry::warnings::Warnings;
 
@@ -80,8 +82,8 @@ impl Scene {
             source: "web",
             name,
             folder: &self.path("backup/snapshots/web"),
-            mirror: &mirror,
-            roots: &[PathBuf::from("srv")],
+            roots: &[Root { base: mirror.clone(), path: PathBuf::from("srv") }],
+            owners: &Owners::default(),
             outcome,
             warnings: Warnings::default(),
         };

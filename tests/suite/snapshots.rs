@@ -16,6 +16,8 @@ use tempfile::TempDir;
 use vaultberry::outcome::Outcome;
 use vaultberry::progress::Progress;
 use vaultberry::snapshot::{self, Request, clean, create, prune};
+use vaultberry::source::Root;
+use vaultberry::source::owners::Owners;
 use vaultberry::stop::Stop;
 use vaultberry::warnings::Warnings;
 
@@ -41,8 +43,8 @@ fn keep(appliance: &Appliance, mirror: &Path, name: &str, outcome: Outcome) -> P
         source: "web",
         name,
         folder: &appliance.backup("snapshots/web"),
-        mirror,
-        roots: &[PathBuf::from("srv")],
+        roots: &[Root { base: mirror.to_owned(), path: PathBuf::from("srv") }],
+        owners: &Owners::default(),
         outcome,
         warnings,
     };

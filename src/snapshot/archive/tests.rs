@@ -11,16 +11,18 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use super::{Content, Written, write};
+use crate::source::Root;
 use crate::stop::Stop;
 
 fn archive(mirror: &Path) -> (Vec<u8>, Written, Vec<String>) {
     let mut out = Vec::new();
     let mut seen = Vec::new();
-    let written = write(&mut out, mirror, &[PathBuf::from("srv")], &Stop::default(), &mut |archived| {
-        seen.push(super::shown(&archived.entry.path));
-        Ok(())
-    })
-    .unwrap();
+    let written =
+        write(&mut out, &[Root { base: mirror.to_owned(), path: PathBuf::from("srv") }], &Stop::default(), &mut |archived| {
+            seen.push(super::shown(&archived.entry.path));
+            Ok(())
+        })
+        .unwrap();
     (out, written, seen)
 }
 

@@ -14,6 +14,8 @@ use super::{Restored, restore};
 use crate::outcome::Outcome;
 use crate::progress::Progress;
 use crate::snapshot::{Request, create};
+use crate::source::Root;
+use crate::source::owners::Owners;
 use crate::stop::Stop;
 use crate::warnings::Warnings;
 
@@ -34,8 +36,8 @@ fn snapshot(name: &str, content: &str) -> (TempDir, PathBuf) {
         source: "web",
         name,
         folder: folder.path(),
-        mirror: &mirror,
-        roots: &[PathBuf::from("srv")],
+        roots: &[Root { base: mirror.clone(), path: PathBuf::from("srv") }],
+        owners: &Owners::default(),
         outcome: Outcome::Complete,
         warnings: Warnings::default(),
     };
@@ -204,8 +206,8 @@ fn a_stop_in_the_middle_of_a_file_leaves_no_half_under_its_name() {
         source: "web",
         name: "s",
         folder: folder.path(),
-        mirror: &mirror,
-        roots: &[PathBuf::from("big")],
+        roots: &[Root { base: mirror.clone(), path: PathBuf::from("big") }],
+        owners: &Owners::default(),
         outcome: Outcome::Complete,
         warnings: Warnings::default(),
     };

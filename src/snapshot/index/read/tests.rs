@@ -11,6 +11,7 @@ use crate::outcome::Outcome;
 use crate::snapshot::archive::Archived;
 use crate::snapshot::entry::{Entry, Kind};
 use crate::snapshot::index::{self, Header, Index};
+use crate::source::Root;
 use crate::warnings::Warnings;
 
 fn entry(path: &[u8], kind: Kind, size: u64) -> Entry {
@@ -26,7 +27,11 @@ fn entries() -> [Indexed; 3] {
 }
 
 fn written(warnings: &Warnings) -> Vec<u8> {
-    let mut index = Index::begin(Vec::new(), &Header::new("web", "20261123T023000Z", &[PathBuf::from("srv")])).unwrap();
+    let mut index = Index::begin(
+        Vec::new(),
+        &Header::new("web", "20261123T023000Z", &[Root { base: PathBuf::from("/m"), path: PathBuf::from("srv") }]),
+    )
+    .unwrap();
     for Indexed { entry, sha256, damaged } in &entries() {
         index.entry(&Archived { entry, sha256: *sha256, damaged: *damaged }).unwrap();
     }
