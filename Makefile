@@ -5,7 +5,7 @@ FLAGS ?=
 TARGET := target/aarch64-unknown-linux-gnu/release
 BUILDER := target/release/vaultberry
 
-.PHONY: help setup image test check bench lint cross host clean
+.PHONY: help setup image test check bench bench-backup lint cross host clean
 
 help:
 	@echo 'make image            build out/*.img from image/appliance.toml (CONFIG=FILE: from another)'
@@ -14,6 +14,7 @@ help:
 	@echo 'make test             run every test, those in QEMU too'
 	@echo 'make check            run the fast tests only'
 	@echo 'make bench            measure a night beside the shell pipeline that it replaces'
+	@echo 'make bench-backup     measure pull and snapshot beside tar, pigz, restic, borg and duplicity'
 	@echo 'make lint             rustfmt, clippy, cargo-deny'
 	@echo 'make cross            build the programs for the appliance'
 	@echo 'make host             build the builder'
@@ -47,6 +48,11 @@ bench:
 	tools/setup test
 	$(MAKE) --no-print-directory host
 	tools/toolchain host benches/night.py
+
+bench-backup:
+	tools/setup bench
+	$(MAKE) --no-print-directory host
+	tools/toolchain host benches/backup.py
 
 lint:
 	tools/setup lint

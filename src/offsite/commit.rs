@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! 20261123T023000Z.tar.gz.pgp        the archive, sealed
-//! 20261123T023000Z.index.jsonl.pgp   the index, sealed
+//! 20261123T023000Z.index.jsonl.zst.pgp   the index, sealed
 //! 20261123T023000Z.commit.json       the commit object, in clear
 //! ```
 //!
@@ -154,7 +154,7 @@ mod tests {
             format!(
                 "{{\n  \"version\": 1,\n  \"source\": \"web\",\n  \"snapshot\": \"{name}\",\n  \"outcome\": \"partial\",\n  \
                  \"archive\": {{\n    \"key\": \"home/pi/web/{name}.tar.gz.pgp\",\n    \"size\": 7,\n    \"sha256\": \"{archive}\"\n  }},\n  \
-                 \"index\": {{\n    \"key\": \"home/pi/web/{name}.index.jsonl.pgp\",\n    \"size\": 8,\n    \"sha256\": \"{index}\"\n  }},\n  \
+                 \"index\": {{\n    \"key\": \"home/pi/web/{name}.index.jsonl.zst.pgp\",\n    \"size\": 8,\n    \"sha256\": \"{index}\"\n  }},\n  \
                  \"recipients\": [\n    \"F1\"\n  ]\n}}\n"
             )
         );

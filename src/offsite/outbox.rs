@@ -173,7 +173,7 @@ mod tests {
         let backup = tempfile::tempdir().unwrap();
         let folder = backup.path().join("outbox/web");
         fs::create_dir_all(&folder).unwrap();
-        for name in ["1.tar.gz.pgp", "2.index.jsonl.pgp.part", "notes", "notes.part"] {
+        for name in ["1.tar.gz.pgp", "2.index.jsonl.zst.pgp.part", "notes", "notes.part"] {
             fs::write(folder.join(name), "").unwrap();
         }
         Outbox::open(backup.path(), "web").unwrap();
@@ -190,7 +190,8 @@ mod tests {
         assert_eq!(clean(backup.path()).unwrap(), Vec::<std::path::PathBuf>::new());
         let outbox = backup.path().join("outbox");
         let elsewhere = tempfile::tempdir().unwrap();
-        let (gone, kept) = (["web/1.tar.gz.pgp", "web/1.index.jsonl.pgp.part", "old/2.tar.gz.pgp.part"], ["web/notes", "3.pgp"]);
+        let (gone, kept) =
+            (["web/1.tar.gz.pgp", "web/1.index.jsonl.zst.pgp.part", "old/2.tar.gz.pgp.part"], ["web/notes", "3.pgp"]);
         for source in ["web", "old", "empty"] {
             fs::create_dir_all(outbox.join(source)).unwrap();
         }

@@ -1,32 +1,40 @@
-//! The archive of a snapshot: tar in gzip, as GNU tar writes and reads it.
+//! The archive of a snapshot: tar in gzip, which GNU tar, bsdtar and 7-Zip read.
 //!
 //! The order is that of the configured paths, and below them that of names as bytes, each folder before what is in it; gzip
-//! carries no time. So the same mirror makes the same bytes. Names are relative to the server's root
-//! (`home/demo/file`). Names and link targets longer than a header takes go into GNU's long-name entries, byte for byte;
-//! the tar crate would normalise them, and cut a name that isn't UTF-8 in a way that can fail.
+//! carries no time. So the same mirror makes the same bytes. Names are relative to the server's root (`home/demo/file`).
 //!
 //! A file's size is said before its content, so the content must have exactly that size: a file that shrank meanwhile, or
 //! can't be read to its end, is filled up with zeros, one that grew is cut; it is named, and the snapshot is `partial`.
+//!
+//! Of a file with several names the first has the content, and the others are links to it. Of a sparse file only what
+//! isn't a hole is there. [`header`] knows how all that is written, [`gzip`] how it is compressed, [`look`] what stands in the mirror.
 
-use std::ffi::OsStr;
+mod content;
+
+use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::Write;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use flate2::write::GzEncoder;
-use flate2::{Compression, GzBuilder};
-use openssl::sha::Sha256;
-use tar::{Builder, EntryType, Header};
 
-use crate::digest::{Sum, Summing};
+use crate::digest::Sum;
 use crate::log::printable;
-use crate::snapshot::entry::{self, Entry, Kind};
+use crate::snapshot::archive::content::Content;
+use crate::snapshot::entry::{Entry, Kind};
+use crate::snapshot::gzip::{self, Members, Place};
+use crate::snapshot::header;
+use crate::snapshot::look::{self, Found, Inode};
 use crate::source::Root;
+use crate::source::owners::Owners;
 use crate::stop::Stop;
 use crate::warnings::Warnings;
+
+/// How many files with several names are remembered. What comes beyond is archived once for each name.
+const MOST_LINKED: usize = 200_000;
 
 /// What was written.
 #[derive(Debug)]
@@ -45,45 +53,62 @@ pub struct Written {
 
 /// An entry as it went into the archive.
 #[derive(Debug)]
-pub struct Archived<'a> {
+pub struct Archived {
     /// What it is.
-    pub entry: &'a Entry,
+    pub entry: Entry,
     /// A file's SHA-256, of the bytes in the archive.
     pub sha256: Option<[u8; 32]>,
+    /// Whether a file's holes were left out.
+    pub sparse: bool,
     /// Whether a file's content isn't what the mirror held.
     pub damaged: bool,
 }
 
-/// Writes the archive of `roots` to `out`, and tells `each` of every entry.
-pub fn write<W: Write>(
+/// Writes the archive of `roots` to `out` with `threads` threads that compress, and tells `each` of every entry and its place.
+pub fn write<W: Write + Send>(
     out: W,
     roots: &[Root],
+    owners: &Owners,
+    threads: usize,
     stop: &Stop,
-    each: &mut dyn FnMut(&Archived<'_>) -> Result<()>,
+    each: &mut (dyn FnMut(Place, &Archived) -> Result<()> + Send),
 ) -> Result<Written> {
-    let gzip = GzBuilder::new().mtime(0).write(Summing::new(out), Compression::default());
-    let mut writer =
-        Writer { tar: Builder::new(gzip), stop, each, entries: 0, bytes: 0, damaged: false, warnings: Warnings::default() };
-    for root in roots {
-        let base = File::open(&root.base).with_context(|| format!("opening the mirror {}", root.base.display()))?;
-        writer.tree(&OwnedFd::from(base), &root.path)?;
-    }
-    let Writer { tar, entries, bytes, damaged, warnings, .. } = writer;
-    let out = tar.into_inner().and_then(GzEncoder::finish).and_then(Summing::finish).context("finishing the archive")?;
-    Ok(Written { archive: out, entries, bytes, damaged, warnings })
+    let each = |place, archived: Archived| each(place, &archived);
+    let (mut written, archive) = gzip::compress(out, threads, each, |tar| {
+        let mut writer = Writer {
+            tar,
+            owners,
+            stop,
+            linked: HashMap::new(),
+            written: Written {
+                archive: Sum { size: 0, sha256: [0; 32] },
+                entries: 0,
+                bytes: 0,
+                damaged: false,
+                warnings: Warnings::default(),
+            },
+        };
+        for root in roots {
+            let base = File::open(&root.base).with_context(|| format!("opening the mirror {}", root.base.display()))?;
+            writer.tree(&OwnedFd::from(base), &root.path)?;
+        }
+        // Two empty blocks end an archive.
+        writer.tar.write_all(&[0; 2 * header::BLOCK]).context("ending the archive")?;
+        Ok(writer.written)
+    })?;
+    written.archive = archive;
+    Ok(written)
 }
 
-struct Writer<'a, W: Write> {
-    tar: Builder<GzEncoder<Summing<W>>>,
+struct Writer<'a> {
+    tar: &'a mut Members<Archived>,
+    owners: &'a Owners,
     stop: &'a Stop,
-    each: &'a mut dyn FnMut(&Archived<'_>) -> Result<()>,
-    entries: u64,
-    bytes: u64,
-    damaged: bool,
-    warnings: Warnings,
+    linked: HashMap<Inode, PathBuf>,
+    written: Written,
 }
 
-impl<W: Write> Writer<'_, W> {
+impl Writer<'_> {
     /// Adds `path` below `base` and everything in it.
     fn tree(&mut self, base: &OwnedFd, path: &Path) -> Result<()> {
         // A stack of what is still to come, the next on top: as deep as the mirror is, it takes no call stack and no descriptors.
@@ -98,119 +123,104 @@ impl<W: Write> Writer<'_, W> {
 
     /// Adds `path`, and gives what is inside it.
     fn add(&mut self, base: &OwnedFd, path: &Path) -> Result<Vec<PathBuf>> {
-        let entry = match entry::look(base, path) {
-            Ok(entry) => entry,
+        let mut found = match look::look(base, path) {
+            Ok(found) => found,
             Err(errno) => {
                 self.missing(path, errno);
                 return Ok(Vec::new());
             }
         };
-        match &entry.kind {
-            Kind::File => self.file(base, &entry)?,
-            Kind::Folder => return self.folder(base, &entry),
-            Kind::Symlink(target) => {
-                let header = self.header(&entry, EntryType::Symlink, Some(target))?;
-                self.tar.append(&header, io::empty()).with_context(|| adding(path))?;
-                self.done(&entry, None, false)?;
-            }
-            Kind::Other => self.warnings.push(format!("{} is a socket, pipe or device and left out", shown(path))),
+        if found.unclear {
+            self.written.damaged = true;
+            self.written.warnings.cause(format!("{}: what rsync says of it can't be read; it stands as it is here", shown(path)));
+        }
+        found.entry.extras.xattrs.retain(|(name, _)| header::takes(Path::new(name)));
+        match found.entry.kind {
+            Kind::File => self.file(base, found)?,
+            Kind::Folder => return self.folder(base, found.entry),
+            Kind::Socket => self.written.warnings.push(format!("{} is a socket and left out", shown(path))),
+            _ => self.bare(found.entry)?,
         }
         Ok(Vec::new())
     }
 
-    fn folder(&mut self, base: &OwnedFd, entry: &Entry) -> Result<Vec<PathBuf>> {
-        let names = match entry::names(base, &entry.path) {
-            Ok(names) => names,
-            Err(errno) => {
-                self.missing(&entry.path, errno);
-                Vec::new()
-            }
-        };
-        let header = self.header(entry, EntryType::Directory, None)?;
-        self.tar.append(&header, io::empty()).with_context(|| adding(&entry.path))?;
-        self.done(entry, None, false)?;
-        Ok(names.into_iter().map(|name| entry.path.join(name)).collect())
+    fn folder(&mut self, base: &OwnedFd, entry: Entry) -> Result<Vec<PathBuf>> {
+        let names = look::names(base, &entry.path).unwrap_or_else(|errno| {
+            self.missing(&entry.path, errno);
+            Vec::new()
+        });
+        let inside = names.into_iter().map(|name| entry.path.join(name)).collect();
+        self.bare(entry)?;
+        Ok(inside)
     }
 
-    fn file(&mut self, base: &OwnedFd, entry: &Entry) -> Result<()> {
-        let file = match entry::open(base, &entry.path) {
+    /// An entry that is its header only.
+    fn bare(&mut self, entry: Entry) -> Result<()> {
+        self.header(&entry, None)?;
+        self.done(Archived { entry, sha256: None, sparse: false, damaged: false })
+    }
+
+    fn file(&mut self, base: &OwnedFd, found: Found) -> Result<()> {
+        let Found { mut entry, inode, sparse, .. } = found;
+        if let Some(first) = inode.and_then(|inode| self.linked.get(&inode)) {
+            (entry.kind, entry.size) = (Kind::Hardlink(first.clone()), 0);
+            return self.bare(entry);
+        }
+        let file = match look::open(base, &entry.path) {
             Ok(file) => file,
             Err(errno) => {
                 self.missing(&entry.path, errno);
                 return Ok(());
             }
         };
-        let header = self.header(entry, EntryType::Regular, None)?;
-        let mut content = Content::new(&file, entry.size, self.stop);
-        self.tar.append(&header, &mut content).with_context(|| adding(&entry.path))?;
-        let (sha256, trouble) = content.finish();
-        let grew = || file.metadata().is_ok_and(|now| now.len() != entry.size);
-        let trouble = trouble.or_else(|| grew().then(|| "it changed while it was read".to_owned()));
+        let data = if sparse { content::stretches(&file, entry.size) } else { None };
+        self.header(&entry, data.as_deref())?;
+        let sparse = data.is_some();
+        let (sha256, trouble) = self.content(&file, &entry, data)?;
         if let Some(trouble) = &trouble {
-            self.damaged = true;
-            self.warnings.cause(format!("{} is not whole in the snapshot: {trouble}", shown(&entry.path)));
+            self.written.damaged = true;
+            self.written.warnings.cause(format!("{} is not whole in the snapshot: {trouble}", shown(&entry.path)));
         }
-        self.bytes += entry.size;
-        self.done(entry, Some(sha256), trouble.is_some())
+        if let Some(inode) = inode.filter(|_| self.linked.len() < MOST_LINKED) {
+            self.linked.insert(inode, entry.path.clone());
+        }
+        self.written.bytes += entry.size;
+        self.done(Archived { entry, sha256: Some(sha256), sparse, damaged: trouble.is_some() })
     }
 
-    /// The header of `entry`, with the long-name entries that must stand before it written already.
-    fn header(&mut self, entry: &Entry, kind: EntryType, target: Option<&OsStr>) -> Result<Header> {
-        let mut name = entry.path.as_os_str().as_bytes().to_vec();
-        if kind == EntryType::Directory {
-            name.push(b'/');
+    /// A file's content; its SHA-256, and what is wrong with it.
+    fn content(&mut self, file: &File, entry: &Entry, data: Option<Vec<Range<u64>>>) -> Result<([u8; 32], Option<String>)> {
+        let whole = std::slice::from_ref(&(0..entry.size)).to_vec();
+        let data = data.unwrap_or(whole);
+        let size = data.iter().map(|stretch| stretch.end - stretch.start).sum();
+        let mut content = Content::new(file, data);
+        while !content.is_over() {
+            self.stop.check()?;
+            self.tar.fill(content.next_length(), |room| content.read(room)).with_context(|| adding(&entry.path))?;
         }
-        let mut header = Header::new_gnu();
-        header.set_entry_type(kind);
-        header.set_size(entry.size);
-        header.set_mtime(entry.mtime);
-        header.set_mode(entry.mode);
-        header.set_uid(entry.uid.into());
-        header.set_gid(entry.gid.into());
-        let fields = header.as_gnu_mut().expect("it was made as a GNU header");
-        if let Some(target) = target {
-            let target = target.as_bytes();
-            if !fill(&mut fields.linkname, target) {
-                self.long(EntryType::GNULongLink, target).with_context(|| adding(&entry.path))?;
-            }
-        }
-        if !fill(&mut fields.name, &name) {
-            self.long(EntryType::GNULongName, &name).with_context(|| adding(&entry.path))?;
-        }
-        header.set_cksum();
-        Ok(header)
+        self.tar.write_all(header::padding(size)).with_context(|| adding(&entry.path))?;
+        let (sha256, trouble) = content.finish();
+        let changed = || {
+            let now = file.metadata();
+            now.is_ok_and(|now| now.len() != entry.size).then(|| "it changed while it was read".to_owned())
+        };
+        Ok((sha256, trouble.or_else(changed)))
     }
 
-    /// GNU's entry for a name that doesn't fit: its content is the name, ended by a zero.
-    fn long(&mut self, kind: EntryType, name: &[u8]) -> io::Result<()> {
-        let mut header = Header::new_gnu();
-        fill(&mut header.as_gnu_mut().expect("it was made as a GNU header").name, b"././@LongLink");
-        header.set_entry_type(kind);
-        header.set_size(name.len() as u64 + 1);
-        header.set_mtime(0);
-        header.set_mode(0o644);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_cksum();
-        self.tar.append(&header, name.chain([0].as_slice()))
+    fn header(&mut self, entry: &Entry, data: Option<&[Range<u64>]>) -> Result<()> {
+        self.tar.mark().and_then(|()| header::write(self.tar, entry, self.owners, data)).with_context(|| adding(&entry.path))
     }
 
-    fn done(&mut self, entry: &Entry, sha256: Option<[u8; 32]>, damaged: bool) -> Result<()> {
-        self.entries += 1;
-        (self.each)(&Archived { entry, sha256, damaged })
+    fn done(&mut self, archived: Archived) -> Result<()> {
+        self.written.entries += 1;
+        Ok(self.tar.note(archived)?)
     }
 
     fn missing(&mut self, path: &Path, errno: nix::errno::Errno) {
-        self.damaged = true;
-        self.warnings.cause(format!("{} is not in the snapshot: reading it from the mirror: {}", shown(path), errno.desc()));
+        self.written.damaged = true;
+        let line = format!("{} is not in the snapshot: reading it from the mirror: {}", shown(path), errno.desc());
+        self.written.warnings.cause(line);
     }
-}
-
-/// Puts as much of `text` as fits into a header's field, and says whether all did.
-fn fill(field: &mut [u8], text: &[u8]) -> bool {
-    let length = text.len().min(field.len());
-    field[..length].copy_from_slice(&text[..length]);
-    text.len() <= field.len()
 }
 
 fn adding(path: &Path) -> String {
@@ -219,56 +229,6 @@ fn adding(path: &Path) -> String {
 
 fn shown(path: &Path) -> String {
     printable(path.as_os_str().as_bytes())
-}
-
-/// A file's content, of exactly the size that was promised, hashed as it goes by.
-struct Content<'a> {
-    file: &'a File,
-    left: u64,
-    sha256: Sha256,
-    stop: &'a Stop,
-    trouble: Option<String>,
-}
-
-impl<'a> Content<'a> {
-    fn new(file: &'a File, size: u64, stop: &'a Stop) -> Self {
-        Self { file, left: size, sha256: Sha256::new(), stop, trouble: None }
-    }
-
-    /// The hash of what was given out, and what went wrong.
-    fn finish(self) -> ([u8; 32], Option<String>) {
-        (self.sha256.finish(), self.trouble)
-    }
-
-    fn fill(&mut self, buffer: &mut [u8]) -> usize {
-        if self.trouble.is_none() {
-            match self.file.read(buffer) {
-                Ok(0) => self.trouble = Some(format!("its last {} bytes were gone, zeros stand for them", self.left)),
-                Ok(length) => return length,
-                Err(error) => {
-                    self.trouble = Some(format!("reading it: {error}; zeros stand for its last {} bytes", self.left));
-                }
-            }
-        }
-        buffer.fill(0);
-        buffer.len()
-    }
-}
-
-impl Read for Content<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.stop.requested() {
-            return Err(io::Error::other("interrupted by a signal"));
-        }
-        let wanted = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        if wanted == 0 {
-            return Ok(0);
-        }
-        let length = self.fill(&mut buffer[..wanted]);
-        self.sha256.update(&buffer[..length]);
-        self.left -= length as u64;
-        Ok(length)
-    }
 }
 
 #[cfg(test)]

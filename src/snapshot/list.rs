@@ -84,6 +84,7 @@ pub(super) mod tests {
 
     use super::{name_of, of, time_of};
     use crate::outcome::Outcome;
+    use crate::snapshot::index::tests::pack;
 
     /// Makes a snapshot that is as good as its index says.
     pub fn plant(folder: &Path, name: &str, outcome: Outcome) {
@@ -93,7 +94,7 @@ pub(super) mod tests {
              \"warnings\":[],\"more_warnings\":0}}\n",
             "0".repeat(64)
         );
-        fs::write(folder.join(format!("{name}.index.jsonl")), trailer).unwrap();
+        fs::write(folder.join(format!("{name}.index.jsonl.zst")), pack(&trailer)).unwrap();
     }
 
     #[test]
@@ -127,8 +128,8 @@ pub(super) mod tests {
         fs::write(at("20261124T023000Z.tar.gz"), "arch").unwrap();
         fs::write(at("by-hand.tar.gz"), "").unwrap();
         fs::write(at("20261121T023000Z.tar.gz"), "").unwrap();
-        fs::write(at("20261121T023000Z.index.jsonl"), "{}\n").unwrap();
-        for name in ["20261120T023000Z.tar.gz.part", "20261120T023000Z.index.jsonl", "notes"] {
+        fs::write(at("20261121T023000Z.index.jsonl.zst"), pack("{}\n")).unwrap();
+        for name in ["20261120T023000Z.tar.gz.part", "20261120T023000Z.index.jsonl.zst", "notes"] {
             fs::write(at(name), "").unwrap();
         }
         let found = of(folder.path()).unwrap();
@@ -136,7 +137,7 @@ pub(super) mod tests {
             found.iter().map(|found| (found.name.as_str(), found.index.clone().map(|trailer| trailer.outcome))).collect();
         let damaged = format!(
             "reading the index {}: the last line: it isn't as it should be: missing field `type` at column 2",
-            at("20261121T023000Z.index.jsonl").display()
+            at("20261121T023000Z.index.jsonl.zst").display()
         );
         assert_eq!(
             told,

@@ -1,6 +1,6 @@
 //! Dated snapshots: what a source's mirror held one night, as a standard archive with an index beside it.
 //!
-//! `snapshots/<source>/20261123T023000Z.tar.gz` is what a restore needs, and `20261123T023000Z.index.jsonl` says what is
+//! `snapshots/<source>/20261123T023000Z.tar.gz` is what a restore needs, and `20261123T023000Z.index.jsonl.zst` says what is
 //! in it, and whether it is to be trusted. The names are UTC and sort by time.
 //!
 //! A snapshot counts only when both are there. Both are first written whole under temporary names; then the index gets its
@@ -11,11 +11,15 @@
 //! [`list`] tells what there is, [`prune`] removes what [`retention`] says, [`restore`] brings back. Of a command's `SOURCE`
 //! and `SOURCE/NAME`, [`catalog`] knows where they are.
 
+pub mod acl;
 pub mod archive;
 pub mod catalog;
 pub mod entry;
+pub mod gzip;
+pub mod header;
 pub mod index;
 pub mod list;
+pub mod look;
 mod prune;
 pub mod restore;
 pub mod retention;
@@ -23,8 +27,10 @@ pub mod table;
 
 use std::fs;
 use std::io::{BufWriter, Write};
+use std::num::NonZero;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 
@@ -33,6 +39,7 @@ use crate::durable::{self, Durable};
 use crate::outcome::Outcome;
 use crate::progress::Progress;
 use crate::snapshot::archive::Archived;
+use crate::snapshot::gzip::Place;
 use crate::snapshot::index::{Header, Index, Trailer};
 use crate::source::Root;
 use crate::source::owners::Owners;
@@ -45,7 +52,7 @@ pub use prune::prune;
 pub const ARCHIVE_END: &str = ".tar.gz";
 
 /// What an index's name ends with.
-pub const INDEX_END: &str = ".index.jsonl";
+pub const INDEX_END: &str = ".index.jsonl.zst";
 
 /// What to make a snapshot of.
 #[derive(Debug)]
@@ -88,7 +95,7 @@ pub struct Snapshot {
 /// # Errors
 /// A snapshot of that name is there already (it is left alone), writing failed, or a stop was asked for.
 pub fn create(request: Request<'_>, stop: &Stop, progress: &Progress) -> Result<Snapshot> {
-    let Request { source, name, folder, roots, owners: _, outcome, mut warnings } = request;
+    let Request { source, name, folder, roots, owners, outcome, mut warnings } = request;
     durable::private_folder(folder)?;
     let archive_path = folder.join(format!("{name}{ARCHIVE_END}"));
     let index_path = folder.join(format!("{name}{INDEX_END}"));
@@ -100,14 +107,15 @@ pub fn create(request: Request<'_>, stop: &Stop, progress: &Progress) -> Result<
     let mut archive_file = Durable::create(&archive_path, 0o600)?;
     let mut index_file = Durable::create(&index_path, 0o600)?;
 
-    let mut index = Index::begin(BufWriter::new(index_file.file()), &Header::new(source, name, roots))?;
+    let mut index = Index::begin(BufWriter::new(index_file.file()), &Header::new(source, name, roots), owners)?;
     let mut done = 0;
-    let mut each = |archived: &Archived<'_>| {
+    let mut each = |place: Place, archived: &Archived| {
         done += archived.entry.size;
         progress.say("archiving", done, None);
-        index.entry(archived)
+        index.entry(place, archived)
     };
-    let written = archive::write(BufWriter::new(archive_file.file()), roots, stop, &mut each)
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    let written = archive::write(archive_file.file(), roots, owners, threads, stop, &mut each)
         .with_context(|| format!("writing the snapshot {}", archive_path.display()))?;
     let outcome = if written.damaged { outcome.max(Outcome::Partial) } else { outcome };
     warnings.append(written.warnings);
@@ -169,8 +177,8 @@ mod tests {
     #[test]
     fn cleaning_takes_halves_and_leaves_all_that_can_be_restored_from() {
         let folder = tempfile::tempdir().unwrap();
-        let kept = ["1.tar.gz", "1.index.jsonl", "2.tar.gz", "notes.part", "README"];
-        let gone = ["3.index.jsonl", "4.index.jsonl.part", "4.tar.gz.part"];
+        let kept = ["1.tar.gz", "1.index.jsonl.zst", "2.tar.gz", "notes.part", "README"];
+        let gone = ["3.index.jsonl.zst", "4.index.jsonl.zst.part", "4.tar.gz.part"];
         for name in kept.iter().chain(&gone) {
             fs::write(folder.path().join(name), "").unwrap();
         }

@@ -62,7 +62,7 @@ mod tests {
         }
         // Damaged: older than all, and it stays.
         plant("20190101", Outcome::Complete);
-        fs::write(folder.path().join("20190101T023000Z.index.jsonl"), "").unwrap();
+        fs::write(folder.path().join("20190101T023000Z.index.jsonl.zst"), "").unwrap();
         fs::write(folder.path().join("by-hand.tar.gz"), "").unwrap();
         let removed = prune(folder.path(), 2, &["20200101T023000Z"]).unwrap();
         assert_eq!(removed, ["20200102T023000Z", "20200105T023000Z"]);
@@ -81,7 +81,7 @@ mod tests {
         for day in 1..=3 {
             plant(folder.path(), &format!("2020010{day}T023000Z"), Outcome::Complete);
         }
-        let index = folder.path().join("20200101T023000Z.index.jsonl");
+        let index = folder.path().join("20200101T023000Z.index.jsonl.zst");
         let bytes = fs::read(&index).unwrap();
         assert_eq!(prune(folder.path(), 1, &[]).unwrap(), ["20200101T023000Z", "20200102T023000Z"]);
         fs::write(&index, bytes).unwrap();

@@ -1,8 +1,8 @@
 //! Bringing back what a snapshot holds, all of it or some paths, into an empty folder.
 //!
-//! The archive is read once, from its beginning to its end, and nothing of it is believed: [`entries`] takes only what a
-//! backup writes, [`tree`] never leaves the folder and never overwrites, and [`proof`] follows the index beside the archive,
-//! entry by entry and hash by hash.
+//! The archive is read once, from its beginning to its end, or, where only parts are asked for and the index is good, from their
+//! places on ([`parts`]). Nothing of it is believed: [`entries`] takes only what a backup writes, [`tree`] never leaves the
+//! folder and never overwrites, and [`proof`] follows the index beside the archive, entry by entry and hash by hash.
 //!
 //! What is wrong is told apart by what it means:
 //!
@@ -14,25 +14,29 @@
 //!
 //! In each of these cases the exit code is 1. Nothing here needs a network, the lock, or a configuration.
 
+mod copy;
 pub mod entries;
+mod parts;
 pub mod proof;
 pub mod tree;
 pub mod wanted;
 
+use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
-use openssl::sha::Sha256;
 
 use crate::amount::amount;
 use crate::log::printable;
 use crate::progress::Progress;
 use crate::snapshot::entry::{Entry, Kind};
-use crate::snapshot::restore::entries::End;
+use crate::snapshot::restore::copy::Copied;
+use crate::snapshot::restore::entries::{Described, End};
+use crate::snapshot::restore::parts::{First, Parts, Run};
 use crate::snapshot::restore::proof::Proof;
 use crate::snapshot::restore::tree::Tree;
 use crate::snapshot::restore::wanted::Wanted;
@@ -54,8 +58,10 @@ pub struct Restored {
     pub bytes: u64,
     /// Folders.
     pub folders: u64,
-    /// Symbolic links.
+    /// Links, symbolic and hard.
     pub links: u64,
+    /// Pipes and devices.
+    pub others: u64,
     /// What isn't as it was archived, or isn't there.
     pub trouble: Warnings,
 }
@@ -65,10 +71,11 @@ impl Restored {
     pub fn summary(&self) -> String {
         let count = |number, what| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
         format!(
-            "restored {} ({}), {} and {} to {}\n",
+            "restored {} ({}), {}{} and {} to {}\n",
             count(self.files, "file"),
             amount(self.bytes),
             count(self.folders, "folder"),
+            if self.others > 0 { format!(", {}", count(self.others, "pipe or device")) } else { String::new() },
             count(self.links, "link"),
             self.to.display()
         )
@@ -102,25 +109,31 @@ pub fn restore(archive: &Path, paths: &[PathBuf], to: &Path, progress: &Progress
     let size = file.metadata().with_context(|| restoring(archive))?.len();
     let mut trouble = Warnings::default();
     let proof = Proof::open(&index_of(archive), &mut trouble);
-    proof.look(&wanted).with_context(|| restoring(archive))?;
+    let parts = Parts::find(&proof, &wanted).with_context(|| restoring(archive))?;
 
-    let restored = Restored { archive: archive.to_owned(), to: to.to_owned(), files: 0, bytes: 0, folders: 0, links: 0, trouble };
-    let mut work = Work { tree: Tree::begin(to)?, wanted: &mut wanted, proof, restored, buffer: vec![0; BLOCK], stop };
-    let end = entries::walk(&file, progress, stop, &mut |entry, content| work.entry(entry, content));
+    let restored =
+        Restored { archive: archive.to_owned(), to: to.to_owned(), files: 0, bytes: 0, folders: 0, links: 0, others: 0, trouble };
+    let (runs, firsts) = parts.map_or((None, HashMap::new()), |parts| (Some(parts.runs), parts.firsts));
+    let tree = Tree::begin(to)?;
+    let mut work = Work { archive: &file, tree, wanted: &mut wanted, proof, firsts, restored, buffer: vec![0; BLOCK], stop };
+    let end = match runs {
+        Some(runs) => work.runs(&runs, progress).map(|()| None),
+        None => entries::walk(&file, "restoring", progress, stop, &mut |entry, content| work.entry(&entry, content)).map(Some),
+    };
     work.leave(None);
     let Work { tree, mut proof, mut restored, .. } = work;
     if end.is_err() {
         // It isn't told otherwise: there is nothing but the error then.
         restored.trouble.lines.iter().for_each(|line| tracing::warn!("{line}"));
     }
-    let digest = match end.with_context(|| restoring(archive))? {
-        End::Whole(digest) => Some(digest),
-        End::Broken(why) => {
+    match end.with_context(|| restoring(archive))? {
+        Some(End::Whole(digest)) => proof.end(size, Some(digest), &mut wanted, &mut restored.trouble),
+        Some(End::Broken(why)) => {
             restored.trouble.push(format!("the archive is damaged and can't be read to its end: {}", printable(why.as_bytes())));
-            None
+            proof.end(size, None, &mut wanted, &mut restored.trouble);
         }
-    };
-    proof.end(size, digest, &mut wanted, &mut restored.trouble);
+        None => {}
+    }
     for path in wanted.unmet() {
         restored.trouble.push(format!("{path} is not in the snapshot"));
     }
@@ -140,24 +153,45 @@ fn index_of(archive: &Path) -> PathBuf {
 }
 
 struct Work<'a> {
+    archive: &'a File,
     tree: Tree,
     wanted: &'a mut Wanted,
     proof: Proof,
+    /// Files that weren't asked for, but other names of them.
+    firsts: HashMap<PathBuf, First>,
     restored: Restored,
     buffer: Vec<u8>,
     stop: &'a Stop,
 }
 
 impl Work<'_> {
+    /// Restores rows of entries, each read from its own place. A row that can't be read keeps no other from it.
+    fn runs(&mut self, runs: &[Run], progress: &Progress) -> Result<()> {
+        for run in runs {
+            self.proof.pass_to(run.number, &mut self.restored.trouble);
+            let archive = self.archive;
+            let read = entries::some(archive, run.place, run.count, self.stop, &mut |entry, content| {
+                progress.say("restoring", self.restored.bytes, None);
+                self.entry(&entry, content)
+            })?;
+            if let Err(why) = read {
+                let why = printable(why.as_bytes());
+                self.restored.trouble.push(format!("the archive is damaged, and not all that was asked for can be read: {why}"));
+            }
+        }
+        Ok(())
+    }
+
     /// Restores an entry, if it's wanted; gives why its content couldn't be read to its end, should that be so.
-    fn entry(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<Option<String>> {
+    fn entry(&mut self, described: &Described, content: &mut dyn Read) -> Result<Option<String>> {
+        let entry = &described.entry;
         let expected = self.proof.next(entry, &mut self.restored.trouble);
         if !self.wanted.takes(&entry.path) {
             return Ok(None);
         }
         self.leave(Some(&entry.path));
         match &entry.kind {
-            Kind::File => return self.file(entry, expected, content),
+            Kind::File => return self.file(described, expected, content),
             Kind::Folder => match self.tree.folder(entry) {
                 Ok(()) => self.restored.folders += 1,
                 Err(errno) => self.not_made(entry, errno)?,
@@ -171,17 +205,59 @@ impl Work<'_> {
                 }
                 Err(errno) => self.not_made(entry, errno)?,
             },
-            Kind::Other => unreachable!("an archive's entry is a file, a folder or a link"),
+            Kind::Hardlink(first) => self.hardlink(entry, first)?,
+            Kind::Fifo | Kind::CharDevice(_) | Kind::BlockDevice(_) => match self.tree.node(entry) {
+                Ok(()) => {
+                    self.restored.others += 1;
+                    if let Err(errno) = self.tree.node_attributes(entry) {
+                        self.bare(&entry.path, errno);
+                    }
+                }
+                Err(errno) => self.not_made(entry, errno)?,
+            },
+            Kind::Socket => unreachable!("an archive has no sockets"),
         }
         Ok(None)
     }
 
-    fn file(&mut self, entry: &Entry, expected: Option<[u8; 32]>, content: &mut dyn Read) -> Result<Option<String>> {
+    /// Another name of a file. Where its first name isn't restored, the content comes under this one.
+    fn hardlink(&mut self, entry: &Entry, first: &Path) -> Result<()> {
+        let (at, fetch) = match self.firsts.get(first) {
+            None => (first.to_owned(), None),
+            Some(First { restored: Some(at), .. }) => (at.clone(), None),
+            Some(found) => (entry.path.clone(), Some((found.place, found.sha256))),
+        };
+        let Some((place, sha256)) = fetch else {
+            match self.tree.hardlink(&entry.path, &at) {
+                Ok(()) => self.restored.links += 1,
+                Err(Errno::ENOENT) => self.restored.trouble.push(format!(
+                    "{} is not restored: it is another name of {}, which isn't there",
+                    shown(&entry.path),
+                    shown(first)
+                )),
+                Err(errno) => self.not_made(entry, errno)?,
+            }
+            return Ok(());
+        };
+        let archive = self.archive;
+        let read = entries::some(archive, place, 1, self.stop, &mut |mut described, content| {
+            described.entry.path.clone_from(&entry.path);
+            self.file(&described, Some(sha256), content)
+        })?;
+        match read {
+            Ok(()) => self.firsts.get_mut(first).expect("it was there").restored = Some(at),
+            Err(why) => self.restored.trouble.push(format!("{} can't be read: {why}", shown(&entry.path))),
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, described: &Described, expected: Option<[u8; 32]>, content: &mut dyn Read) -> Result<Option<String>> {
+        let entry = &described.entry;
         let mut file = match self.tree.file(&entry.path) {
             Ok(file) => file,
             Err(errno) => return self.not_made(entry, errno).map(|()| None),
         };
-        let copied = copy(content, entry.size, &mut file, &mut self.buffer, self.stop);
+        let copied = copy::copy(content, described, &mut file, &mut self.buffer, self.stop);
         let sha256 = match copied {
             Ok(Copied::Whole(sha256)) => sha256,
             Ok(Copied::Broken(why)) => {
@@ -253,36 +329,6 @@ impl Work<'_> {
 
 fn shown(path: &Path) -> String {
     printable(path.as_os_str().as_bytes())
-}
-
-/// How copying a content ended.
-enum Copied {
-    /// All of it is there, with this SHA-256.
-    Whole([u8; 32]),
-    /// The archive can't be read on, and why.
-    Broken(String),
-}
-
-/// Copies `size` bytes. The error is one of writing, or a stop.
-fn copy(content: &mut dyn Read, size: u64, file: &mut File, buffer: &mut [u8], stop: &Stop) -> Result<Copied> {
-    let mut sha256 = Sha256::new();
-    let mut left = size;
-    while left > 0 {
-        stop.check()?;
-        match content.read(buffer) {
-            Ok(0) => return Ok(Copied::Broken(format!("{left} bytes of a file are missing"))),
-            Ok(length) => {
-                sha256.update(&buffer[..length]);
-                file.write_all(&buffer[..length])?;
-                left = left.saturating_sub(length as u64);
-            }
-            Err(error) => {
-                stop.check()?;
-                return Ok(Copied::Broken(error.to_string()));
-            }
-        }
-    }
-    Ok(Copied::Whole(sha256.finish()))
 }
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ fn what_is_deleted_at_the_source_leaves_mirror_and_next_snapshot_but_not_the_old
     assert_eq!(appliance.run().code, Some(0));
     fs::remove_dir_all(goes.parent().unwrap()).unwrap();
     // what an earlier run that was cut short has left
-    for name in ["20200101T000000Z.tar.gz.part", "20200101T000000Z.index.jsonl"] {
+    for name in ["20200101T000000Z.tar.gz.part", "20200101T000000Z.index.jsonl.zst"] {
         fs::write(appliance.backup("snapshots/web").join(name), "half").unwrap();
     }
     let run = appliance.run();

@@ -372,7 +372,7 @@ impl SmallDisk {
 
     fn archives(&self) -> Vec<String> {
         let mut find = Command::new("find");
-        find.arg(self.folder.join("snapshots")).args(["-type", "f", "!", "-name", "*.index.jsonl"]);
+        find.arg(self.folder.join("snapshots")).args(["-type", "f", "!", "-name", "*.index.jsonl.zst"]);
         let output = self.inside(&find).output().unwrap();
         let mut found: Vec<String> = String::from_utf8(output.stdout).unwrap().lines().map(String::from).collect();
         found.sort();

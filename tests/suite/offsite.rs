@@ -140,7 +140,7 @@ impl Scene {
 
 fn with_candidate<T>(archive: &Path, outcome: Outcome, work: impl FnOnce(Candidate<'_>) -> T) -> T {
     let name = archive.file_name().unwrap().to_str().unwrap().trim_end_matches(".tar.gz").to_owned();
-    let index = archive.with_file_name(format!("{name}.index.jsonl"));
+    let index = archive.with_file_name(format!("{name}.index.jsonl.zst"));
     work(Candidate { source: "web", name: &name, archive, index: &index, outcome })
 }
 
@@ -161,11 +161,12 @@ fn a_copy_of_several_parts_opens_with_gpg_and_tar_and_sets_the_clock() {
     let sizes = ["archive", "index"].map(|object| commit[object]["size"].as_u64().unwrap());
     assert_eq!(pushed.bytes, sizes[0] + sizes[1]);
     assert_eq!((&commit["outcome"], &commit["snapshot"], &commit["source"]), (&"complete".into(), &MONDAY.into(), &"web".into()));
-    assert_eq!(store.keys(), [key(MONDAY, "commit.json"), key(MONDAY, "index.jsonl.pgp"), key(MONDAY, "tar.gz.pgp")]);
+    assert_eq!(store.keys(), [key(MONDAY, "commit.json"), key(MONDAY, "index.jsonl.zst.pgp"), key(MONDAY, "tar.gz.pgp")]);
     // three parts
     assert!(store.head(&key(MONDAY, "tar.gz.pgp")).contains("-3\""), "{}", store.head(&key(MONDAY, "tar.gz.pgp")));
 
-    for (end, original) in [("tar.gz", archive.clone()), ("index.jsonl", archive.with_file_name(format!("{MONDAY}.index.jsonl")))]
+    for (end, original) in
+        [("tar.gz", archive.clone()), ("index.jsonl.zst", archive.with_file_name(format!("{MONDAY}.index.jsonl.zst")))]
     {
         let sealed = scene.path(&format!("{end}.pgp"));
         scene.s3cmd(&[
@@ -189,10 +190,10 @@ fn a_copy_of_several_parts_opens_with_gpg_and_tar_and_sets_the_clock() {
     assert!(!with_candidate(&archive, Outcome::Complete, |candidate| offsite::due(&config, &candidate)));
 
     // A copy that is there isn't sent again, and counts.
-    let before = store.get(&key(MONDAY, "index.jsonl.pgp"));
+    let before = store.get(&key(MONDAY, "index.jsonl.zst.pgp"));
     fs::remove_file(scene.path("state/pushes.json")).unwrap();
     assert_eq!(scene.push(&config, &archive, Outcome::Complete).unwrap(), pushed);
-    assert_eq!(store.get(&key(MONDAY, "index.jsonl.pgp")), before);
+    assert_eq!(store.get(&key(MONDAY, "index.jsonl.zst.pgp")), before);
     assert_eq!(scene.clock()["sources"]["web"]["complete"]["snapshot"], MONDAY);
 
     // A commit object whose objects aren't there proves nothing.
@@ -247,7 +248,7 @@ fn what_the_store_lost_or_has_otherwise_is_not_proven() {
         ("shorter", "bytes were sent, and the store has 5"),
         ("other", "the store gives no SHA-256, and its ETag isn't that of the bytes that were sent: "),
     ] {
-        for object in ["tar.gz.pgp", "index.jsonl.pgp"].map(|end| key(MONDAY, end)) {
+        for object in ["tar.gz.pgp", "index.jsonl.zst.pgp"].map(|end| key(MONDAY, end)) {
             let way = Way::to(port, move |line| {
                 if line.starts_with("HEAD ") && line.contains(&object) {
                     match what {
@@ -293,8 +294,8 @@ fn a_store_with_nothing_to_prove_by_is_not_sent_the_archive() {
     let way = Way::to(without_sums.port, |_| Fate::Strip("etag"));
     let archive = scene.snapshot(MONDAY, 1000, Outcome::Complete);
     let error = scene.push(&scene.config(way.port), &archive, Outcome::Complete).unwrap_err();
-    assert!(error.contains("index.jsonl.pgp has arrived: the store gives neither a SHA-256 nor an ETag"), "{error}");
-    assert_eq!((store.keys(), scene.clock()), (vec![key(MONDAY, "index.jsonl.pgp")], Value::Null));
+    assert!(error.contains("index.jsonl.zst.pgp has arrived: the store gives neither a SHA-256 nor an ETag"), "{error}");
+    assert_eq!((store.keys(), scene.clock()), (vec![key(MONDAY, "index.jsonl.zst.pgp")], Value::Null));
 }
 
 #[test]
@@ -314,7 +315,7 @@ fn a_part_that_fails_once_is_sent_again_and_one_that_never_arrives_ends_the_push
     let error = scene.push(&scene.config(way.port), &archive, Outcome::Complete).unwrap_err();
     assert!(error.contains("uploading part 2 of ") && error.contains("the store answers HTTP 503\nhint: "), "{error}");
     assert_eq!(tries.load(Ordering::SeqCst), 4);
-    assert_eq!((store.uploads(), store.keys(), scene.clock()), (vec![], vec![key(MONDAY, "index.jsonl.pgp")], Value::Null));
+    assert_eq!((store.uploads(), store.keys(), scene.clock()), (vec![], vec![key(MONDAY, "index.jsonl.zst.pgp")], Value::Null));
 
     let way = Way::to(store.port, failing(2));
     scene.push(&scene.config(way.port), &archive, Outcome::Complete).unwrap();
@@ -336,7 +337,7 @@ fn a_stop_breaks_a_push_off_and_throws_the_parts_away() {
     });
     let error = scene.push_until(&scene.config(way.port), &archive, Outcome::Complete, &stop).unwrap_err();
     assert!(error.contains("interrupted by a signal"), "{error}");
-    assert_eq!((store.uploads(), store.keys(), scene.clock()), (vec![], vec![key(MONDAY, "index.jsonl.pgp")], Value::Null));
+    assert_eq!((store.uploads(), store.keys(), scene.clock()), (vec![], vec![key(MONDAY, "index.jsonl.zst.pgp")], Value::Null));
 }
 
 #[test]
@@ -358,9 +359,9 @@ fn a_copy_is_fetched_opened_and_never_put_over_a_file() {
     // The newest complete one is Monday's.
     let run = scene.fetch("web/latest", "open", Some(&scene.owner.private_key()), "correct horse\n");
     assert_eq!(run.code, Some(0), "{run:?}");
-    let files = ["tar.gz", "index.jsonl"].map(|end| scene.path("open").join(format!("{MONDAY}.{end}")));
+    let files = ["tar.gz", "index.jsonl.zst"].map(|end| scene.path("open").join(format!("{MONDAY}.{end}")));
     assert_eq!(run.stdout, format!("{}\n{}\n", files[0].display(), files[1].display()));
-    assert_eq!(names(&scene.path("open")), [format!("{MONDAY}.index.jsonl"), format!("{MONDAY}.tar.gz")]);
+    assert_eq!(names(&scene.path("open")), [format!("{MONDAY}.index.jsonl.zst"), format!("{MONDAY}.tar.gz")]);
     assert!(fs::read(&files[0]).unwrap() == fs::read(&monday).unwrap(), "the archive isn't the one that was pushed");
     assert_eq!(fs::metadata(&files[0]).unwrap().permissions().mode() & 0o777, 0o600);
 
@@ -375,7 +376,7 @@ fn a_copy_is_fetched_opened_and_never_put_over_a_file() {
     assert_eq!(run.code, Some(0), "{run:?}");
     let opened = format!("to open one: gpg --output {TUESDAY}.tar.gz --decrypt {TUESDAY}.tar.gz.pgp\n");
     assert!(run.stdout.ends_with(&opened), "{run:?}");
-    assert_eq!(names(&scene.path("sealed")), [format!("{TUESDAY}.index.jsonl.pgp"), format!("{TUESDAY}.tar.gz.pgp")]);
+    assert_eq!(names(&scene.path("sealed")), [format!("{TUESDAY}.index.jsonl.zst.pgp"), format!("{TUESDAY}.tar.gz.pgp")]);
     let sealed = scene.path("sealed").join(format!("{TUESDAY}.tar.gz.pgp"));
     assert!(scene.owner.decrypt(&sealed) == fs::read(&tuesday).unwrap());
 
@@ -397,7 +398,7 @@ fn a_changed_copy_is_refused_and_leaves_nothing() {
     let archive = scene.snapshot(MONDAY, 100_000, Outcome::Complete);
     scene.push(&config, &archive, Outcome::Complete).unwrap();
     let good =
-        ["tar.gz.pgp", "index.jsonl.pgp", "commit.json"].map(|end| (key(MONDAY, end), store.get(&key(MONDAY, end)).unwrap()));
+        ["tar.gz.pgp", "index.jsonl.zst.pgp", "commit.json"].map(|end| (key(MONDAY, end), store.get(&key(MONDAY, end)).unwrap()));
     let (sealed, content) = (&good[0].0, &good[0].1);
     let mut changed = content.clone();
     changed[50_000] ^= 1;
@@ -446,7 +447,7 @@ fn a_changed_copy_is_refused_and_leaves_nothing() {
     store.put(&good[1].0, &index);
     store.put(&good[2].0, commit.to_string());
     let run = scene.fetch("web/latest", "out", Some(&scene.owner.private_key()), "");
-    let told = format!("{MONDAY}.index.jsonl: the last line: it is longer than 4194304 bytes");
+    let told = format!("{MONDAY}.index.jsonl.zst: the last line: it is longer than 4194304 bytes");
     assert!(run.code == Some(1) && run.stderr.contains(&told), "{run:?}");
     assert_eq!(names(&scene.path("out")), Vec::<String>::new());
     for (key, content) in &good {
@@ -476,7 +477,7 @@ fn the_list_tells_proven_from_unproven_beyond_a_thousand_keys() {
         scene.push(&config, &archive, outcome).unwrap();
     }
     store.put(&key("20261125T023000Z", "tar.gz.pgp"), "12345");
-    store.put(&key("20261125T023000Z", "index.jsonl.pgp"), "678");
+    store.put(&key("20261125T023000Z", "index.jsonl.zst.pgp"), "678");
     // A page has a thousand keys; these come before ours and aren't ours.
     for number in 0..1000 {
         store.put(&format!("vaultberry/other/{number:04}"), "");

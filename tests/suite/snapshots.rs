@@ -163,7 +163,7 @@ fn an_ordinary_user_gets_the_modes_that_gnu_tar_gives_him() {
     for (from, name) in [
         (PathBuf::from(env!("CARGO_BIN_EXE_vaultberry")), "vaultberry"),
         (archive.clone(), "s.tar.gz"),
-        (archive.to_str().unwrap().replace(".tar.gz", ".index.jsonl").into(), "s.index.jsonl"),
+        (archive.to_str().unwrap().replace(".tar.gz", ".index.jsonl.zst").into(), "s.index.jsonl.zst"),
     ] {
         fs::copy(from, out.path().join(name)).unwrap();
         fs::set_permissions(out.path().join(name), fs::Permissions::from_mode(0o755)).unwrap();
@@ -235,7 +235,7 @@ fn parts_are_restored_and_what_is_not_there_is_named_before_anything_is_written(
     assert!(!none.exists());
 
     // Without an index that can only be told at the end.
-    fs::remove_file(appliance.backup("snapshots/web/20261123T023000Z.index.jsonl")).unwrap();
+    fs::remove_file(appliance.backup("snapshots/web/20261123T023000Z.index.jsonl.zst")).unwrap();
     let archive = archive.to_str().unwrap();
     let run = restore(&appliance, &[archive, "/srv/nothing"], &none);
     assert_eq!(run.code, Some(1), "{run:?}");
@@ -350,7 +350,7 @@ fn pruning_keeps_the_newest_and_a_cut_leaves_only_what_the_next_run_cleans() {
     assert_eq!(left, ["20201121T023000Z", "20201123T023000Z", "20201124T023000Z"]);
     assert_eq!(names(&folder).len(), 6);
     // As a power cut leaves it: the archives are gone, an index isn't.
-    let (index, bytes) = before.iter().find(|(path, _)| path.ends_with("20201120T023000Z.index.jsonl")).unwrap();
+    let (index, bytes) = before.iter().find(|(path, _)| path.ends_with("20201120T023000Z.index.jsonl.zst")).unwrap();
     fs::write(index, bytes).unwrap();
     let list = Run::of(appliance.command(&["snapshot", "list"]).output().unwrap());
     assert!(!list.stdout.contains("20201120T023000Z"), "{list:?}");

@@ -13,25 +13,29 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
+use zstd::stream::read::Decoder;
 
 use crate::digest::Sum;
 use crate::digest::unhex;
 use crate::log::printable;
 use crate::outcome::Outcome;
-use crate::snapshot::entry::{self, Entry, Kind};
+use crate::snapshot::entry::{self, Device, Entry, Extras, Kind, Time};
+use crate::snapshot::gzip::{self, Place};
+use crate::snapshot::index::{FOOTER, FOOTER_LENGTH};
 use crate::warnings::Warnings;
 
 /// The longest line that is read, in bytes. A hundred warnings, each of a path of 4096 bytes that are all escaped, are
 /// shorter.
 const LONGEST: u64 = 4 << 20;
 
-/// How much of a file's end is read at first; a trailer with few warnings is shorter.
-const TAIL: u64 = 16 << 10;
+/// The largest window that is kept of what was unpacked, as a power of two; our own compression has smaller ones.
+const WINDOW: u32 = 23;
 
 /// What the first line says.
 #[derive(Debug, Deserialize)]
 pub struct Header {
     version: u32,
+    level: u32,
     /// The source's name.
     pub source: String,
     /// The snapshot's name.
@@ -45,8 +49,14 @@ pub struct Header {
 pub struct Indexed {
     /// What it is.
     pub entry: Entry,
-    /// A file's SHA-256; every file has one.
+    /// A file's SHA-256, without its holes; every file has one.
     pub sha256: Option<[u8; 32]>,
+    /// Whether the archive has the file without its holes.
+    pub sparse: bool,
+    /// The sum of its extended attributes and access control lists ([`Extras::sha256`]), which the entry itself lacks here.
+    pub extras: Option<[u8; 32]>,
+    /// Where it begins in the archive.
+    pub place: Place,
     /// Whether a file's content isn't what the mirror held.
     pub damaged: bool,
 }
@@ -77,12 +87,23 @@ pub struct Reader<R> {
     trailer: Option<Trailer>,
 }
 
-impl Reader<BufReader<File>> {
+/// An index's lines, as they are in a file.
+pub type Lines = BufReader<Decoder<'static, BufReader<File>>>;
+
+impl Reader<Lines> {
     /// Opens the index `path` and reads its first line.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).with_context(|| reading(path))?;
-        Self::new(BufReader::with_capacity(64 << 10, file), path)
+        let lines = decoder(BufReader::with_capacity(64 << 10, file)).with_context(|| reading(path))?;
+        Self::new(BufReader::with_capacity(64 << 10, lines), path)
     }
+}
+
+fn decoder<R: BufRead>(compressed: R) -> Result<Decoder<'static, R>> {
+    let mut decoder = Decoder::with_buffer(compressed)?;
+    // What our own compression needs; a forged index can't ask for gigabytes.
+    decoder.window_log_max(WINDOW)?;
+    Ok(decoder)
 }
 
 impl<R: BufRead> Reader<R> {
@@ -106,6 +127,11 @@ impl<R: BufRead> Reader<R> {
         self.trailer.as_ref()
     }
 
+    /// How many entries were read.
+    pub fn read(&self) -> u64 {
+        self.entries
+    }
+
     /// The next entry; none once all were read and the trailer was found after them.
     pub fn entry(&mut self) -> Result<Option<Indexed>> {
         if self.trailer.is_some() {
@@ -125,7 +151,17 @@ impl<R: BufRead> Reader<R> {
             }
             Line::File(line) => (Kind::File, line),
             Line::Folder(line) => (Kind::Folder, line),
-            Line::Symlink(line) => (Kind::Symlink(text(line.link.as_deref(), line.link_hex.as_deref(), "link")?), line),
+            Line::Symlink(line) => (Kind::Symlink(line.target()?), line),
+            Line::Hardlink(line) => {
+                let first = line.target()?;
+                let shown = printable(first.as_encoded_bytes());
+                let first = entry::plain(first.as_encoded_bytes())
+                    .with_context(|| format!("it is a link out of the snapshot, to {shown:?}"))?;
+                (Kind::Hardlink(first), line)
+            }
+            Line::Fifo(line) => (Kind::Fifo, line),
+            Line::CharDevice(line) => (Kind::CharDevice(line.device()?), line),
+            Line::BlockDevice(line) => (Kind::BlockDevice(line.device()?), line),
         };
         self.entries += 1;
         line.check(kind).map(Some)
@@ -175,6 +211,11 @@ fn supported(header: Header) -> Result<Header> {
         header.version,
         super::VERSION
     );
+    ensure!(
+        header.level == 0,
+        "the snapshot is an incremental one, of level {}, which this vaultberry doesn't read\nhint: a newer one does",
+        header.level
+    );
     Ok(header)
 }
 
@@ -189,22 +230,23 @@ fn line(lines: &mut impl BufRead) -> Result<Vec<u8>> {
     }
 }
 
-/// The last line of `file`, without its line break.
+/// The last line of `file`, without its line break: what is in the frame before the last, whose length the last one tells.
 fn last_line(file: &File) -> Result<Vec<u8>> {
+    const CUT: &str = "it has no end: the index was cut short";
     let size = file.metadata()?.len();
-    let mut wanted = TAIL;
-    loop {
-        let length = wanted.min(size);
-        let mut bytes = vec![0; usize::try_from(length)?];
-        file.read_exact_at(&mut bytes, size - length)?;
-        ensure!(bytes.pop() == Some(b'\n'), "it has no end: the index was cut short");
-        match bytes.iter().rposition(|&byte| byte == b'\n') {
-            Some(before) => return Ok(bytes.split_off(before + 1)),
-            None if length == size => return Ok(bytes),
-            None if wanted > LONGEST => bail!("it is longer than {LONGEST} bytes"),
-            None => wanted *= 4,
-        }
-    }
+    let before = size.checked_sub(FOOTER_LENGTH as u64).context(CUT)?;
+    let mut footer = [0; FOOTER_LENGTH];
+    file.read_exact_at(&mut footer, before)?;
+    let (magic, length) = footer.split_at(8);
+    ensure!(magic == FOOTER.map(u32::to_le_bytes).concat(), CUT);
+    let length = u64::from_le_bytes(length.try_into()?);
+    let begin = before.checked_sub(length).filter(|_| length <= LONGEST).context(CUT)?;
+    let mut frame = vec![0; usize::try_from(length)?];
+    file.read_exact_at(&mut frame, begin)?;
+    let mut lines = BufReader::new(decoder(frame.as_slice())?);
+    let last = line(&mut lines)?;
+    ensure!(lines.fill_buf()?.is_empty(), "something follows the trailer");
+    Ok(last)
 }
 
 fn parse(bytes: &[u8]) -> Result<Line> {
@@ -222,6 +264,10 @@ enum Line {
     File(EntryLine),
     Folder(EntryLine),
     Symlink(EntryLine),
+    Hardlink(EntryLine),
+    Fifo(EntryLine),
+    CharDevice(EntryLine),
+    BlockDevice(EntryLine),
     Trailer(TrailerLine),
 }
 
@@ -232,16 +278,34 @@ struct EntryLine {
     link: Option<String>,
     link_hex: Option<String>,
     size: Option<u64>,
-    mtime: u64,
+    #[serde(default)]
+    sparse: bool,
+    device: Option<String>,
+    mtime: i64,
+    #[serde(default)]
+    mtime_ns: u32,
     mode: String,
     uid: u32,
     gid: u32,
     sha256: Option<String>,
+    extras: Option<String>,
     #[serde(default)]
     damaged: bool,
+    block: u64,
+    skip: u32,
 }
 
 impl EntryLine {
+    fn target(&self) -> Result<OsString> {
+        text(self.link.as_deref(), self.link_hex.as_deref(), "link")
+    }
+
+    fn device(&self) -> Result<Device> {
+        let numbers = self.device.as_deref().and_then(|text| text.split_once(':'));
+        let device = numbers.and_then(|(major, minor)| Some(Device { major: major.parse().ok()?, minor: minor.parse().ok()? }));
+        device.context("its device is none")
+    }
+
     fn check(self, kind: Kind) -> Result<Indexed> {
         let path = text(self.path.as_deref(), self.path_hex.as_deref(), "path")?;
         let shown = printable(path.as_encoded_bytes());
@@ -253,8 +317,12 @@ impl EntryLine {
             is_file == self.size.is_some() && is_file == sha256.is_some(),
             "a file has a size and a sum, and nothing else has"
         );
-        let Self { mtime, uid, gid, damaged, .. } = self;
-        Ok(Indexed { entry: Entry { path, kind, size: self.size.unwrap_or(0), mtime, mode, uid, gid }, sha256, damaged })
+        ensure!(self.mtime_ns < 1_000_000_000 && (self.skip as usize) < gzip::BLOCK, "its time or its place is none");
+        let extras = self.extras.as_deref().map(sum).transpose()?;
+        let Self { uid, gid, sparse, damaged, .. } = self;
+        let mtime = Time { seconds: self.mtime, nanoseconds: self.mtime_ns };
+        let entry = Entry { path, kind, size: self.size.unwrap_or(0), mtime, mode, uid, gid, extras: Extras::default() };
+        Ok(Indexed { entry, sha256, sparse, extras, damaged, place: Place { block: self.block, skip: self.skip } })
     }
 }
 

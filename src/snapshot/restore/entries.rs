@@ -1,31 +1,32 @@
-//! The entries of an archive, read once from its beginning to its end.
+//! The entries of an archive, read once from its beginning to its end, or from the place of one of them on.
 //!
-//! Nothing in it is trusted. Only what [`crate::snapshot::archive`] writes is taken: files, folders and symbolic links, names
-//! that lead downwards, long names in GNU's way and of bounded length. Whatever else stands there wasn't written by a
-//! backup, and ends the reading with the entry named. An archive that is merely broken ends it too, but as a result: what
-//! came before is worth having.
+//! Nothing in it is trusted. Only what [`crate::snapshot::archive`] writes is taken: the kinds of things that it knows, names
+//! that lead downwards, headers of bounded length with the records that [`crate::snapshot::header`] makes. Whatever else stands there
+//! wasn't written by a backup, and ends the reading with the entry named. An archive that is merely broken ends it too, but as a
+//! result: what came before is worth having.
 
-use std::ffi::OsString;
+mod described;
+
 use std::fs::File;
 use std::io::{self, BufReader, Read};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::FileExt;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use flate2::bufread::MultiGzDecoder;
 use openssl::sha::Sha256;
-use tar::{Archive, EntryType, Header};
+use tar::Header;
 
 use crate::digest::Sum;
-use crate::log::printable;
 use crate::progress::Progress;
-use crate::snapshot::entry::{self, Entry, Kind};
+use crate::snapshot::gzip::Place;
+use crate::snapshot::header;
 use crate::stop::Stop;
 
-/// The longest name or link's target that is read; Linux takes none of more than 4096 bytes.
-const LONGEST: u64 = 64 << 10;
+pub use described::Described;
+use described::Extra;
 
 /// How much of the archive is read at once.
-const BLOCK: usize = 256 << 10;
+const READ: usize = 256 << 10;
 
 /// How an archive ended.
 #[derive(Debug)]
@@ -37,126 +38,113 @@ pub enum End {
 }
 
 /// Takes an entry and its content; gives why the content couldn't be read to its end, should that be so.
-pub type Each<'a> = dyn FnMut(&Entry, &mut dyn Read) -> Result<Option<String>> + 'a;
+pub type Each<'a> = dyn FnMut(Described, &mut dyn Read) -> Result<Option<String>> + 'a;
 
-/// Reads the archive in `file` and gives every entry to `each`, which need not read the content.
+/// Reads the archive in `file` and gives every entry to `each`, which need not read the content. `doing` is what progress
+/// calls it.
 ///
 /// # Errors
 /// A stop, what `each` fails with, and an entry that no snapshot holds.
-pub fn walk(file: &File, progress: &Progress, stop: &Stop, each: &mut Each<'_>) -> Result<End> {
+pub fn walk(file: &File, doing: &str, progress: &Progress, stop: &Stop, each: &mut Each<'_>) -> Result<End> {
     let total = file.metadata().context("asking for the archive's size")?.len();
-    let measured = Measured { file, size: 0, sha256: Sha256::new(), total, progress, stop };
-    let mut archive = Archive::new(MultiGzDecoder::new(BufReader::with_capacity(BLOCK, measured)));
-    let broken = entries(&mut archive, stop, each)?;
+    let measured = Measured { file, size: 0, sha256: Sha256::new(), total, doing, progress, stop };
+    let mut gzip = MultiGzDecoder::new(BufReader::with_capacity(READ, measured));
+    // Behind the last entry stand zeros and the sums of gzip; then nothing.
+    let read = entries(&mut gzip, u64::MAX, stop, each).and_then(|()| Ok(io::copy(&mut gzip, &mut io::sink())?));
     // A reading error may be the stop itself.
     stop.check()?;
-    if let Some(why) = broken {
-        return Ok(End::Broken(why));
+    match read {
+        Ok(_) => {
+            let Measured { size, sha256, .. } = gzip.into_inner().into_inner();
+            Ok(End::Whole(Sum { size, sha256: sha256.finish() }))
+        }
+        Err(Trouble::Broken(why)) => Ok(End::Broken(why)),
+        Err(Trouble::Ended(error)) => Err(error),
     }
-    // Behind the last entry stand zeros and the sums of gzip; then nothing.
-    let mut gzip = archive.into_inner();
-    let rest = io::copy(&mut gzip, &mut io::sink());
+}
+
+/// Reads `count` entries of the archive in `file`, from the one at `place` on. The inner error is why it can't be read.
+///
+/// # Errors
+/// As of [`walk`].
+pub fn some(file: &File, place: Place, count: u64, stop: &Stop, each: &mut Each<'_>) -> Result<Result<(), String>> {
+    let from = BufReader::with_capacity(READ, From { file, offset: place.block });
+    let mut gzip = MultiGzDecoder::new(from);
+    let skip = u64::from(place.skip);
+    let skipped = io::copy(&mut (&mut gzip).take(skip), &mut io::sink()).map_err(Trouble::from);
+    let read = skipped.and_then(|_| entries(&mut gzip, count, stop, each));
     stop.check()?;
-    if let Err(error) = rest {
-        return Ok(End::Broken(error.to_string()));
+    match read {
+        Ok(()) => Ok(Ok(())),
+        Err(Trouble::Broken(why)) => Ok(Err(why)),
+        Err(Trouble::Ended(error)) => Err(error),
     }
-    let Measured { size, sha256, .. } = gzip.into_inner().into_inner();
-    Ok(End::Whole(Sum { size, sha256: sha256.finish() }))
 }
 
-fn entries<R: Read>(archive: &mut Archive<R>, stop: &Stop, each: &mut Each<'_>) -> Result<Option<String>> {
-    // Raw: the crate would take long names of any length into memory, and kinds that are refused here.
-    let raw = match archive.entries() {
-        Ok(entries) => entries.raw(true),
-        Err(error) => return Ok(Some(error.to_string())),
-    };
-    let mut long = Long::default();
-    for entry in raw {
+/// Why reading ends early.
+#[derive(Debug)]
+enum Trouble {
+    /// The archive can't be read on.
+    Broken(String),
+    /// It mustn't be, or needn't.
+    Ended(anyhow::Error),
+}
+
+impl std::convert::From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
+
+impl std::convert::From<anyhow::Error> for Trouble {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Ended(error)
+    }
+}
+
+fn entries(tar: &mut impl Read, count: u64, stop: &Stop, each: &mut Each<'_>) -> Result<(), Trouble> {
+    let mut extra = Extra::default();
+    let mut read = 0;
+    while read < count {
         stop.check()?;
-        let mut entry = match entry {
-            Ok(entry) => entry,
-            Err(error) => return Ok(Some(error.to_string())),
+        let Some(header) = next_header(tar)? else {
+            return if count == u64::MAX { Ok(()) } else { Err(Trouble::Broken("it ends too early".into())) };
         };
-        let kind = entry.header().entry_type();
-        let broken = if kind.is_gnu_longname() {
-            long.read(&mut entry, |long| &mut long.name)?
-        } else if kind.is_gnu_longlink() {
-            long.read(&mut entry, |long| &mut long.link)?
-        } else {
-            let described = describe(entry.header(), std::mem::take(&mut long))?;
-            each(&described, &mut entry)?
-        };
-        if broken.is_some() {
-            return Ok(broken);
+        if extra.is_one(header.entry_type()) {
+            extra.read(&header, tar)?;
+            continue;
         }
-    }
-    Ok(None)
-}
-
-/// Names for the next entry that were too long for its header.
-#[derive(Default)]
-struct Long {
-    name: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
-}
-
-impl Long {
-    fn read(&mut self, content: &mut impl Read, field: fn(&mut Self) -> &mut Option<Vec<u8>>) -> Result<Option<String>> {
-        let mut bytes = Vec::new();
-        if let Err(error) = content.take(LONGEST + 1).read_to_end(&mut bytes) {
-            return Ok(Some(error.to_string()));
+        let described = Described::new(&header, std::mem::take(&mut extra), tar)?;
+        let stored = described.stored;
+        let mut content = tar.by_ref().take(stored);
+        if let Some(why) = each(described, &mut content)? {
+            return Err(Trouble::Broken(why));
         }
-        if bytes.len() as u64 > LONGEST {
-            bail!("refusing a name of more than {LONGEST} bytes");
-        }
-        bytes.truncate(bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len()));
-        *field(self) = Some(bytes);
-        Ok(None)
+        pass(&mut content, stored)?;
+        read += 1;
     }
+    Ok(())
 }
 
-/// What the header says, checked.
-fn describe(header: &Header, long: Long) -> Result<Entry> {
-    let mut name = long.name.unwrap_or_else(|| header.path_bytes().into_owned());
-    let shown = printable(&name);
-    let refusing = || format!("refusing the entry {shown:?} of the archive");
-    let target = long.link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
-    let kind = match (header.entry_type(), target) {
-        (EntryType::Regular, _) => Kind::File,
-        (EntryType::Directory, _) => Kind::Folder,
-        (EntryType::Symlink, Some(target)) if !target.is_empty() => Kind::Symlink(OsString::from_vec(target)),
-        (other, _) => bail!("{}: it is {}, which no snapshot holds", refusing(), called(other)),
-    };
-    if kind == Kind::Folder {
-        name.pop_if(|last| *last == b'/');
-    }
-    let Some(path) = entry::plain(&name) else {
-        bail!("{}: its name leads out of the snapshot, or roundabout", refusing());
-    };
-    let number = |value: io::Result<u64>| value.with_context(refusing);
-    let small = |value: io::Result<u64>| number(value).and_then(|value| u32::try_from(value).with_context(refusing));
-    let size = if kind == Kind::File { number(header.entry_size())? } else { 0 };
-    Ok(Entry {
-        path,
-        kind,
-        size,
-        mtime: number(header.mtime())?,
-        mode: header.mode().with_context(refusing)? & 0o7777,
-        uid: small(header.uid())?,
-        gid: small(header.gid())?,
-    })
+/// Reads what is left of a content of `size` bytes, and what fills its last block.
+fn pass<R: Read>(content: &mut io::Take<&mut R>, size: u64) -> Result<(), Trouble> {
+    let left = content.limit();
+    let padding = header::padding(size).len() as u64;
+    content.set_limit(left + padding);
+    let passed = io::copy(content, &mut io::sink())?;
+    if passed == left + padding { Ok(()) } else { Err(Trouble::Broken("it ends in the middle of a file".into())) }
 }
 
-fn called(kind: EntryType) -> &'static str {
-    match kind {
-        EntryType::Link => "a hard link",
-        EntryType::Symlink => "a link to nowhere",
-        EntryType::Char | EntryType::Block => "a device",
-        EntryType::Fifo => "a pipe",
-        EntryType::GNUSparse => "a sparse file",
-        EntryType::XHeader | EntryType::XGlobalHeader => "a pax header",
-        _ => "of an unknown kind",
+/// The next header; none at the end of the archive.
+fn next_header(tar: &mut impl Read) -> Result<Option<Header>, Trouble> {
+    let mut header = Header::new_old();
+    tar.read_exact(header.as_mut_bytes())?;
+    if header.as_bytes().iter().all(|&byte| byte == 0) {
+        return Ok(None);
     }
+    let sum: u32 =
+        header.as_bytes().iter().enumerate().map(|(at, &byte)| if (148..156).contains(&at) { 32 } else { byte.into() }).sum();
+    if header.cksum().ok() == Some(sum) { Ok(Some(header)) } else { Err(Trouble::Broken("a header's checksum is wrong".into())) }
 }
 
 /// The archive's file, counted and hashed as it is read.
@@ -165,6 +153,7 @@ struct Measured<'a> {
     size: u64,
     sha256: Sha256,
     total: u64,
+    doing: &'a str,
     progress: &'a Progress,
     stop: &'a Stop,
 }
@@ -175,9 +164,27 @@ impl Read for Measured<'_> {
         let length = self.file.read(buffer)?;
         self.sha256.update(&buffer[..length]);
         self.size += length as u64;
-        self.progress.say("restoring", self.size, Some(self.total));
+        self.progress.say(self.doing, self.size, Some(self.total));
         Ok(length)
     }
+}
+
+/// The archive's file from a place on, whoever else reads it.
+struct From<'a> {
+    file: &'a File,
+    offset: u64,
+}
+
+impl Read for From<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.file.read_at(buffer, self.offset)?;
+        self.offset += length as u64;
+        Ok(length)
+    }
+}
+
+fn refused(name: &[u8], why: &str) -> anyhow::Error {
+    anyhow!("refusing the entry {:?} of the archive: {why}", crate::log::printable(name))
 }
 
 #[cfg(test)]
@@ -221,8 +228,8 @@ mod tests {
 
     fn names(file: &File) -> Result<Vec<String>, String> {
         let mut names = Vec::new();
-        let end = walk(file, &Progress::default(), &Stop::default(), &mut |entry, _| {
-            names.push(entry.path.to_string_lossy().into_owned());
+        let end = walk(file, "restoring", &Progress::default(), &Stop::default(), &mut |described, _| {
+            names.push(described.entry.path.to_string_lossy().into_owned());
             Ok(None)
         });
         match end.map_err(|error| format!("{error:#}"))? {
@@ -243,13 +250,10 @@ mod tests {
             (b"./x", b'5', b"", "its name leads out of the snapshot, or roundabout"),
             (b"", b'0', b"", "its name leads out of the snapshot, or roundabout"),
             (b"x/", b'0', b"", "its name leads out of the snapshot, or roundabout"),
-            (b"x", b'1', b"/etc/passwd", "it is a hard link, which no snapshot holds"),
+            (b"x", b'1', b"/etc/passwd", "it is a link out of the snapshot, to \"/etc/passwd\""),
+            (b"x", b'1', b"a/../../b", "it is a link out of the snapshot, to \"a/../../b\""),
             (b"x", b'2', b"", "it is a link to nowhere, which no snapshot holds"),
-            (b"x", b'3', b"", "it is a device, which no snapshot holds"),
-            (b"x", b'4', b"", "it is a device, which no snapshot holds"),
-            (b"x", b'6', b"", "it is a pipe, which no snapshot holds"),
-            (b"x", b'S', b"", "it is a sparse file, which no snapshot holds"),
-            (b"x", b'x', b"", "it is a pax header, which no snapshot holds"),
+            (b"x", b'g', b"", "it is a pax header for all, which no snapshot holds"),
             (b"x", b'V', b"", "it is of an unknown kind, which no snapshot holds"),
         ] {
             let shown = String::from_utf8_lossy(name);
@@ -291,7 +295,7 @@ mod tests {
         }
         let stop = Stop::default();
         stop.request();
-        let error = walk(&file, &Progress::default(), &stop, &mut |_, _| Ok(None)).unwrap_err();
+        let error = walk(&file, "restoring", &Progress::default(), &stop, &mut |_, _| Ok(None)).unwrap_err();
         assert_eq!(error.to_string(), "interrupted by a signal");
     }
 }

@@ -4,18 +4,15 @@
 //! hold the only copy of good data beside a bad index. Once the two name different entries, the rest of the index
 //! is worth nothing, and only the archive's own sum is still compared.
 
-use std::fs::File;
-use std::io::{BufReader, ErrorKind};
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-
-use anyhow::{Result, bail};
 
 use crate::digest::Sum;
 use crate::log::printable;
 use crate::outcome::Outcome;
-use crate::snapshot::entry::Entry;
-use crate::snapshot::index::read::{self, Reader, Trailer};
+use crate::snapshot::entry::{Entry, Extras};
+use crate::snapshot::index::read::{self, Indexed, Lines, Reader, Trailer};
 use crate::snapshot::restore::wanted::Wanted;
 use crate::warnings::Warnings;
 
@@ -23,10 +20,9 @@ use crate::warnings::Warnings;
 const SHOWN: usize = 5;
 
 /// The index of an archive, as far as there is one.
-#[derive(Debug)]
 pub struct Proof {
     index: PathBuf,
-    reader: Option<Reader<BufReader<File>>>,
+    reader: Option<Reader<Lines>>,
     trailer: Option<Trailer>,
 }
 
@@ -62,31 +58,26 @@ impl Proof {
         }
     }
 
-    /// Looks for all that is wanted before anything is restored. Does nothing without a good index.
-    ///
-    /// # Errors
-    /// Something isn't in the snapshot: all of that is named.
-    pub fn look(&self, wanted: &Wanted) -> Result<()> {
-        if wanted.is_all() || self.reader.is_none() {
-            return Ok(());
-        }
-        let mut wanted = wanted.clone();
-        // Should it be damaged, following it beside the archive will find that too, and say it.
-        let Ok(mut reader) = Reader::open(&self.index) else { return Ok(()) };
-        loop {
+    /// The index once more, from its beginning; none without a good one.
+    pub fn reopen(&self) -> Option<Reader<Lines>> {
+        self.reader.as_ref()?;
+        Reader::open(&self.index).ok()
+    }
+
+    /// Passes over entries of the index, so that the next is the one with this number, from 0.
+    pub fn pass_to(&mut self, number: u64, trouble: &mut Warnings) {
+        while let Some(reader) = &mut self.reader
+            && reader.read() < number
+        {
             match reader.entry() {
-                Ok(Some(indexed)) => wanted.takes(&indexed.entry.path),
-                Ok(None) => break,
-                Err(_) => return Ok(()),
-            };
+                Ok(Some(_)) => {}
+                Ok(None) => self.reader = None,
+                Err(error) => {
+                    trouble.push(one_line(&error));
+                    self.reader = None;
+                }
+            }
         }
-        let unmet = wanted.unmet();
-        if !unmet.is_empty() {
-            let roots: Vec<String> = reader.header().roots.iter().take(SHOWN).map(|root| printable(root.as_bytes())).collect();
-            let more = if reader.header().roots.len() > SHOWN { " and more" } else { "" };
-            bail!("not in the snapshot: {}\nhint: it holds {}{more}", unmet.join(", "), roots.join(", "));
-        }
-        Ok(())
     }
 
     /// Takes the archive's next entry, and gives a file's SHA-256 as the index has it.
@@ -95,8 +86,8 @@ impl Proof {
         let shown = printable(entry.path.as_os_str().as_bytes());
         match reader.entry() {
             Ok(Some(indexed)) if indexed.entry.path == entry.path => {
-                if indexed.entry != *entry {
-                    trouble.push(format!("{shown} has another kind, size, target, time, mode or owner in the index"));
+                if !same(&indexed, entry) {
+                    trouble.push(format!("{shown} has another kind, size, target, time, mode, owner or attribute in the index"));
                 }
                 if indexed.damaged {
                     tracing::warn!("{shown} wasn't whole already when the snapshot was made");
@@ -142,6 +133,12 @@ impl Proof {
             trouble.push("the archive's SHA-256 isn't the one in its index".to_owned());
         }
     }
+}
+
+/// Whether the index says of an entry what the archive says.
+fn same(indexed: &Indexed, entry: &Entry) -> bool {
+    let bare = Entry { extras: Extras::default(), ..entry.clone() };
+    indexed.entry == bare && indexed.extras == entry.extras.sha256()
 }
 
 fn one_line(error: &anyhow::Error) -> String {

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use super::{Restored, restore};
 use crate::outcome::Outcome;
 use crate::progress::Progress;
+use crate::snapshot::index::tests::{pack, unpack};
 use crate::snapshot::{Request, create};
 use crate::source::Root;
 use crate::source::owners::Owners;
@@ -50,9 +51,9 @@ fn restored(archive: &Path, to: &Path) -> Restored {
 }
 
 fn change(path: &Path, from: &str, to: &str) {
-    let text = fs::read_to_string(path).unwrap();
+    let text = unpack(&fs::read(path).unwrap());
     assert!(text.contains(from), "{text}");
-    fs::write(path, text.replacen(from, to, 1)).unwrap();
+    fs::write(path, pack(&text.replacen(from, to, 1))).unwrap();
 }
 
 #[test]
@@ -70,9 +71,9 @@ fn all_is_well_and_the_summary_counts() {
 #[test]
 fn an_index_that_disagrees_is_named_and_everything_is_restored() {
     let (folder, archive) = snapshot("s", "x");
-    let index = folder.path().join("s.index.jsonl");
+    let index = folder.path().join("s.index.jsonl.zst");
     let shown = index.display().to_string();
-    let good = fs::read_to_string(&index).unwrap();
+    let good = fs::read(&index).unwrap();
     let sum = |text: &str| crate::digest::hex(&openssl::sha::sha256(text.as_bytes()));
     let archive_sum = sum_of(&archive);
     for (number, (from, to, lines)) in [
@@ -84,7 +85,7 @@ fn an_index_that_disagrees_is_named_and_everything_is_restored() {
         (
             "\"mode\":\"0555\"".into(),
             "\"mode\":\"0755\"".into(),
-            vec!["srv/d has another kind, size, target, time, mode or owner in the index".into()],
+            vec!["srv/d has another kind, size, target, time, mode, owner or attribute in the index".into()],
         ),
         (
             "\"path\":\"srv/d\"".into(),
@@ -126,7 +127,7 @@ fn sum_of(path: &Path) -> String {
 #[test]
 fn the_verdict_names_the_archive_and_every_trouble() {
     let (folder, archive) = snapshot("s", "x");
-    change(&folder.path().join("s.index.jsonl"), &sum_of(&archive), &"0".repeat(64));
+    change(&folder.path().join("s.index.jsonl.zst"), &sum_of(&archive), &"0".repeat(64));
     let error = restored(&archive, &folder.path().join("to")).verdict().unwrap_err();
     assert_eq!(
         format!("{error:#}"),
@@ -143,13 +144,13 @@ fn what_a_broken_archive_no_longer_has_is_named() {
     let (folder, archive) = snapshot("s", "x");
     // What gzip packs well, cut short, is still a whole tar: cut the tar, and pack it anew.
     let mut tar = Vec::new();
-    std::io::copy(&mut flate2::read::GzDecoder::new(File::open(&archive).unwrap()), &mut tar).unwrap();
+    std::io::copy(&mut flate2::read::MultiGzDecoder::new(File::open(&archive).unwrap()), &mut tar).unwrap();
     // srv, srv/a with its content, srv/d, srv/d/b, and 3 bytes of its content
     let mut gzip = GzEncoder::new(File::create(&archive).unwrap(), Compression::default());
     gzip.write_all(&tar[..512 * 5 + 3]).unwrap();
     gzip.finish().unwrap();
     let size = fs::metadata(&archive).unwrap().len();
-    let said = fs::read_to_string(folder.path().join("s.index.jsonl")).unwrap();
+    let said = unpack(&fs::read(folder.path().join("s.index.jsonl.zst")).unwrap());
     let said = said.split("\"archive\":{\"size\":").nth(1).unwrap().split(',').next().unwrap().to_owned();
     let to = folder.path().join("to");
     let restored = restored(&archive, &to);

@@ -10,19 +10,21 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat2, renameat2};
-use nix::sys::stat::{Mode, UtimensatFlags, fchmod, futimens, mkdirat, utimensat};
+use nix::sys::stat::{
+    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, futimens, makedev, mkdirat, mknodat, utimensat,
+};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, fchown, fchownat, symlinkat, syncfs};
+use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat, syncfs};
 
 use crate::durable;
-use crate::snapshot::entry::Entry;
+use crate::snapshot::entry::{Entry, Extras, Kind};
 
 /// What is put behind the name of a file that isn't as it was archived.
 pub const DAMAGED_END: &str = ".damaged";
@@ -97,13 +99,36 @@ impl Tree {
         self.open(path, flags, Mode::S_IRUSR | Mode::S_IWUSR).map(File::from)
     }
 
-    /// Gives a file that is written its owner, mode and time, in this order: a new owner takes set-user-ID bits away.
+    /// Gives a file or folder that is written its owner, mode, attributes and time, in this order: a new owner takes
+    /// set-user-ID bits and capabilities away, and an access control list has a part of the mode in it.
     pub fn attributes(&self, place: impl AsFd, entry: &Entry) -> nix::Result<()> {
         if self.rights == Rights::All {
             fchown(&place, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))?;
         }
         fchmod(&place, self.rights.mode(entry.mode))?;
-        futimens(&place, &TimeSpec::UTIME_OMIT, &time(entry)?)
+        self.extras(&place, &entry.extras)?;
+        futimens(&place, &TimeSpec::UTIME_OMIT, &time(entry))
+    }
+
+    /// Without root only what anybody may set: `user.` attributes and access control lists.
+    fn extras(&self, place: impl AsFd, extras: &Extras) -> nix::Result<()> {
+        // This name means the thing itself, a pipe or device too, which isn't opened for that.
+        let place = format!("/proc/self/fd/{}", place.as_fd().as_raw_fd());
+        let set = |name: &OsStr, value: &[u8]| {
+            let set = xattr::set_deref(&place, name, value);
+            set.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+        };
+        for (name, value) in &extras.xattrs {
+            if self.rights == Rights::All || name.as_bytes().starts_with(b"user.") {
+                set(name, value)?;
+            }
+        }
+        for (name, acl) in [("system.posix_acl_access", &extras.acl), ("system.posix_acl_default", &extras.default_acl)] {
+            if let Some(acl) = acl {
+                set(name.as_ref(), &acl.to_xattr())?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes a folder, which gets its attributes later.
@@ -127,14 +152,48 @@ impl Tree {
         symlinkat(target, &parent, name)
     }
 
+    /// Makes another name of a file that was made already.
+    pub fn hardlink(&self, path: &Path, first: &Path) -> nix::Result<()> {
+        let (parent, name) = self.parent(path)?;
+        let (first_parent, first_name) = self.parent(first)?;
+        linkat(&first_parent, first_name, &parent, name, AtFlags::empty())
+    }
+
+    /// Makes a pipe or a device.
+    pub fn node(&self, entry: &Entry) -> nix::Result<()> {
+        let (kind, device) = match &entry.kind {
+            Kind::CharDevice(device) => (SFlag::S_IFCHR, Some(device)),
+            Kind::BlockDevice(device) => (SFlag::S_IFBLK, Some(device)),
+            _ => (SFlag::S_IFIFO, None),
+        };
+        let device = device.map_or(0, |device| makedev(device.major.into(), device.minor.into()));
+        let (parent, name) = self.parent(&entry.path)?;
+        mknodat(&parent, name, kind, Mode::S_IRUSR | Mode::S_IWUSR, device)
+    }
+
+    /// Gives a pipe or device its owner, mode, attributes and time.
+    pub fn node_attributes(&self, entry: &Entry) -> nix::Result<()> {
+        self.link_owner_and_time(entry, |parent, name| {
+            fchmodat(parent, name, self.rights.mode(entry.mode), FchmodatFlags::FollowSymlink)?;
+            let place = self.open(&entry.path, OFlag::O_PATH | OFlag::O_NOFOLLOW, Mode::empty())?;
+            self.extras(place, &entry.extras)
+        })
+    }
+
     /// Gives a link its owner and time; a mode it has none.
     pub fn link_attributes(&self, entry: &Entry) -> nix::Result<()> {
+        self.link_owner_and_time(entry, |_, _| Ok(()))
+    }
+
+    /// Gives the thing itself its owner, then what `between` gives it, then its time.
+    fn link_owner_and_time(&self, entry: &Entry, between: impl FnOnce(&OwnedFd, &OsStr) -> nix::Result<()>) -> nix::Result<()> {
         let (parent, name) = self.parent(&entry.path)?;
         if self.rights == Rights::All {
             let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
             fchownat(&parent, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
         }
-        utimensat(&parent, name, &TimeSpec::UTIME_OMIT, &time(entry)?, UtimensatFlags::NoFollowSymlink)
+        between(&parent, name)?;
+        utimensat(&parent, name, &TimeSpec::UTIME_OMIT, &time(entry), UtimensatFlags::NoFollowSymlink)
     }
 
     /// Gives a file that isn't as it was archived a name that says so, and gives that name.
@@ -202,9 +261,9 @@ impl Tree {
     }
 }
 
-fn time(entry: &Entry) -> nix::Result<TimeSpec> {
-    // What a file system can't say, the kernel rounds; what the kernel can't, is an error.
-    i64::try_from(entry.mtime).map(|seconds| TimeSpec::new(seconds, 0)).map_err(|_| Errno::EOVERFLOW)
+/// What a file system can't say, the kernel rounds.
+fn time(entry: &Entry) -> TimeSpec {
+    TimeSpec::new(entry.mtime.seconds, entry.mtime.nanoseconds.into())
 }
 
 /// This process's umask, from proc(5): umask(2) only tells it to whoever sets another. The strictest if that can't be read.

@@ -39,7 +39,7 @@ fn a_flipped_byte_is_found_in_its_file() {
     assert!(there.contains(&"b.damaged".into()) && !there.contains(&"b".into()), "{there:?}");
     assert_eq!(fs::read(to.join("srv/a")).unwrap(), fs::read(mirror.path().join("srv/a")).unwrap());
     // Also without the index it isn't passed over.
-    fs::remove_file(appliance.backup("snapshots/web/20261123T023000Z.index.jsonl")).unwrap();
+    fs::remove_file(appliance.backup("snapshots/web/20261123T023000Z.index.jsonl.zst")).unwrap();
     let run = restore(&appliance, &[archive.to_str().unwrap()], &out.path().join("again"));
     assert_eq!(run.code, Some(1), "{run:?}");
     assert!(run.stderr.contains("the archive is damaged and can't be read to its end: "), "{run:?}");
@@ -71,7 +71,7 @@ fn the_index_of_another_snapshot_is_found_out_and_all_is_restored() {
     fs::write(mirror.path().join("srv/new"), "new").unwrap();
     keep(&appliance, mirror.path(), "20261123T023000Z", Outcome::Complete);
     let [older, newer] =
-        ["20261122", "20261123"].map(|day| appliance.backup(&format!("snapshots/web/{day}T023000Z.index.jsonl")));
+        ["20261122", "20261123"].map(|day| appliance.backup(&format!("snapshots/web/{day}T023000Z.index.jsonl.zst")));
     fs::copy(newer, older).unwrap();
     let to = tempfile::tempdir().unwrap();
     let run = restore(&appliance, &["web/20261122T023000Z"], to.path());

@@ -164,8 +164,9 @@ pub fn names(folder: &Path) -> Vec<String> {
 
 /// The index beside an archive, line by line.
 pub fn index(archive: &Path) -> Vec<Value> {
-    let path = archive.to_str().unwrap().replace(".tar.gz", ".index.jsonl");
-    fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let path = archive.to_str().unwrap().replace(".tar.gz", ".index.jsonl.zst");
+    let text = zstd::decode_all(fs::File::open(path).unwrap()).unwrap();
+    String::from_utf8(text).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// How a program ended.

@@ -9,33 +9,47 @@ use super::{Indexed, Reader, trailer};
 use crate::digest::Sum;
 use crate::outcome::Outcome;
 use crate::snapshot::archive::Archived;
-use crate::snapshot::entry::{Entry, Kind};
+use crate::snapshot::entry::{Device, Entry, Extras, Kind, Time};
+use crate::snapshot::gzip::Place;
+use crate::snapshot::index::tests::{pack, unpack};
 use crate::snapshot::index::{self, Header, Index};
 use crate::source::Root;
+use crate::source::owners::Owners;
 use crate::warnings::Warnings;
 
 fn entry(path: &[u8], kind: Kind, size: u64) -> Entry {
-    Entry { path: PathBuf::from(OsString::from_vec(path.to_vec())), kind, size, mtime: 7, mode: 0o4755, uid: 33, gid: 34 }
+    let path = PathBuf::from(OsString::from_vec(path.to_vec()));
+    Entry { path, kind, size, mtime: Time::seconds(7), mode: 0o4755, uid: 33, gid: 34, extras: Extras::default() }
 }
 
-fn entries() -> [Indexed; 3] {
+fn indexed(path: &[u8], kind: Kind, size: u64) -> Indexed {
+    let place = Place { block: 9, skip: 1024 };
+    let sha256 = (kind == Kind::File).then_some([0xab; 32]);
+    Indexed { entry: entry(path, kind, size), sha256, sparse: false, extras: None, damaged: sha256.is_some(), place }
+}
+
+fn entries() -> [Indexed; 5] {
     [
-        Indexed { entry: entry(b"srv", Kind::Folder, 0), sha256: None, damaged: false },
-        Indexed { entry: entry(b"srv/a\n\xe9", Kind::File, 5), sha256: Some([0xab; 32]), damaged: true },
-        Indexed { entry: entry(b"srv/l", Kind::Symlink(OsString::from_vec(b"/\xff".to_vec())), 0), sha256: None, damaged: false },
+        indexed(b"srv", Kind::Folder, 0),
+        indexed(b"srv/a\n\xe9", Kind::File, 5),
+        indexed(b"srv/l", Kind::Symlink(OsString::from_vec(b"/\xff".to_vec())), 0),
+        indexed(b"srv/h", Kind::Hardlink(PathBuf::from("srv/b")), 0),
+        indexed(b"srv/n", Kind::BlockDevice(Device { major: 8, minor: 1 }), 0),
     ]
 }
 
 fn written(warnings: &Warnings) -> Vec<u8> {
+    let owners = Owners::default();
     let mut index = Index::begin(
         Vec::new(),
         &Header::new("web", "20261123T023000Z", &[Root { base: PathBuf::from("/m"), path: PathBuf::from("srv") }]),
+        &owners,
     )
     .unwrap();
-    for Indexed { entry, sha256, damaged } in &entries() {
-        index.entry(&Archived { entry, sha256: *sha256, damaged: *damaged }).unwrap();
+    for Indexed { entry, sha256, sparse, damaged, place, .. } in entries() {
+        index.entry(place, &Archived { entry, sha256, sparse, damaged }).unwrap();
     }
-    let trailer = index::Trailer { outcome: Outcome::Partial, entries: 3, bytes: 5, size: 9, sha256: [1; 32], warnings };
+    let trailer = index::Trailer { outcome: Outcome::Partial, entries: 5, bytes: 5, size: 9, sha256: [1; 32], warnings };
     index.end(&trailer).unwrap()
 }
 
@@ -55,7 +69,8 @@ fn what_was_written_is_read_back() {
     let mut warnings = Warnings::default();
     warnings.push("one".into());
     let bytes = written(&warnings);
-    let mut reader = Reader::new(bytes.as_slice(), Path::new("i")).unwrap();
+    let text = unpack(&bytes);
+    let mut reader = Reader::new(text.as_bytes(), Path::new("i")).unwrap();
     let header = reader.header();
     assert_eq!(
         (header.source.as_str(), header.snapshot.as_str(), header.roots.as_slice()),
@@ -67,7 +82,7 @@ fn what_was_written_is_read_back() {
     }
     assert_eq!((reader.entry().unwrap(), reader.entry().unwrap()), (None, None));
     let end = reader.trailer().unwrap();
-    assert_eq!((end.outcome, end.entries, end.bytes), (Outcome::Partial, 3, 5));
+    assert_eq!((end.outcome, end.entries, end.bytes), (Outcome::Partial, 5, 5));
     assert_eq!((end.archive, &end.warnings), (Sum { size: 9, sha256: [1; 32] }, &warnings));
 }
 
@@ -88,14 +103,21 @@ fn a_trailer_that_is_not_there_is_named_with_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("i");
     let bytes = written(&Warnings::default());
-    let whole = bytes.split_inclusive(|&byte| byte == b'\n').collect::<Vec<_>>();
+    let text = unpack(&bytes);
+    let header = text.split_inclusive('\n').next().unwrap();
+    let end = "it has no end: the index was cut short";
+    let mut far = bytes.clone();
+    let length = far.len() - 8;
+    far[length..].copy_from_slice(&u64::MAX.to_le_bytes());
     for (content, expected) in [
-        (b"".as_slice(), "it has no end: the index was cut short"),
-        (&bytes[..bytes.len() - 1], "it has no end: the index was cut short"),
-        (&whole[..4].concat(), "it is no trailer: the index was cut short"),
-        (&b"x".repeat(5 << 20), "it has no end: the index was cut short"),
-        (&[&b"x".repeat(5 << 20)[..], b"\n"].concat(), "it isn't as it should be: expected value at column 1"),
-        (&[&b"x".repeat(20 << 20)[..], b"\n"].concat(), "it is longer than 4194304 bytes"),
+        (Vec::new(), end),
+        (bytes[..bytes.len() - 1].to_vec(), end),
+        (text.clone().into_bytes(), end),
+        (far, end),
+        (pack(header), "it is no trailer: the index was cut short"),
+        (pack(&format!("{text}x\n")), "it isn't as it should be: expected value at column 1"),
+        (pack(&" ".repeat(5 << 20)), "it is longer than 4194304 bytes"),
+        (pack(text.trim_end()), "the index was cut short here"),
     ] {
         fs::write(&path, content).unwrap();
         assert_eq!(
@@ -107,7 +129,7 @@ fn a_trailer_that_is_not_there_is_named_with_the_file() {
 
 #[test]
 fn every_damage_is_named_with_its_line() {
-    let text = String::from_utf8(written(&Warnings::default())).unwrap();
+    let text = unpack(&written(&Warnings::default()));
     let change = |from: &str, to: &str| {
         assert!(text.contains(from), "{from}");
         text.replacen(from, to, 1)
@@ -116,8 +138,12 @@ fn every_damage_is_named_with_its_line() {
     for (content, expected) in [
         (String::new(), "line 1: the index was cut short here"),
         (
-            change("\"version\":1", "\"version\":2"),
-            "line 1: the index has version 2, and this vaultberry reads version 1\nhint: a newer vaultberry may read it; GNU tar restores the archive without it",
+            change("\"level\":0", "\"level\":1"),
+            "line 1: the snapshot is an incremental one, of level 1, which this vaultberry doesn't read\nhint: a newer one does",
+        ),
+        (
+            change("\"version\":2", "\"version\":3"),
+            "line 1: the index has version 3, and this vaultberry reads version 2\nhint: a newer vaultberry may read it; GNU tar restores the archive without it",
         ),
         (text.split_inclusive('\n').skip(1).collect(), "line 1: it is no header"),
         (long, "line 1: it is longer than 4194304 bytes"),
@@ -130,15 +156,18 @@ fn every_damage_is_named_with_its_line() {
         (change("\"link_hex\":\"2fff\"", "\"link_hex\":\"2ff\""), "line 4: its link_hex is not hexadecimal"),
         (
             change("\"type\":\"symlink\"", "\"type\":\"\u{9b}\""),
-            "line 4: it isn't as it should be: unknown variant `\\u{9b}`, expected one of `header`, `file`, `folder`, `symlink`, `trailer` at column 12",
+            "line 4: it isn't as it should be: unknown variant `\\u{9b}`, expected one of `header`, `file`, `folder`, `symlink`, `hardlink`, `fifo`, `chardevice`, `blockdevice`, `trailer` at column 12",
         ),
-        (change("\"entries\":3", "\"entries\":4"), "line 5: the trailer counts 4 entries, and there are 3"),
-        (change("\"partial\"", "\"failed\""), "line 5: no snapshot is failed"),
-        (text.clone() + "\n", "line 5: something follows the trailer"),
-        (text.split_inclusive('\n').take(4).collect(), "line 5: the index was cut short here"),
-        (text.trim_end().to_owned(), "line 5: the index was cut short here"),
+        (change("\"link\":\"srv/b\"", "\"link\":\"../b\""), "line 5: it is a link out of the snapshot, to \"../b\""),
+        (change("\"device\":\"8:1\"", "\"device\":\"8\""), "line 6: its device is none"),
+        (change("\"skip\":1024", "\"skip\":1048576"), "line 2: its time or its place is none"),
+        (change("\"entries\":5", "\"entries\":4"), "line 7: the trailer counts 4 entries, and there are 5"),
+        (change("\"partial\"", "\"failed\""), "line 7: no snapshot is failed"),
+        (text.clone() + "\n", "line 7: something follows the trailer"),
+        (text.split_inclusive('\n').take(6).collect(), "line 7: the index was cut short here"),
+        (text.trim_end().to_owned(), "line 7: the index was cut short here"),
     ] {
         assert_eq!(read(content.as_bytes()).unwrap_err(), format!("reading the index i: {expected}"));
     }
-    assert_eq!(read(text.as_bytes()).unwrap().len(), 3);
+    assert_eq!(read(text.as_bytes()).unwrap().len(), 5);
 }
