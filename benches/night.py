@@ -209,7 +209,8 @@ def main():
         shutil.rmtree(work, ignore_errors=True)
 
 
-if sys.argv[1:2] == ["--measure"]:
-    measure(sys.argv[2], sys.argv[3:])
-else:
-    main()
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--measure"]:
+        measure(sys.argv[2], sys.argv[3:])
+    else:
+        main()

@@ -1,6 +1,7 @@
 //! `vaultberry snapshot list` and `vaultberry restore` as their owner meets them, with GNU tar as the judge.
 
 mod damage;
+mod readers;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;

@@ -108,8 +108,11 @@ with tarfile.open(archive, "w:gz", format=tarfile.GNU_FORMAT) as tar:
         (vec!["link|2|OUT", "link|5|", "link/evil|0|"], "/link/evil:"),
         (vec!["link|2|OUT/precious", "link|0|"], "link is not restored: something has this name already"),
         (vec!["link|2|OUT/new", "link|0|"], "link is not restored: something has this name already"),
-        (vec!["hard|1|OUT/precious", "hard|0|"], "\"hard\" of the archive: it is a hard link"),
-        (vec!["dev|3|"], "\"dev\" of the archive: it is a device"),
+        (vec!["hard|1|OUT/precious", "hard|0|"], "\"hard\" of the archive: it is a link out of the snapshot, to "),
+        (vec!["link|2|OUT", "hard|1|link/precious", "hard|0|"], "/hard:"),
+        (vec!["hard|1|srv/../../outside/precious"], "\"hard\" of the archive: it is a link out of the snapshot, to "),
+        (vec!["link|2|OUT", "link/pipe|6|"], "/link/pipe:"),
+        (vec!["odd|V|"], "\"odd\" of the archive: it is of an unknown kind"),
     ]
     .into_iter()
     .enumerate()
