@@ -81,10 +81,13 @@ fn backup(args: &cli::backup::Run, verbosity: u8) -> Result<Outcome> {
     if args.dry_run {
         return rehearse(&config, args.json);
     }
+    let accept = run::Accept { deletions: args.accept_deletions.clone() };
+    accept.check(&config)?;
     let screen = Screen::new(verbosity);
     let events = if args.json { Events::json() } else { screen.events() };
     let stop = Stop::on_signals()?;
-    let report = if args.if_due { run::catch_up(&config, &events, &stop)? } else { run::backup(&config, &events, &stop) };
+    let report =
+        if args.if_due { run::catch_up(&config, &events, &stop)? } else { run::backup(&config, &accept, &events, &stop) };
     drop(screen);
     if !args.json {
         // The run is over and written down; whether somebody still listens changes nothing.

@@ -35,6 +35,11 @@ pub struct Run {
     /// after downtime.
     #[arg(long)]
     pub if_due: bool,
+    /// Once, let this source's mirror lose as much as the server did
+    ///
+    /// The mirror guard deletes nothing where more has gone than is plausible. For when it was meant to go.
+    #[arg(long, value_name = "SOURCE", conflicts_with_all = ["dry_run", "if_due"])]
+    pub accept_deletions: Vec<String>,
     /// Tell what happens as JSON, an object a line
     #[arg(long)]
     pub json: bool,

@@ -229,6 +229,23 @@ pub struct Source {
     pub postgresql: Vec<String>,
     /// Absolute folders on the server, none twice and none inside another. At least one where there is no database.
     pub paths: Vec<PathBuf>,
+    /// How those are pulled.
+    pub files: Files,
+}
+
+/// How the files of a source are pulled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
+    /// What stays out: patterns of rsync(1), those that begin with a slash from the server's root on.
+    pub exclude: Vec<String>,
+    /// Files of more bytes than this stay out.
+    pub largest: Option<u64>,
+    /// Whether what is mounted below a path stays out. Default false.
+    pub one_file_system: bool,
+    /// Files or folders on the server without which nothing is deleted in the mirror: they say that its disks are there.
+    pub sentinels: Vec<PathBuf>,
+    /// How many per cent of the files of a path may go from the mirror in one night, 0 to 100. Default 20.
+    pub max_deletions: u16,
 }
 
 impl Config {

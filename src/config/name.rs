@@ -124,6 +124,15 @@ pub(super) fn database(text: &str) -> Result<String, Fault> {
     Err(Fault::new(format!("{} is not the name of a database that can be dumped", show(text)), hint))
 }
 
+/// A pattern for rsync's filter rules, which stand a line each.
+pub(super) fn pattern(text: &str) -> Result<String, Fault> {
+    let hint = "write a pattern of rsync's, as in \"*.tmp\", \"/srv/cache\" or \"node_modules/\"";
+    if text.is_empty() || text == "/" || text.len() > 4095 || text.chars().any(char::is_control) || text.trim() != text {
+        return Err(Fault::new(format!("{} is no pattern for what to leave out", show(text)), hint));
+    }
+    Ok(String::from(text))
+}
+
 /// A Debian package name, Debian Policy section 5.6.1.
 pub(super) fn package(text: &str) -> Result<String, Fault> {
     let first = text.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());

@@ -77,7 +77,7 @@ paths = [\"/srv\"]
     fn the_defaults_that_the_example_shows_are_the_defaults() {
         let expected = parse(EXAMPLE).unwrap();
         let count = EXAMPLE.lines().filter(|line| is_default(line)).count();
-        assert_eq!(count, 18);
+        assert_eq!(count, 22);
         for number in 1..=count {
             assert_eq!(parse(&uncommented(|this| this == number)).unwrap(), expected, "the default number {number}");
         }
@@ -150,11 +150,11 @@ paths = [\"/srv\"]
             (
                 "colour = 1\nname",
                 "5:1: source[1].colour: unknown setting\n  \
-                 hint: [[source]] has name, host, port, user, identity, host_keys, postgresql, paths",
+                 hint: [[source]] has name, host, port, user, identity, host_keys, postgresql, paths, exclude, largest_file, one_file_system, sentinels, max_deletions",
             ),
             (
                 "\"a b\\u001b\" = 1\nname",
-                "5:1: source[1].(unprintable): unknown setting\n  hint: [[source]] has name, host, port, user, identity, host_keys, postgresql, paths",
+                "5:1: source[1].(unprintable): unknown setting\n  hint: [[source]] has name, host, port, user, identity, host_keys, postgresql, paths, exclude, largest_file, one_file_system, sentinels, max_deletions",
             ),
         ] {
             assert_eq!(errors("name", to), expected);

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::{Config, Offsite, Report, Security, public_key, value};
+use super::{Config, Files, Offsite, Report, Security, public_key, value};
 
 /// The column where values begin: the longest key, its indentation, and two blanks.
-const VALUES: usize = 16;
+const VALUES: usize = 19;
 
 /// Prints everything that `config` resolved to, defaults included: a section each, keys as in the file, ssh keys by
 /// the fingerprint that `ssh-keygen -l` shows for them.
@@ -49,6 +49,7 @@ pub fn plan(config: &Config) -> String {
         page.list("host_keys", source.host_keys.iter().map(|key| public_key::fingerprint(key)));
         page.list("postgresql", source.postgresql.iter().cloned());
         page.list("paths", source.paths.iter().map(|path| path.to_string_lossy().into_owned()));
+        page.files(&source.files);
     }
     page.0
 }
@@ -102,6 +103,14 @@ impl Page {
         self.line("log_limit", &value::size_text(report.log_limit));
     }
 
+    fn files(&mut self, files: &Files) {
+        self.list("exclude", files.exclude.iter().cloned());
+        self.line("largest_file", &files.largest.map_or("(no limit)".into(), value::size_text));
+        self.line("one_file_system", if files.one_file_system { "true" } else { "false" });
+        self.list("sentinels", files.sentinels.iter().map(|path| path.to_string_lossy().into_owned()));
+        self.line("max_deletions", &format!("{} % of a path's files in one night", files.max_deletions));
+    }
+
     fn line(&mut self, key: &str, value: &str) {
         let width = VALUES - 2;
         self.write(format_args!("  {key:width$}{value}\n"));
@@ -132,53 +141,58 @@ mod tests {
     fn the_example_resolves_to_this() {
         let expected = "\
 appliance
-  hostname      vaultberry
-  timezone      Etc/UTC
+  hostname         vaultberry
+  timezone         Etc/UTC
 
 admin
-  user          admin
-  ssh_keys      (none)
-  generate_key  true (a throw-away key pair, made with the image)
+  user             admin
+  ssh_keys         (none)
+  generate_key     true (a throw-away key pair, made with the image)
 
 image
-  suite         trixie
-  size          4 GiB (4294967296 bytes)
-  packages      (none)
-  mirror        (Debian's own, as mmdebstrap chooses)
+  suite            trixie
+  size             4 GiB (4294967296 bytes)
+  packages         (none)
+  mirror           (Debian's own, as mmdebstrap chooses)
 
 unlock
-  wait          30s
-  reboot_after  10m
+  wait             30s
+  reboot_after     10m
 
 disk
-  serial        VAULTBERRY-DEMO
+  serial           VAULTBERRY-DEMO
 
 backup
-  folder        /mnt/backup
-  state         /var/lib/vaultberry
-  lock          /run/lock/vaultberry.lock
-  at            02:30 Etc/UTC
-  keep          14 complete snapshots of each source
-  keep_logs     90
+  folder           /mnt/backup
+  state            /var/lib/vaultberry
+  lock             /run/lock/vaultberry.lock
+  at               02:30 Etc/UTC
+  keep             14 complete snapshots of each source
+  keep_logs        90
 
 openpgp
-  recipients    (none)
+  recipients       (none)
 
 offsite
-  bucket        (none: copies stay here)
+  bucket           (none: copies stay here)
 
 report
-  to            (nobody: the journal has to do)
+  to               (nobody: the journal has to do)
 
 source demo
-  host          demo.example.org
-  port          22
-  user          vaultberry
-  identity      /var/lib/vaultberry/ssh/id_ed25519
-  host_keys     ssh-ed25519 SHA256:nq00cPCwzcDDgB48Dhp5j6Q5Z9USmetAEDTkHPMz09g
-  postgresql    (none)
-  paths         /srv
-                /home
+  host             demo.example.org
+  port             22
+  user             vaultberry
+  identity         /var/lib/vaultberry/ssh/id_ed25519
+  host_keys        ssh-ed25519 SHA256:nq00cPCwzcDDgB48Dhp5j6Q5Z9USmetAEDTkHPMz09g
+  postgresql       (none)
+  paths            /srv
+                   /home
+  exclude          (none)
+  largest_file     (no limit)
+  one_file_system  false
+  sentinels        (none)
+  max_deletions    20 % of a path's files in one night
 ";
         assert_eq!(plan(&parse(EXAMPLE).unwrap()), expected);
     }
@@ -187,6 +201,6 @@ source demo
     fn what_is_not_there_is_said() {
         let text = EXAMPLE.replace("[disk]", "").replace("serial = \"VAULTBERRY-DEMO\"", "");
         let page = plan(&parse(&text).unwrap());
-        assert!(page.contains("  serial        (no backup disk: backups go into a plain folder)\n"), "{page}");
+        assert!(page.contains("  serial           (no backup disk: backups go into a plain folder)\n"), "{page}");
     }
 }

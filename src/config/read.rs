@@ -5,7 +5,7 @@
 //! text, and the walk goes on with a stand-in. The tree may itself be incomplete: after a syntax error the parser goes on
 //! as well as it can, and the report then keeps back what is only a consequence of it.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -205,15 +205,16 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// A whole number from 1 to `largest`.
-    pub(super) fn number(&self, report: &mut Report<'_>, key: &str, default: u16, largest: u16) -> Setting<u16> {
+    /// A whole number in `range`.
+    pub(super) fn number(&self, report: &mut Report<'_>, key: &str, default: u16, range: RangeInclusive<u16>) -> Setting<u16> {
         self.setting(report, key, default, |value| {
             let DeValue::Integer(integer) = value else {
                 return Err(wrong_type("a number without quotes", value, self.write(key)));
             };
             let number = u16::from_str_radix(integer.as_str(), integer.radix()).ok();
-            let number = number.filter(|number| (1..=largest).contains(number));
-            number.ok_or_else(|| Fault::new(format!("must be from 1 to {largest}"), self.write(key)))
+            let number = number.filter(|number| range.contains(number));
+            let (least, largest) = range.into_inner();
+            number.ok_or_else(|| Fault::new(format!("must be from {least} to {largest}"), self.write(key)))
         })
     }
 

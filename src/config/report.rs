@@ -24,7 +24,7 @@ pub(super) fn report(report: &mut read::Report<'_>, root: &DeTable<'_>) -> Optio
         Security::Tls => 465,
         Security::None => 25,
     };
-    let port = section.number(report, "port", port, u16::MAX).value;
+    let port = section.number(report, "port", port, 1..=u16::MAX).value;
     let credentials = section.text(report, "credentials", None, |text| place::credentials(text).map(Some));
     if security.value == Security::None && credentials.found == Found::Right {
         let hint = "write security = \"starttls\" or \"tls\", or leave out credentials";

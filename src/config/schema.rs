@@ -117,6 +117,11 @@ pub(super) const SOURCE: Shape = Shape {
         key("host_keys", "[\"ssh-ed25519 AAAA…\"]"),
         key("postgresql", "[\"wiki\", \"shop\"]"),
         key("paths", "[\"/srv\", \"/home\"]"),
+        key("exclude", "[\"*.tmp\", \"/srv/cache\"]"),
+        key("largest_file", "\"8 GiB\""),
+        key("one_file_system", "true"),
+        key("sentinels", "[\"/srv/.mounted\"]"),
+        key("max_deletions", "20"),
     ],
 };
 

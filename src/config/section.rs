@@ -101,8 +101,8 @@ pub(super) fn backup(report: &mut Report<'_>, root: &DeTable<'_>) -> Backup {
             Fault::new("is the state folder or one above it, but must be a file", "write lock = \"/run/lock/vaultberry.lock\"");
         report.add_if_whole(place, section.path("lock"), fault);
     }
-    let keep = section.number(report, "keep", 14, 1000).value;
-    let keep_logs = section.number(report, "keep_logs", 90, 10_000).value;
+    let keep = section.number(report, "keep", 14, 1..=1000).value;
+    let keep_logs = section.number(report, "keep_logs", 90, 1..=10_000).value;
     Backup { folder: folder.value, state: state.value, lock: lock.value, at, keep, keep_logs }
 }
 

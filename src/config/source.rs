@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 use super::error::{Fault, show};
 use super::read::{Element, Report, Section, Value};
 use super::section::distinct;
-use super::{Source, name, place, public_key, schema};
+use super::{Files, Source, name, place, public_key, schema, value};
 
 /// Reads every source, below an appliance whose state folder is `state`.
 pub(super) fn sources<'a>(report: &mut Report<'_>, root: &'a DeTable<'a>, state: &Path) -> Vec<Source> {
@@ -55,7 +55,7 @@ fn source(
         Ok(name)
     });
     let host = section.required(report, "host", name::host);
-    let port = section.number(report, "port", 22, u16::MAX).value;
+    let port = section.number(report, "port", 22, 1..=u16::MAX).value;
     let user = section.required(report, "user", name::source_user);
     let identity = section.text(report, "identity", state.join("ssh/id_ed25519"), place::identity).value;
     let host_keys = section.required_list(report, "host_keys", public_key::host).value;
@@ -69,7 +69,21 @@ fn source(
     }
     let postgresql = distinct(report, postgresql.value);
     let paths = disjoint(report, paths.value);
-    Some(Source { name: name?, host: host?, port, user: user?, identity, host_keys, postgresql, paths })
+    let files = files(report, &section);
+    Some(Source { name: name?, host: host?, port, user: user?, identity, host_keys, postgresql, paths, files })
+}
+
+/// How the paths are pulled.
+fn files(report: &mut Report<'_>, section: &Section<'_>) -> Files {
+    let exclude = section.list(report, "exclude", name::pattern).value;
+    let sentinels = section.list(report, "sentinels", place::absolute).value;
+    Files {
+        exclude: distinct(report, exclude),
+        largest: section.text(report, "largest_file", None, |text| value::size(text).map(Some)).value,
+        one_file_system: section.flag(report, "one_file_system", false).value,
+        sentinels: sentinels.into_iter().map(|element| element.value).collect(),
+        max_deletions: section.number(report, "max_deletions", 20, 0..=100).value,
+    }
 }
 
 /// The paths without those that stand twice or overlap, which are reported: they would be pulled twice, and deleted by

@@ -18,20 +18,22 @@ pub mod report;
 pub mod schedule;
 pub mod screen;
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use jiff::Timestamp;
+use serde::Deserialize;
 
 use crate::config::Config;
 use crate::durable;
-use crate::log::RunLog;
+use crate::log::{RunLog, printable};
 use crate::outcome::Outcome;
 use crate::run::events::{Event, Events};
 use crate::run::lock::{Attempt, Lock};
-use crate::run::report::{RunReport, SourceReport};
+use crate::run::report::{Missed, RunReport, SourceReport};
 use crate::run::schedule::Times;
 use crate::snapshot::list;
 use crate::stop::Stop;
@@ -39,13 +41,39 @@ use crate::stop::Stop;
 /// The word of the last run, in the state folder.
 const LAST_RUN: &str = "last-run.json";
 
+/// What the owner says is right though it seems wrong, for one run: names of sources.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Accept {
+    /// Where much was deleted on the server.
+    pub deletions: Vec<String>,
+}
+
+impl Accept {
+    /// # Errors
+    /// There is no source of such a name.
+    pub fn check(&self, config: &Config) -> Result<()> {
+        let known = |name: &&String| config.sources.iter().any(|source| source.name == **name);
+        match self.deletions.iter().find(|name| !known(name)) {
+            None => Ok(()),
+            Some(name) => {
+                let names: Vec<&str> = config.sources.iter().map(|source| source.name.as_str()).collect();
+                bail!(
+                    "accepting deletions: there is no source {}\nhint: there are {}",
+                    printable(name.as_bytes()),
+                    names.join(", ")
+                )
+            }
+        }
+    }
+}
+
 /// Makes one run, and gives the word of it, which then also stands in `<state>/last-run.json`, and in a mail. Whatever goes
 /// wrong is in the report: also a state folder that can't be written, as when the SD card is dying, keeps neither backup nor
 /// mail from being made.
-pub fn backup(config: &Config, events: &Events, stop: &Stop) -> RunReport {
+pub fn backup(config: &Config, accept: &Accept, events: &Events, stop: &Stop) -> RunReport {
     let now = Timestamp::now();
     let mut report = match lock::acquire(&config.backup.lock, now) {
-        Ok(Attempt::Taken(lock)) => return make(config, events, stop, lock),
+        Ok(Attempt::Taken(lock)) => return make(config, accept, events, stop, lock),
         Ok(Attempt::Held(holder)) => {
             tracing::warn!("another run holds {}: {holder}", config.backup.lock.display());
             at_work(now, &holder)
@@ -83,7 +111,7 @@ pub fn catch_up(config: &Config, events: &Events, stop: &Stop) -> Result<RunRepo
             events.tell(&Event::Ended(&report));
             Ok(report)
         }
-        None => Ok(make(config, events, stop, lock)),
+        None => Ok(make(config, &Accept::default(), events, stop, lock)),
     }
 }
 
@@ -92,8 +120,8 @@ fn at_work(now: Timestamp, holder: &str) -> RunReport {
 }
 
 /// The run under the lock, and then, without it, its mail: however long a mail server takes, the next run isn't kept waiting.
-fn make(config: &Config, events: &Events, stop: &Stop, lock: Lock) -> RunReport {
-    let run = Run { config, events, stop };
+fn make(config: &Config, accept: &Accept, events: &Events, stop: &Stop, lock: Lock) -> RunReport {
+    let run = Run { config, accept, events, stop };
     let mut report = run.make();
     drop(lock);
     let log = run.state("logs").join(format!("{}{}", report.run, logs::END));
@@ -113,9 +141,27 @@ fn last_times(path: &Path) -> Option<Times> {
     }
 }
 
+/// What the sources of the last run missed, by name; nothing of those whose pull failed, or where its word can't be read.
+fn missed_before(path: &Path) -> HashMap<String, Missed> {
+    #[derive(Deserialize)]
+    struct Word {
+        sources: Vec<SourceWord>,
+    }
+    #[derive(Deserialize)]
+    struct SourceWord {
+        name: String,
+        snapshot: Option<String>,
+        missed: Missed,
+    }
+    let word = fs::read(path).ok().and_then(|word| serde_json::from_slice::<Word>(&word).ok());
+    let sources = word.into_iter().flat_map(|word| word.sources).filter(|source| source.snapshot.is_some());
+    sources.map(|source| (source.name, source.missed)).collect()
+}
+
 /// A run that has the lock.
 struct Run<'a> {
     config: &'a Config,
+    accept: &'a Accept,
     events: &'a Events,
     stop: &'a Stop,
 }
@@ -124,6 +170,7 @@ impl Run<'_> {
     fn make(&self) -> RunReport {
         let backup = &self.config.backup;
         let last = last_times(&self.state(LAST_RUN));
+        let before = missed_before(&self.state(LAST_RUN));
         let (mut report, log) = self.begin();
         // Already now, so that a run that is killed doesn't leave the word of the one before as the last.
         self.write_down(&mut report);
@@ -138,7 +185,7 @@ impl Run<'_> {
         }
         let guarded = guard::check(self.config, report.started, || pipeline::clean(&backup.folder, &self.config.sources));
         let usable = guarded.is_ok();
-        if let Err(error) = guarded.and_then(|()| self.every_source(&mut report)) {
+        if let Err(error) = guarded.and_then(|()| self.every_source(&before, &mut report)) {
             report.fail(&error);
         }
         mail::check_recipients(self.config, &mut report);
@@ -172,14 +219,20 @@ impl Run<'_> {
 
     /// Takes one source after the other. The error is a stop that was asked for; sources it kept from their turn are
     /// `skipped`.
-    fn every_source(&self, report: &mut RunReport) -> Result<()> {
+    fn every_source(&self, before: &HashMap<String, Missed>, report: &mut RunReport) -> Result<()> {
         for source in &self.config.sources {
-            let result = match self.stop.check() {
-                Ok(()) => {
-                    pipeline::source(&self.config.backup, source, &report.run, self.stop, &self.events.progress(&source.name))
-                }
+            let mut result = match self.stop.check() {
+                Ok(()) => pipeline::source(
+                    &self.config.backup,
+                    source,
+                    &report.run,
+                    self.accept,
+                    self.stop,
+                    &self.events.progress(&source.name),
+                ),
                 Err(error) => SourceReport::skipped(&source.name, &error),
             };
+            result.missed_before = before.get(&source.name).copied();
             self.events.tell(&Event::Source(&result));
             report.sources.push(result);
         }

@@ -11,10 +11,10 @@ use crate::log::printable;
 use crate::offsite;
 use crate::outcome::Outcome;
 use crate::progress::Progress;
-use crate::run::report::SourceReport;
+use crate::run::Accept;
+use crate::run::report::{Missed, SourceReport};
 use crate::snapshot::{self, Request, Snapshot};
-use crate::source;
-use crate::source::owners::Owners;
+use crate::source::{self, Order};
 use crate::stop::Stop;
 use crate::warnings::Warnings;
 
@@ -22,16 +22,16 @@ use crate::warnings::Warnings;
 ///
 /// A source whose pull failed gets no snapshot: the mirror is then neither the old state nor the new. A partial pull gets
 /// one, and its index says `partial`.
-pub fn source(backup: &Backup, source: &Source, run: &str, stop: &Stop, progress: &Progress) -> SourceReport {
+pub fn source(backup: &Backup, source: &Source, run: &str, accept: &Accept, stop: &Stop, progress: &Progress) -> SourceReport {
     tracing::info!(source = source.name, "begins");
-    match pull_and_keep(&backup.folder, source, run, stop, progress) {
-        Ok(mut snapshot) => {
+    match pull_and_keep(&backup.folder, source, run, accept, stop, progress) {
+        Ok((mut snapshot, missed)) => {
             let pruned = prune(backup, source, run, &mut snapshot.warnings);
             for line in &snapshot.warnings.lines {
                 tracing::warn!(source = source.name, "{line}");
             }
             tracing::info!(source = source.name, "{}: {}", snapshot.outcome, snapshot.archive.display());
-            SourceReport { pruned, ..SourceReport::made(&source.name, &backup.folder, snapshot) }
+            SourceReport { pruned, missed, ..SourceReport::made(&source.name, &backup.folder, snapshot) }
         }
         Err(error) => {
             tracing::error!(source = source.name, "{error:#}");
@@ -66,7 +66,14 @@ fn prune(backup: &Backup, source: &Source, run: &str, warnings: &mut Warnings) -
     pruned
 }
 
-fn pull_and_keep(backup: &Path, source: &Source, run: &str, stop: &Stop, progress: &Progress) -> Result<Snapshot> {
+fn pull_and_keep(
+    backup: &Path,
+    source: &Source,
+    run: &str,
+    accept: &Accept,
+    stop: &Stop,
+    progress: &Progress,
+) -> Result<(Snapshot, Missed)> {
     for folder in ["current", "snapshots"] {
         let folder = backup.join(folder);
         fs::DirBuilder::new()
@@ -77,7 +84,9 @@ fn pull_and_keep(backup: &Path, source: &Source, run: &str, stop: &Stop, progres
     }
     let mirror = backup.join("current").join(&source.name);
     let folder = backup.join("snapshots").join(&source.name);
-    let pulled = source::pull(source, &mirror, stop, progress)?;
+    let accept_deletions = accept.deletions.contains(&source.name);
+    let pulled = source::pull(&Order { source, mirror: &mirror, accept_deletions, stop, progress })?;
+    let missed = Missed { unreadable: pulled.unreadable, vanished: pulled.vanished };
     let mut roots = source::roots(source, &mirror)?;
     if pulled.outcome == Outcome::Partial {
         // A path that never was pulled is among the warnings already.
@@ -88,9 +97,9 @@ fn pull_and_keep(backup: &Path, source: &Source, run: &str, stop: &Stop, progres
         name: run,
         folder: &folder,
         roots: &roots,
-        owners: &Owners::default(),
+        owners: &pulled.owners,
         outcome: pulled.outcome,
         warnings: pulled.warnings,
     };
-    snapshot::create(request, stop, progress)
+    Ok((snapshot::create(request, stop, progress)?, missed))
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::amount::{amount, duration};
 use crate::outcome::Outcome;
@@ -64,6 +64,10 @@ pub struct SourceReport {
     pub bytes: u64,
     /// Bytes of the archive.
     pub archive_bytes: u64,
+    /// What of the server it doesn't have, though that is no fault.
+    pub missed: Missed,
+    /// The same of the run before, where there was one.
+    pub missed_before: Option<Missed>,
     /// What wasn't as it should be.
     pub warnings: Warnings,
     /// Older snapshots that went, by name.
@@ -87,6 +91,35 @@ pub struct PushReport {
     pub last: Option<String>,
     /// Why it failed.
     pub error: Option<String>,
+}
+
+/// What a pull left out and named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missed {
+    /// Entries that the account on the server can't read.
+    pub unreadable: u64,
+    /// Files that vanished before they could be pulled.
+    pub vanished: u64,
+}
+
+impl Missed {
+    /// A few words for a person; none when nothing was missed and nothing before.
+    pub fn summary(self, before: Option<Self>) -> Option<String> {
+        let change = |now: u64, before: Option<u64>| match before {
+            Some(before) if now > before => format!(" ({} more than last time)", now - before),
+            Some(before) if now < before => format!(" ({} fewer than last time)", before - now),
+            _ => String::new(),
+        };
+        let part = |what, now: u64, before: Option<u64>| {
+            (now > 0 || before.is_some_and(|before| before > 0)).then(|| format!("{now} {what}{}", change(now, before)))
+        };
+        let parts = [
+            part("unreadable", self.unreadable, before.map(|before| before.unreadable)),
+            part("vanished", self.vanished, before.map(|before| before.vanished)),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        (!parts.is_empty()).then(|| format!("not pulled: {}", parts.join(", ")))
+    }
 }
 
 impl PushReport {
@@ -216,6 +249,8 @@ impl SourceReport {
             entries: snapshot.entries,
             bytes: snapshot.bytes,
             archive_bytes: snapshot.size,
+            missed: Missed::default(),
+            missed_before: None,
             warnings: snapshot.warnings,
             pruned: Vec::new(),
             push: None,
@@ -232,6 +267,8 @@ impl SourceReport {
             entries: 0,
             bytes: 0,
             archive_bytes: 0,
+            missed: Missed::default(),
+            missed_before: None,
             warnings: Warnings::default(),
             pruned: Vec::new(),
             push: None,
@@ -254,6 +291,9 @@ impl SourceReport {
         line(text, 2, &format!("{:width$}  {:8}  {what}", self.name, self.outcome.to_string()));
         if let Some(push) = &self.push {
             line(text, 6, &push.summary());
+        }
+        if let Some(missed) = self.missed.summary(self.missed_before).filter(|_| self.snapshot.is_some()) {
+            line(text, 6, &missed);
         }
         for warning in self.warnings.lines.iter().take(SHOWN) {
             line(text, 6, warning);

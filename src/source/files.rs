@@ -1,87 +1,156 @@
 //! The files of a source: each configured path brought into the mirror by rsync.
 //!
-//! What the account on the server can't read is found before, named, and left out (`unreadable`). What rsync's exit code
-//! then makes of a path:
+//! What the account on the server can't read is found before, named, and left out (`unreadable`). Deletions are held back
+//! until the mirror guard has seen how many there are (`guard`). What rsync's exit code then makes of a path:
 //!
 //! | code | meaning | outcome |
 //! |---|---|---|
-//! | 0 | all there | complete |
+//! | 0, 25 | all there; deletions were held back | complete |
 //! | 24 | files vanished while it ran: a server at work | complete, each file a warning |
-//! | 23 | some files couldn't be read or written | partial, each a warning |
-//! | any other | the connection, the disk or rsync itself | the source failed |
+//! | 23 | some files couldn't be read or written | complete where the account may not read them over there, else partial; each a warning |
+//! | 10, 12, 30, 35, 255 | the connection broke | partial: the mirror is a mix of old and new |
+//! | any other | the disk or rsync itself | the source failed |
 //!
 //! rsync deletes nothing after a reading error on the server (`IO error encountered -- skipping file deletion`), so a
 //! disk that fails over there doesn't empty the mirror here.
 
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
-use crate::config::Source;
+use crate::durable;
 use crate::log::printable;
 use crate::outcome::Outcome;
-use crate::progress::Progress;
-use crate::source::rsync::{Ended, PARTIAL, VANISHED};
+use crate::source::guard::Deletions;
+use crate::source::mirror::{FILES, PARTIAL};
+use crate::source::rsync::{self, Ended, HELD_BACK, VANISHED};
 use crate::source::ssh::Connection;
-use crate::source::transfer::Transfer;
-use crate::source::unreadable;
+use crate::source::transfer::{self, Deleting, Transfer};
+use crate::source::{Order, Pulled, unreadable};
 use crate::stop::Stop;
-use crate::warnings::Warnings;
 
 /// What is said, once, of a server on which `find` is of no use, when rsync met what it would have found.
 pub const NOT_LOOKED_FOR: &str = "what is unreadable couldn't be left out beforehand: the server lets this key run no \
                                   `find`, or has none that knows `-readable`";
 
-/// Brings every path of `source` into `mirror`, the source's own folder, and gives how many came. What didn't, or not
-/// whole, is among `warnings`, and makes `outcome` partial.
+/// Brings every path of the source into its mirror, and gives how many came, whole or not. What didn't, or not whole, is
+/// told in `pulled`, and makes that partial.
 ///
 /// # Errors
-/// The connection broke, the disk is full, or a stop was asked for.
-pub async fn pull(
-    source: &Source,
-    connection: &Connection,
-    mirror: &Path,
-    stop: &Stop,
-    progress: &Progress,
-    outcome: &mut Outcome,
-    warnings: &mut Warnings,
-) -> Result<usize> {
-    let look = !source.paths.is_empty() && unreadable::can_be_found(connection, stop).await?;
-    if !look && !source.paths.is_empty() {
+/// The disk is full, or a stop was asked for.
+pub async fn pull(order: &Order<'_>, connection: &Connection, pulled: &mut Pulled) -> Result<usize> {
+    let Order { source, mirror, stop, .. } = *order;
+    if source.paths.is_empty() {
+        return Ok(0);
+    }
+    let look = unreadable::can_be_found(connection, stop).await?;
+    if !look {
         tracing::info!(source = source.name, "{NOT_LOOKED_FOR}");
     }
-    let mut pulled = 0;
-    let mut unread = false;
+    let missing = missing_sentinel(connection, &source.files.sentinels, stop).await?;
+    let partial = mirror.join(PARTIAL);
+    durable::private_folder(&partial)?;
+    let before = pulled.unreadable;
+    let mut came = 0;
     for path in &source.paths {
-        let shown = printable(path.as_os_str().as_bytes());
+        let work = Pulling { order, connection, path, look, missing: missing.as_deref(), partial: &partial };
+        came += usize::from(work.pull(pulled).await?);
+    }
+    if pulled.unreadable > before && !look {
+        pulled.warnings.push(NOT_LOOKED_FOR.to_owned());
+    }
+    if pulled.outcome == Outcome::Complete {
+        // What is left there is of files that are gone.
+        fs::remove_dir_all(&partial).with_context(|| format!("removing {}", partial.display()))?;
+    }
+    Ok(came)
+}
+
+/// The first of the sentinels that isn't on the server, printable.
+async fn missing_sentinel(connection: &Connection, sentinels: &[std::path::PathBuf], stop: &Stop) -> Result<Option<String>> {
+    for sentinel in sentinels {
+        if !transfer::is_there(connection, sentinel, stop).await? {
+            return Ok(Some(printable(sentinel.as_os_str().as_bytes())));
+        }
+    }
+    Ok(None)
+}
+
+/// One path on its way.
+struct Pulling<'a> {
+    order: &'a Order<'a>,
+    connection: &'a Connection,
+    path: &'a Path,
+    look: bool,
+    missing: Option<&'a str>,
+    partial: &'a Path,
+}
+
+impl Pulling<'_> {
+    /// Pulls it, and says whether anything of it came.
+    async fn pull(&self, pulled: &mut Pulled) -> Result<bool> {
+        let Order { source, stop, progress, .. } = *self.order;
+        let files = self.order.mirror.join(FILES);
+        let shown = printable(self.path.as_os_str().as_bytes());
         let doing = format!("pulling {shown}");
         progress.say(&doing, 0, None);
-        let transfer = match Transfer::ask(connection, path, look, stop, warnings).await? {
+        let asked = Transfer::ask(self.connection, &source.files, self.path, self.look, stop, &mut pulled.warnings).await?;
+        let transfer = match asked {
             Ok(transfer) => transfer,
             Err(why) => {
-                warnings.cause(not_pulled(path, mirror, &why));
-                *outcome = Outcome::Partial;
-                continue;
+                pulled.spoil(not_pulled(self.path, &files, &why));
+                return Ok(false);
             }
         };
         tracing::info!(source = source.name, "{doing}");
-        let target = transfer.make_place(mirror)?;
-        let ended = transfer.run(&[], &target, stop).await?;
-        unread |= ended.code == Some(PARTIAL);
-        *outcome = (*outcome).max(judge(&ended, &doing, warnings)?);
-        if !transfer.arrived(mirror) {
-            warnings.cause(format!("{shown} isn't in the mirror as what the server said it was"));
-            *outcome = Outcome::Partial;
+        pulled.unreadable += transfer.unreadable();
+        let target = transfer.make_place(&files)?;
+        let mut ended = transfer.run(&[], &target, Deleting::HeldBack, self.partial, stop).await?;
+        if ended.held_back() > 0 {
+            match self.refusal(&ended) {
+                None => ended = transfer.run(&[], &target, Deleting::Allowed, self.partial, stop).await?,
+                Some(why) => pulled.spoil(why),
+            }
+        }
+        if ended.broke() {
+            let failure = ended.failure().replace('\n', "; ");
+            pulled.spoil(format!("{doing}: the transfer broke, and the snapshot has a mix of old and new: {failure}"));
+        } else {
+            judge(&ended, &doing, pulled)?;
+        }
+        if !transfer.arrived(&files) {
+            pulled.spoil(format!("{shown} isn't in the mirror as what the server said it was"));
         }
         let bytes = ended.statistic("Total transferred file size");
         progress.say(&doing, bytes, Some(bytes));
-        pulled += 1;
+        Ok(true)
     }
-    if unread && !look {
-        warnings.push(NOT_LOOKED_FOR.to_owned());
+
+    /// Why nothing may be deleted; none when it may.
+    fn refusal(&self, ended: &Ended) -> Option<String> {
+        let name = &self.order.source.name;
+        let shown = printable(self.path.as_os_str().as_bytes());
+        let why = match self.missing {
+            Some(sentinel) => format!("the sentinel {sentinel} is not on the server: is its disk mounted?"),
+            None if self.order.accept_deletions => return None,
+            None => match deletions(ended).judge(self.order.source.files.max_deletions) {
+                Ok(()) => return None,
+                Err(why) => {
+                    let hint = format!("if that is right, run `vaultberry backup run --accept-deletions {name}` once");
+                    format!("{why}; hint: {hint}")
+                }
+            },
+        };
+        Some(format!("{shown}: nothing was deleted in the mirror: {why}"))
     }
-    Ok(pulled)
+}
+
+/// What a pass held back.
+fn deletions(ended: &Ended) -> Deletions {
+    let number = |what| ended.statistic(what);
+    Deletions { gone: ended.held_back(), there: number("Number of files"), new: number("Number of created files") }
 }
 
 /// That a path didn't come, what the snapshot has instead, and what to do about it.
@@ -96,24 +165,59 @@ fn not_pulled(path: &Path, mirror: &Path, why: &str) -> String {
 ///
 /// # Errors
 /// It didn't get to its end.
-pub fn judge(ended: &Ended, doing: &str, warnings: &mut Warnings) -> Result<Outcome> {
-    // Sockets, pipes and devices are named on stdout.
-    for line in ended.stdout.iter().filter(|line| line.starts_with("skipping non-regular file")) {
-        warnings.push(line.clone());
+pub fn judge(ended: &Ended, doing: &str, pulled: &mut Pulled) -> Result<()> {
+    // Sockets and what is too large are named on stdout.
+    let skipped = |line: &&String| line.starts_with("skipping non-regular file") || line.ends_with(" is over max-size");
+    for line in ended.stdout.iter().filter(skipped) {
+        pulled.warnings.push(line.clone());
     }
-    let outcome = match ended.code {
+    if !matches!(ended.code, Some(0 | HELD_BACK | VANISHED | rsync::PARTIAL)) {
+        bail!("{doing}: {}", ended.failure());
+    }
+    if ended.code == Some(0) {
         // What is on stderr after a good end is a login script's noise.
-        Some(0) => return Ok(Outcome::Complete),
-        Some(VANISHED) => Outcome::Complete,
-        Some(PARTIAL) => Outcome::Partial,
-        _ => bail!("{doing}: {}", ended.failure()),
-    };
+        return Ok(());
+    }
     for line in ended.said() {
-        if outcome == Outcome::Complete {
-            warnings.push(line.clone());
-        } else {
-            warnings.cause(line.clone());
+        match Said::of(line) {
+            Said::Vanished => {
+                pulled.vanished += 1;
+                pulled.warnings.push(line.clone());
+            }
+            Said::Unreadable => {
+                pulled.unreadable += 1;
+                pulled.warnings.push(line.clone());
+            }
+            Said::NothingDeleted => pulled.warnings.push(line.clone()),
+            Said::Other if ended.code == Some(rsync::PARTIAL) => pulled.spoil(line.clone()),
+            Said::Other => pulled.warnings.push(line.clone()),
         }
     }
-    Ok(outcome)
+    Ok(())
+}
+
+/// What a line of rsync's is about.
+enum Said {
+    /// A file that was gone before it could be pulled.
+    Vanished,
+    /// A file that the account on the server may not read.
+    Unreadable,
+    /// That deletions are left for another night.
+    NothingDeleted,
+    /// Anything else, and what was left out of a long complaint.
+    Other,
+}
+
+impl Said {
+    fn of(line: &str) -> Self {
+        if line.starts_with("file has vanished: ") || line.starts_with("directory has vanished: ") {
+            Self::Vanished
+        } else if line.starts_with("rsync: [sender] ") && line.ends_with(": Permission denied (13)") {
+            Self::Unreadable
+        } else if line.starts_with("IO error encountered -- skipping file deletion") {
+            Self::NothingDeleted
+        } else {
+            Self::Other
+        }
+    }
 }

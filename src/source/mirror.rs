@@ -19,6 +19,9 @@ pub const DUMPS: &str = "dumps";
 /// Where a server's files stand in its mirror.
 pub const FILES: &str = "files";
 
+/// Where rsync keeps what it couldn't finish.
+pub const PARTIAL: &str = "partial";
+
 /// A part of a mirror that goes into a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Root {

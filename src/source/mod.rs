@@ -9,6 +9,7 @@
 pub mod child;
 pub mod ends;
 pub mod files;
+pub mod guard;
 pub mod key;
 pub mod mirror;
 pub mod owners;
@@ -31,8 +32,25 @@ use crate::progress::Progress;
 use crate::stop::Stop;
 use crate::warnings::Warnings;
 
+use crate::source::owners::Owners;
+
 pub use mirror::Root;
 pub use rehearsal::{Rehearsal, rehearse};
+
+/// What to pull, and where to.
+#[derive(Clone, Copy, Debug)]
+pub struct Order<'a> {
+    /// The source.
+    pub source: &'a Source,
+    /// Its own folder.
+    pub mirror: &'a Path,
+    /// Whether its owner says that as much was deleted as seems too much.
+    pub accept_deletions: bool,
+    /// Ends it early.
+    pub stop: &'a Stop,
+    /// Hears how far it is.
+    pub progress: &'a Progress,
+}
 
 /// A mirror that was brought up to date, wholly or in part.
 #[derive(Debug)]
@@ -41,29 +59,53 @@ pub struct Pulled {
     pub outcome: Outcome,
     /// What wasn't pulled, and why.
     pub warnings: Warnings,
+    /// How many entries the account on the server can't read.
+    pub unreadable: u64,
+    /// How many files vanished before they could be pulled.
+    pub vanished: u64,
+    /// The names of the server's users and groups.
+    pub owners: Owners,
 }
 
-/// Brings `mirror`, the source's own folder, up to date.
+impl Pulled {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        let (warnings, owners) = (Warnings::default(), Owners::default());
+        Self { outcome: Outcome::Complete, warnings, unreadable: 0, vanished: 0, owners }
+    }
+
+    /// Something didn't come, or not whole.
+    pub fn spoil(&mut self, why: String) {
+        self.warnings.cause(why);
+        self.outcome = Outcome::Partial;
+    }
+}
+
+impl Default for Pulled {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Brings the mirror of a source up to date.
 ///
 /// # Errors
-/// Nothing usable came: no connection, a connection that broke, or none of the databases and paths. The mirror is then not
-/// to be taken for the state of the server.
-pub fn pull(source: &Source, mirror: &Path, stop: &Stop, progress: &Progress) -> Result<Pulled> {
+/// Nothing usable came: no connection, or none of the databases and paths. The mirror is then not to be taken for the state of
+/// the server.
+pub fn pull(order: &Order<'_>) -> Result<Pulled> {
     runtime()?.block_on(async {
-        let connection = ssh::Connection::open(source).await?;
-        let mut warnings = Warnings::default();
-        let pulled = pull_over(&connection, source, mirror, stop, progress, &mut warnings).await;
+        let connection = ssh::Connection::open(order.source).await?;
+        let mut pulled = Pulled::new();
+        let ended = pull_over(&connection, order, &mut pulled).await;
         connection.close().await;
-        match pulled {
-            Ok(outcome) => Ok(Pulled { outcome, warnings }),
-            Err(error) => {
-                // No snapshot will carry them.
-                for line in &warnings.lines {
-                    tracing::warn!(source = source.name, "{line}");
-                }
-                Err(error)
+        if let Err(error) = ended {
+            // No snapshot will carry them.
+            for line in &pulled.warnings.lines {
+                tracing::warn!(source = order.source.name, "{line}");
             }
+            return Err(error);
         }
+        Ok(pulled)
     })
 }
 
@@ -75,24 +117,21 @@ pub fn roots(source: &Source, mirror: &Path) -> Result<Vec<Root>> {
     dumps.into_iter().chain(source.paths.iter().map(file)).collect()
 }
 
-async fn pull_over(
-    connection: &ssh::Connection,
-    source: &Source,
-    mirror: &Path,
-    stop: &Stop,
-    progress: &Progress,
-    warnings: &mut Warnings,
-) -> Result<Outcome> {
+async fn pull_over(connection: &ssh::Connection, order: &Order<'_>, pulled: &mut Pulled) -> Result<()> {
+    let Order { source, mirror, stop, progress, .. } = *order;
     // Connecting isn't cut short by a stop, since ssh's own time limit is near; look before the long work.
     stop.check()?;
+    pulled.owners = owners::fetch(connection, mirror, stop).await?;
     postgresql::tidy(source, mirror)?;
-    let dumped = postgresql::pull(source, connection, mirror, stop, progress, warnings).await?;
-    let mut outcome = if dumped == source.postgresql.len() { Outcome::Complete } else { Outcome::Partial };
-    let pulled = files::pull(source, connection, &mirror.join(mirror::FILES), stop, progress, &mut outcome, warnings).await?;
-    if dumped + pulled == 0 {
-        bail!("pulling {}: nothing of it could be had: {}", source.name, warnings.lines.join("; "));
+    let dumped = postgresql::pull(source, connection, mirror, stop, progress, &mut pulled.warnings).await?;
+    if dumped < source.postgresql.len() {
+        pulled.outcome = Outcome::Partial;
     }
-    Ok(outcome)
+    let came = files::pull(order, connection, pulled).await?;
+    if dumped + came == 0 {
+        bail!("pulling {}: nothing of it could be had: {}", source.name, pulled.warnings.lines.join("; "));
+    }
+    Ok(())
 }
 
 /// The runtime that drives one connection and its children.

@@ -13,10 +13,11 @@ use tempfile::TempDir;
 use crate::config::Source;
 use crate::log::printable;
 use crate::outcome::Outcome;
+use crate::source::guard::Deletions;
 use crate::source::mirror::FILES;
 use crate::source::ssh::Connection;
-use crate::source::transfer::Transfer;
-use crate::source::{files, postgresql, runtime, unreadable};
+use crate::source::transfer::{Deleting, Transfer};
+use crate::source::{Pulled, files, postgresql, runtime, unreadable};
 use crate::stop::Stop;
 use crate::warnings::Warnings;
 
@@ -68,7 +69,7 @@ async fn rehearse_over(connection: &Connection, source: &Source, mirror: &Path, 
         rehearsal.warnings.push(files::NOT_LOOKED_FOR.to_owned());
     }
     for path in &source.paths {
-        usable += usize::from(rehearsal.path(connection, path, look, &mirror.join(FILES), stop).await?);
+        usable += usize::from(rehearsal.path(connection, source, path, look, &mirror.join(FILES), stop).await?);
     }
     if usable == 0 {
         rehearsal.outcome = Outcome::Failed;
@@ -78,9 +79,17 @@ async fn rehearse_over(connection: &Connection, source: &Source, mirror: &Path, 
 
 impl Rehearsal {
     /// Rehearses one path, and says whether it can be pulled.
-    async fn path(&mut self, connection: &Connection, path: &Path, look: bool, mirror: &Path, stop: &Stop) -> Result<bool> {
+    async fn path(
+        &mut self,
+        connection: &Connection,
+        source: &Source,
+        path: &Path,
+        look: bool,
+        mirror: &Path,
+        stop: &Stop,
+    ) -> Result<bool> {
         let shown = printable(path.as_os_str().as_bytes());
-        let transfer = match Transfer::ask(connection, path, look, stop, &mut self.warnings).await? {
+        let transfer = match Transfer::ask(connection, &source.files, path, look, stop, &mut self.warnings).await? {
             Ok(transfer) => transfer,
             Err(why) => {
                 self.outcome = Outcome::Partial;
@@ -91,15 +100,24 @@ impl Rehearsal {
         // Where a pull would first make a folder, all would be new: an empty one stands for it.
         let empty = TempDir::new().context("making an empty folder to compare with")?;
         let target = transfer.find_place(mirror).unwrap_or_else(|| with_slash(empty.path()));
-        let ended = transfer.run(&["--dry-run"], &target, stop).await?;
-        let outcome = files::judge(&ended, &format!("rehearsing the pull of {shown}"), &mut self.warnings)?;
-        self.outcome = self.outcome.max(outcome);
+        let ended = transfer.run(&["--dry-run"], &target, Deleting::Allowed, empty.path(), stop).await?;
+        let mut pulled = Pulled::new();
+        files::judge(&ended, &format!("rehearsing the pull of {shown}"), &mut pulled)?;
+        self.outcome = self.outcome.max(pulled.outcome);
+        self.warnings.append(pulled.warnings);
         self.lines.push(format!(
             "{shown}: {} files and {} bytes would be transferred, {} entries deleted",
             ended.statistic("Number of regular files transferred"),
             ended.statistic("Total transferred file size"),
             ended.statistic("Number of deleted files"),
         ));
+        let number = |what| ended.statistic(what);
+        let (gone, there, new) =
+            (number("Number of deleted files"), number("Number of files"), number("Number of created files"));
+        if let Err(why) = (Deletions { gone, there, new }).judge(source.files.max_deletions) {
+            self.outcome = self.outcome.max(Outcome::Partial);
+            self.lines.push(format!("{shown}: nothing would be deleted: {why}"));
+        }
         Ok(true)
     }
 }

@@ -16,6 +16,12 @@ pub const PARTIAL: i32 = 23;
 /// rsync's "some files vanished before they could be transferred".
 pub const VANISHED: i32 = 24;
 
+/// What rsync says when it holds deletions back, before their number.
+const HOLDING: &str = "Deletions stopped due to --max-delete limit (";
+
+/// rsync's "the --max-delete limit stopped deletions".
+pub const HELD_BACK: i32 = 25;
+
 /// How an rsync ended.
 #[derive(Debug)]
 pub struct Ended {
@@ -62,7 +68,7 @@ impl Ended {
     /// What rsync said of single files, without its summing up.
     pub fn said(&self) -> impl Iterator<Item = &String> {
         let noise =
-            |line: &&String| !line.starts_with("rsync error: some files") && !line.starts_with("rsync warning: some files");
+            |line: &&String| ["rsync error: ", "rsync warning: some files", HOLDING].iter().all(|noise| !line.starts_with(noise));
         self.stderr.iter().filter(noise)
     }
 
@@ -72,6 +78,18 @@ impl Ended {
         let number = |line: &String| line.strip_prefix(what)?.strip_prefix(": ")?.split(' ').next()?.parse().ok();
         // From the end: what stands before the statistics are names of files, which the server chooses.
         self.stdout.iter().rev().find_map(number).unwrap_or(0)
+    }
+
+    /// How many deletions `--max-delete=0` held back.
+    pub fn held_back(&self) -> u64 {
+        let number = |line: &String| line.strip_prefix(HOLDING)?.strip_suffix(" skipped)")?.parse().ok();
+        // At the end, and never a file's name: a name stands behind other words.
+        self.stderr.iter().rev().chain(self.stdout.iter().rev()).find_map(number).unwrap_or(0)
+    }
+
+    /// Whether the connection broke or the server stopped answering, rather than anything here (rsync(1), EXIT VALUES).
+    pub fn broke(&self) -> bool {
+        matches!(self.code, Some(10 | 12 | 30 | 35 | 255))
     }
 
     /// Why rsync gave up, with what to do about it where that is known (rsync(1), EXIT VALUES).

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
+use crate::config::Files;
 use crate::log::printable;
 use crate::source::rsync::{self, Ended, PARTIAL};
 use crate::source::ssh::Connection;
@@ -29,6 +30,7 @@ enum Kind {
 #[derive(Debug)]
 pub struct Transfer<'a> {
     connection: &'a Connection,
+    settings: &'a Files,
     path: &'a Path,
     place: PathBuf,
     kind: Kind,
@@ -43,6 +45,7 @@ impl<'a> Transfer<'a> {
     /// The connection broke, or a stop was asked for.
     pub async fn ask(
         connection: &'a Connection,
+        settings: &'a Files,
         path: &'a Path,
         look: bool,
         stop: &Stop,
@@ -52,12 +55,12 @@ impl<'a> Transfer<'a> {
             Ok(kind) => kind,
             Err(why) => return Ok(Err(why)),
         };
-        let mut transfer = Self { connection, path, place: mirror::relative(path)?, kind, unreadable: None };
+        let mut transfer = Self { connection, settings, path, place: mirror::relative(path)?, kind, unreadable: None };
         if !look {
             return Ok(Ok(transfer));
         }
         let mut each = |name: String| {
-            let line = format!("unreadable on the server and not pulled: {name}");
+            let line = format!("{UNREADABLE}{name}");
             tracing::info!("{line}");
             warnings.push(line);
         };
@@ -110,41 +113,42 @@ impl<'a> Transfer<'a> {
         })
     }
 
-    /// Runs rsync to `target`, with `options` before everything else.
-    pub async fn run(&self, options: &[&str], target: &OsStr, stop: &Stop) -> Result<Ended> {
-        let mut arguments = rsync::arguments(self.connection);
-        arguments.extend(options.iter().map(OsString::from));
-        arguments.extend(
-            [
-                // As they are: times decide what is fetched again, and permissions belong to a restore.
-                "--links",
-                "--perms",
-                "--times",
-                // Owners too, where we may set them, as numbers: names mean other people here. Without root rsync leaves
-                // them out by itself.
-                "--owner",
-                "--group",
-                "--numeric-ids",
-                "--compress",
-                // Read here, so in plain numbers.
-                "--stats",
-                "--no-human-readable",
-                // No --partial: it would leave halves in the mirror, and a partial folder's name is excluded from the pull.
-                // No --secluded-args: `rrsync`, which servers use to let a key only read, refuses it, and rsync 3.2.4 and
-                // later guard their arguments without it.
-            ]
-            .map(OsString::from),
-        );
+    /// Adds what keeps things from being pulled.
+    fn leave_out(&self, arguments: &mut Vec<OsString>) {
         if let Some(unreadable) = &self.unreadable {
             // What is excluded isn't deleted in the mirror either: it stays there as it was last pulled.
             arguments.extend(["--from0".into(), "--exclude-from".into(), unreadable.patterns().into()]);
         }
+        for pattern in self.settings.exclude.iter().filter_map(|pattern| pattern_below(pattern, self.path)) {
+            // Hidden on the server's side only: what was pulled before goes from the mirror.
+            arguments.push(format!("--filter=H {pattern}").into());
+        }
+        if let Some(largest) = self.settings.largest {
+            arguments.extend([format!("--max-size={largest}").into(), "--info=skip1".into()]);
+        }
+        arguments.extend(self.settings.one_file_system.then(|| "--one-file-system".into()));
+    }
+
+    /// How many entries of the path are known to be unreadable.
+    pub fn unreadable(&self) -> u64 {
+        self.unreadable.as_ref().map_or(0, |unreadable| unreadable.count() as u64)
+    }
+
+    /// Runs rsync to `target`, with `options` before everything else; `deletions`: whether it may delete there. What it couldn't
+    /// finish goes to the folder `partial`, on the same file system, where the next one goes on with it.
+    pub async fn run(&self, options: &[&str], target: &OsStr, deletions: Deleting, partial: &Path, stop: &Stop) -> Result<Ended> {
+        let mut arguments = rsync::arguments(self.connection);
+        arguments.extend(options.iter().map(OsString::from));
+        arguments.extend(OPTIONS.map(OsString::from));
+        arguments.push([OsStr::new("--partial-dir="), partial.as_os_str()].into_iter().collect());
+        self.leave_out(&mut arguments);
         let mut remote = remote(self.connection, self.path);
         match self.kind {
             Kind::Folder => {
                 // Deletions are found as it goes and done at the end, so that a transfer that breaks has deleted nothing.
                 // The slash at the end makes it the content, also of a folder behind a symbolic link.
                 arguments.extend(["--recursive".into(), "--delete-delay".into()]);
+                arguments.extend((deletions == Deleting::HeldBack).then(|| "--max-delete=0".into()));
                 remote.push("/");
             }
             // `--force`: yesterday it may have been a folder, which goes. `--copy-links`: the path may be a link, and the file
@@ -154,6 +158,54 @@ impl<'a> Transfer<'a> {
         arguments.extend([remote, target.to_owned()]);
         rsync::run(&arguments, stop).await
     }
+}
+
+/// What is said of each unreadable entry, before its name.
+pub const UNREADABLE: &str = "unreadable on the server and not pulled: ";
+
+/// What a pass does with what is gone on the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deleting {
+    /// Counts it only ([`Ended::held_back`]).
+    HeldBack,
+    /// Deletes it.
+    Allowed,
+}
+
+/// What every pull asks of rsync.
+const OPTIONS: [&str; 16] = [
+    // Owners, modes, devices and links as attributes beside plain files: whoever runs rsync needs no right to set them, and
+    // nothing that a server sends can be followed or executed here.
+    "--fake-super",
+    // As they are: times decide what is fetched again, and all the rest belongs to a restore.
+    "--links",
+    "--perms",
+    "--times",
+    "--owner",
+    "--group",
+    // Names mean other people here.
+    "--numeric-ids",
+    "--hard-links",
+    "--devices",
+    "--specials",
+    "--acls",
+    "--xattrs",
+    "--sparse",
+    "--compress",
+    // Read here, so in plain numbers.
+    "--stats",
+    "--no-human-readable",
+    // No --secluded-args: `rrsync`, which servers use to let a key only read, refuses it, and rsync 3.2.4 and
+    // later guard their arguments without it.
+];
+
+/// An excluded `pattern` for the pull of `path`; none when it is about another place. A pattern that begins with a slash means a
+/// place from the server's root on, and rsync counts from the path that it is given.
+fn pattern_below(pattern: &str, path: &Path) -> Option<String> {
+    let Some(place) = pattern.strip_prefix('/') else { return Some(pattern.to_owned()) };
+    let path = path.to_str()?.trim_start_matches('/');
+    let below = place.strip_prefix(path)?.strip_prefix('/')?;
+    (!below.is_empty()).then(|| format!("/{below}"))
 }
 
 /// `path` on the server in rsync's form. rsync guards it against the server's shell, all but `*`, `?` and `[`: those it
@@ -169,6 +221,14 @@ fn remote(connection: &Connection, path: &Path) -> OsString {
     OsString::from_vec(remote)
 }
 
+/// Whether there is such a file or folder on the server.
+///
+/// # Errors
+/// The connection broke, or a stop was asked for.
+pub async fn is_there(connection: &Connection, path: &Path, stop: &Stop) -> Result<bool> {
+    Ok(kind(connection, path, stop).await?.is_ok())
+}
+
 /// Whether a path is a folder or a file; the inner error says why it is neither or can't be had.
 async fn kind(connection: &Connection, path: &Path, stop: &Stop) -> Result<Result<Kind, String>> {
     let mut arguments = rsync::arguments(connection);
@@ -177,6 +237,7 @@ async fn kind(connection: &Connection, path: &Path, stop: &Stop) -> Result<Resul
     match ended.code {
         Some(0) => Ok(kind_of(&ended.stdout).ok_or_else(|| "it is neither a folder nor a file".to_owned())),
         Some(PARTIAL) => Ok(Err(ended.said().cloned().collect::<Vec<_>>().join("; "))),
+        _ if ended.broke() => Ok(Err(ended.failure().replace('\n', "; "))),
         _ => bail!("asking the server for {}: {}", printable(path.as_os_str().as_bytes()), ended.failure()),
     }
 }
@@ -192,7 +253,20 @@ fn kind_of(listing: &[String]) -> Option<Kind> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Kind, kind_of};
+    use std::path::Path;
+
+    use super::{Kind, kind_of, pattern_below};
+
+    #[test]
+    fn a_pattern_from_the_root_on_counts_only_below_its_own_path() {
+        let below = |pattern| pattern_below(pattern, Path::new("/srv/www"));
+        assert_eq!(below("*.tmp").as_deref(), Some("*.tmp"));
+        assert_eq!(below("cache/").as_deref(), Some("cache/"));
+        assert_eq!(below("/srv/www/a/*.log").as_deref(), Some("/a/*.log"));
+        for elsewhere in ["/srv/www", "/srv/www/", "/srv/www2/a", "/srv", "/home/x"] {
+            assert_eq!(below(elsewhere), None, "{elsewhere}");
+        }
+    }
 
     #[test]
     fn the_kind_is_the_first_letter_of_the_last_line_listed() {

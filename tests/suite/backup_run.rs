@@ -113,15 +113,16 @@ fn an_unreadable_file_is_named_and_does_not_make_a_night_bad() {
 }
 
 #[test]
-fn a_pipe_is_named_and_does_not_make_a_night_bad() {
+fn a_pipe_comes_along_and_a_socket_is_named_and_neither_makes_a_night_bad() {
     let (mut appliance, peer) = pair();
     peer.write("file", "1");
-    nix::unistd::mkfifo(&peer.data().join("pipe\x1b"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    nix::unistd::mkfifo(&peer.data().join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(peer.data().join("socket\x1b")).unwrap();
     appliance.pull_from("web", &peer);
     let run = appliance.run();
     assert_eq!(run.code, Some(0), "{run:?}");
-    assert!(run.stdout.contains("skipping non-regular file \"pipe\\#033\""), "{}", run.stdout);
-    assert_eq!(names(&appliance.unpack(&appliance.archives("web")[0], &peer.data()).1), ["file"]);
+    assert!(run.stdout.contains("/socket\\u{1b} is a socket and left out"), "{}", run.stdout);
+    assert_eq!(names(&appliance.unpack(&appliance.archives("web")[0], &peer.data()).1), ["file", "pipe"]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use vaultberry::config::{self, Source};
 use vaultberry::outcome::Outcome;
 use vaultberry::progress::Progress;
-use vaultberry::source::{Rehearsal, pull, rehearse};
+use vaultberry::source::{Order, Rehearsal, pull, rehearse};
 use vaultberry::stop::Stop;
 
 use crate::support::appliance::{Appliance, Run, index, names};
@@ -135,7 +135,9 @@ fn progress_tells_what_is_being_pulled_and_how_much_has_come() {
     let heard: Arc<Mutex<Vec<(String, u64)>>> = Arc::default();
     let ear = Arc::clone(&heard);
     let progress = Progress::new(move |step| ear.lock().unwrap().push((step.doing.to_owned(), step.done)));
-    let pulled = pull(&source, &mirror, &Stop::default(), &progress).unwrap();
+    let pulled =
+        pull(&Order { source: &source, mirror: &mirror, accept_deletions: false, stop: &Stop::default(), progress: &progress })
+            .unwrap();
     assert_eq!((pulled.outcome, pulled.warnings.total()), (Outcome::Complete, 0));
     let heard = heard.lock().unwrap();
     let (dumping, pulling) = ("dumping wiki".to_owned(), format!("pulling {}", peer.data().display()));

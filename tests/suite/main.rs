@@ -5,6 +5,7 @@ mod boot;
 mod building;
 mod config;
 mod databases;
+mod mirror;
 mod night;
 mod offsite;
 mod reference;

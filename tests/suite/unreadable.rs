@@ -104,7 +104,7 @@ fn a_path_that_is_unreadable_itself_was_not_pulled() {
 }
 
 #[test]
-fn with_a_key_that_may_run_rsync_only_an_unreadable_file_makes_it_partial_and_why_is_said() {
+fn with_a_key_that_may_run_rsync_only_an_unreadable_file_is_named_too_and_why_it_was_met_is_said() {
     let mut appliance = Appliance::new(false);
     let peer = Peer::start(&appliance.public_key(), Some("rrsync -ro /"));
     peer.write("file", "1");
@@ -116,7 +116,8 @@ fn with_a_key_that_may_run_rsync_only_an_unreadable_file_makes_it_partial_and_wh
     let secret = peer.write("secret", "2");
     forbid(&secret, 0o000);
     let run = appliance.run();
-    assert_eq!(run.code, Some(3), "{run:?}");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.stdout.contains("\n      not pulled: 1 unreadable (1 more than last time)\n"), "{}", run.stdout);
     let said = warnings(&appliance);
     assert!(said.iter().any(|line| line.contains(secret.to_str().unwrap()) && line.contains("Permission denied")), "{said:?}");
     assert!(said.iter().any(|line| line.contains("the server lets this key run no `find`")), "{said:?}");
