@@ -8,6 +8,7 @@
 //! `config` knows no other subject and `cli` is known by none; no stage of a run knows `run`.
 
 pub mod amount;
+pub mod browse;
 pub mod cli;
 pub mod complaint;
 pub mod config;

@@ -11,7 +11,6 @@ use vaultberry::cli::backup::Backup;
 use vaultberry::cli::disk::Disk;
 use vaultberry::cli::offsite::{Fetch, Offsite, Store};
 use vaultberry::cli::report::Report;
-use vaultberry::cli::snapshot::Snapshot;
 use vaultberry::cli::source::Source;
 use vaultberry::cli::{Cli, Command};
 use vaultberry::image::build::{Request, build};
@@ -21,9 +20,9 @@ use vaultberry::outcome::Outcome;
 use vaultberry::run::events::Events;
 use vaultberry::run::rehearsal;
 use vaultberry::run::screen::Screen;
-use vaultberry::snapshot::{catalog, restore, table};
+use vaultberry::snapshot::{catalog, json, restore};
 use vaultberry::stop::Stop;
-use vaultberry::{cli, complaint, config, disk, log, report, run, source, terminal};
+use vaultberry::{browse, cli, complaint, config, disk, log, report, run, source, terminal};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -60,10 +59,7 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
             let config = config::load(&args.config)?;
             done(disk::attach(&config, &terminal::read_secret("recovery passphrase of the appliance that made the disk")?))
         }
-        Command::Snapshot(Snapshot::List(args)) => {
-            let listed = catalog::list(&config::load(&args.on.config)?, args.source.as_deref())?;
-            print(&if args.json { table::json(&listed)? } else { table::text(&listed, Timestamp::now()) })
-        }
+        Command::Snapshot(command) => browse::run(&command, cli.verbose, &mut io::stdout()),
         Command::Restore(args) => restore(&args, cli.verbose),
         Command::Source(Source::Key(args)) => print(&source::key::ensure_all(&config::load(&args.config)?)?),
         Command::Offsite(Offsite::List { store, json }) => offsite_list(&store, json),
@@ -145,7 +141,11 @@ fn restore(args: &cli::snapshot::Restore, verbosity: u8) -> Result<Outcome> {
     let progress = screen.progress("restore");
     let restored = restore::restore(&archive, &args.path, &args.to, &progress, &Stop::on_signals()?)?;
     drop(screen);
-    print(&restored.summary())?;
+    if args.json {
+        print(&json::line(&restored)?)?;
+    } else {
+        print(&restored.summary())?;
+    }
     done(restored.verdict())
 }
 

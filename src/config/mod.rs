@@ -10,6 +10,7 @@
 
 mod certificate;
 mod error;
+mod keep;
 mod load;
 mod name;
 mod nearest;
@@ -30,6 +31,9 @@ mod value;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use anyhow::{Context, Result};
+use jiff::tz::TimeZone;
 
 pub use error::{Errors, LoadError, Mistake};
 pub use load::{init, load, load_with_text};
@@ -125,10 +129,54 @@ pub struct Backup {
     pub lock: PathBuf,
     /// When cron starts the nightly run, local time. Default 02:30.
     pub at: TimeOfDay,
-    /// How many complete snapshots of each source stay, the newest ones; 1 to 1000. Default 14.
-    pub keep: u16,
+    /// Which snapshots of a source stay that has no `keep` of its own.
+    pub keep: Keep,
     /// How many logs of runs stay, the newest ones; 1 to 10000. Default 90.
     pub keep_logs: u16,
+}
+
+/// Which complete snapshots of a source stay: one that any of these wants. 0 to 1000 each, `last` at least 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// The newest ones.
+    pub last: u16,
+    /// The newest of each of so many hours, counting only hours that have one; likewise the others.
+    pub hourly: u16,
+    /// Of days, in the appliance's time zone.
+    pub daily: u16,
+    /// Of weeks, which begin on Monday (ISO 8601).
+    pub weekly: u16,
+    /// Of months.
+    pub monthly: u16,
+    /// Of years.
+    pub yearly: u16,
+}
+
+impl Keep {
+    /// Nothing at all.
+    pub const NONE: Self = Self { last: 0, hourly: 0, daily: 0, weekly: 0, monthly: 0, yearly: 0 };
+}
+
+impl Default for Keep {
+    /// Half a year in some twenty snapshots.
+    fn default() -> Self {
+        Self { last: 3, daily: 7, weekly: 4, monthly: 6, ..Self::NONE }
+    }
+}
+
+impl fmt::Display for Keep {
+    /// As in the file.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "last {}", self.last)?;
+        let rest = [
+            ("hourly", self.hourly),
+            ("daily", self.daily),
+            ("weekly", self.weekly),
+            ("monthly", self.monthly),
+            ("yearly", self.yearly),
+        ];
+        rest.iter().filter(|(_, count)| *count > 0).try_for_each(|(name, count)| write!(formatter, ", {name} {count}"))
+    }
 }
 
 /// An OpenPGP certificate to seal for: its public keys only.
@@ -231,6 +279,8 @@ pub struct Source {
     pub paths: Vec<PathBuf>,
     /// How those are pulled.
     pub files: Files,
+    /// Which of its snapshots stay; `[backup] keep` unless it has its own.
+    pub keep: Keep,
 }
 
 /// How the files of a source are pulled.
@@ -249,6 +299,15 @@ pub struct Files {
 }
 
 impl Config {
+    /// The appliance's time zone.
+    ///
+    /// # Errors
+    /// This machine's tz database doesn't have it.
+    pub fn zone(&self) -> Result<TimeZone> {
+        let name = &self.appliance.timezone;
+        TimeZone::get(name).with_context(|| format!("finding the time zone {name}\nhint: apt-get install tzdata"))
+    }
+
     /// The file name stem of everything that the build puts out.
     pub fn image_name(&self) -> &str {
         &self.appliance.hostname

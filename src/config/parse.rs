@@ -25,7 +25,7 @@ pub fn parse(text: &str) -> Result<Config, Errors> {
     let recipients = offsite::recipients(&mut mistakes, root);
     let offsite = offsite::offsite(&mut mistakes, root, &appliance.hostname);
     let report = report::report(&mut mistakes, root);
-    let sources = source::sources(&mut mistakes, root, &backup.state);
+    let sources = source::sources(&mut mistakes, root, &backup);
     match mistakes.into_errors() {
         Some(errors) => Err(errors),
         None => Ok(Config { appliance, admin, image, unlock, disk, backup, recipients, offsite, report, sources }),
@@ -150,11 +150,11 @@ paths = [\"/srv\"]
             (
                 "colour = 1\nname",
                 "5:1: source[1].colour: unknown setting\n  \
-                 hint: [[source]] has name, host, port, user, identity, host_keys, postgresql, paths, exclude, largest_file, one_file_system, sentinels, max_deletions",
+                 hint: [[source]] has name, host, port, user, identity, host_keys, postgresql, paths, exclude, largest_file, one_file_system, sentinels, max_deletions, keep",
             ),
             (
                 "\"a b\\u001b\" = 1\nname",
-                "5:1: source[1].(unprintable): unknown setting\n  hint: [[source]] has name, host, port, user, identity, host_keys, postgresql, paths, exclude, largest_file, one_file_system, sentinels, max_deletions",
+                "5:1: source[1].(unprintable): unknown setting\n  hint: [[source]] has name, host, port, user, identity, host_keys, postgresql, paths, exclude, largest_file, one_file_system, sentinels, max_deletions, keep",
             ),
         ] {
             assert_eq!(errors("name", to), expected);

@@ -34,7 +34,7 @@ pub fn plan(config: &Config) -> String {
     page.line("state", &backup.state.to_string_lossy());
     page.line("lock", &backup.lock.to_string_lossy());
     page.line("at", &format!("{} {}", backup.at, appliance.timezone));
-    page.line("keep", &format!("{} complete snapshots of each source", backup.keep));
+    page.line("keep", &backup.keep.to_string());
     page.line("keep_logs", &backup.keep_logs.to_string());
     page.section("openpgp");
     page.list("recipients", recipients.iter().map(|recipient| recipient.fingerprint.clone()));
@@ -50,6 +50,7 @@ pub fn plan(config: &Config) -> String {
         page.list("postgresql", source.postgresql.iter().cloned());
         page.list("paths", source.paths.iter().map(|path| path.to_string_lossy().into_owned()));
         page.files(&source.files);
+        page.line("keep", &source.keep.to_string());
     }
     page.0
 }
@@ -167,7 +168,7 @@ backup
   state            /var/lib/vaultberry
   lock             /run/lock/vaultberry.lock
   at               02:30 Etc/UTC
-  keep             14 complete snapshots of each source
+  keep             last 3, daily 7, weekly 4, monthly 6
   keep_logs        90
 
 openpgp
@@ -193,6 +194,7 @@ source demo
   one_file_system  false
   sentinels        (none)
   max_deletions    20 % of a path's files in one night
+  keep             last 3, daily 7, weekly 4, monthly 6
 ";
         assert_eq!(plan(&parse(EXAMPLE).unwrap()), expected);
     }

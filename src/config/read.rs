@@ -218,6 +218,17 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// Any value that `check` understands; `default` where there is none.
+    pub(super) fn any<T>(
+        &self,
+        report: &mut Report<'_>,
+        key: &str,
+        default: T,
+        check: impl FnOnce(&DeValue<'_>) -> Result<T, Fault>,
+    ) -> Setting<T> {
+        self.setting(report, key, default, check)
+    }
+
     /// A list of texts, each with its place; `check` turns each into a value. Elements that are wrong are reported and
     /// left out.
     pub(super) fn list<T>(

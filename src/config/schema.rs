@@ -65,10 +65,12 @@ pub(super) const BACKUP: Shape = Shape {
         key("state", "\"/var/lib/vaultberry\""),
         key("lock", "\"/run/lock/vaultberry.lock\""),
         key("at", "\"02:30\""),
-        key("keep", "14"),
+        key("keep", KEEP),
         key("keep_logs", "90"),
     ],
 };
+
+const KEEP: &str = "{ last = 3, daily = 7, weekly = 4, monthly = 6 }";
 
 const CERTIFICATE: &str = "[\"\"\"-----BEGIN PGP PUBLIC KEY BLOCK----- … \"\"\"]";
 const CA: &str = "\"\"\"-----BEGIN CERTIFICATE----- … \"\"\"";
@@ -122,6 +124,7 @@ pub(super) const SOURCE: Shape = Shape {
         key("one_file_system", "true"),
         key("sentinels", "[\"/srv/.mounted\"]"),
         key("max_deletions", "20"),
+        key("keep", KEEP),
     ],
 };
 

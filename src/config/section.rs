@@ -7,8 +7,8 @@ use toml::de::DeTable;
 
 use super::error::Fault;
 use super::read::{Element, Found, Report, Section};
-use super::{Admin, Appliance, Backup, Disk, Image, TimeOfDay, Unlock};
-use super::{name, place, public_key, schema, value};
+use super::{Admin, Appliance, Backup, Disk, Image, Keep, TimeOfDay, Unlock};
+use super::{keep, name, place, public_key, schema, value};
 
 const GIB: u64 = 1 << 30;
 
@@ -101,7 +101,7 @@ pub(super) fn backup(report: &mut Report<'_>, root: &DeTable<'_>) -> Backup {
             Fault::new("is the state folder or one above it, but must be a file", "write lock = \"/run/lock/vaultberry.lock\"");
         report.add_if_whole(place, section.path("lock"), fault);
     }
-    let keep = section.number(report, "keep", 14, 1..=1000).value;
+    let keep = section.any(report, "keep", Keep::default(), keep::keep).value;
     let keep_logs = section.number(report, "keep_logs", 90, 1..=10_000).value;
     Backup { folder: folder.value, state: state.value, lock: lock.value, at, keep, keep_logs }
 }

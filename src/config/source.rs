@@ -7,10 +7,10 @@ use toml::de::{DeTable, DeValue};
 use super::error::{Fault, show};
 use super::read::{Element, Report, Section, Value};
 use super::section::distinct;
-use super::{Files, Source, name, place, public_key, schema, value};
+use super::{Backup, Files, Source, keep, name, place, public_key, schema, value};
 
-/// Reads every source, below an appliance whose state folder is `state`.
-pub(super) fn sources<'a>(report: &mut Report<'_>, root: &'a DeTable<'a>, state: &Path) -> Vec<Source> {
+/// Reads every source, of an appliance that backs up as `backup` says.
+pub(super) fn sources<'a>(report: &mut Report<'_>, root: &'a DeTable<'a>, backup: &Backup) -> Vec<Source> {
     let head = schema::SOURCE.head();
     let hint = format!("begin each source with {head}, followed by name, host, user, host_keys and paths");
     let Some(value) = root.get(schema::SOURCE.name) else {
@@ -33,7 +33,7 @@ pub(super) fn sources<'a>(report: &mut Report<'_>, root: &'a DeTable<'a>, state:
         report.add_if_whole(&value.span(), schema::SOURCE.name, Fault::new("there is no server to pull from", hint));
     }
     let mut names = Vec::new();
-    elements.iter().enumerate().filter_map(|(index, element)| source(report, element, index + 1, state, &mut names)).collect()
+    elements.iter().enumerate().filter_map(|(index, element)| source(report, element, index + 1, backup, &mut names)).collect()
 }
 
 /// Reads one source; none if a part of it is missing or wrong. `names` are those of the sources before it.
@@ -41,7 +41,7 @@ fn source(
     report: &mut Report<'_>,
     element: Value<'_>,
     number: usize,
-    state: &Path,
+    backup: &Backup,
     names: &mut Vec<(String, usize)>,
 ) -> Option<Source> {
     let section = Section::nth(report, element, &schema::SOURCE, number)?;
@@ -57,7 +57,7 @@ fn source(
     let host = section.required(report, "host", name::host);
     let port = section.number(report, "port", 22, 1..=u16::MAX).value;
     let user = section.required(report, "user", name::source_user);
-    let identity = section.text(report, "identity", state.join("ssh/id_ed25519"), place::identity).value;
+    let identity = section.text(report, "identity", backup.state.join("ssh/id_ed25519"), place::identity).value;
     let host_keys = section.required_list(report, "host_keys", public_key::host).value;
     let host_keys = distinct(report, host_keys);
     let postgresql = section.list(report, "postgresql", name::database);
@@ -70,7 +70,8 @@ fn source(
     let postgresql = distinct(report, postgresql.value);
     let paths = disjoint(report, paths.value);
     let files = files(report, &section);
-    Some(Source { name: name?, host: host?, port, user: user?, identity, host_keys, postgresql, paths, files })
+    let keep = section.any(report, "keep", backup.keep, keep::keep).value;
+    Some(Source { name: name?, host: host?, port, user: user?, identity, host_keys, postgresql, paths, files, keep })
 }
 
 /// How the paths are pulled.

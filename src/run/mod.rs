@@ -33,6 +33,7 @@ use crate::log::{RunLog, printable};
 use crate::outcome::Outcome;
 use crate::run::events::{Event, Events};
 use crate::run::lock::{Attempt, Lock};
+use crate::run::pipeline::Night;
 use crate::run::report::{Missed, RunReport, SourceReport};
 use crate::run::schedule::Times;
 use crate::snapshot::list;
@@ -105,7 +106,7 @@ pub fn catch_up(config: &Config, events: &Events, stop: &Stop) -> Result<RunRepo
         Attempt::Taken(lock) => lock,
     };
     let last = last_times(&config.backup.state.join(LAST_RUN));
-    match schedule::not_due(last, now, config.backup.at, &config.appliance.timezone)? {
+    match schedule::not_due(last, now, config.backup.at, &config.zone()?)? {
         Some(why) => {
             let report = RunReport::skipped(now, format!("nothing is due: {why}"));
             events.tell(&Event::Ended(&report));
@@ -220,16 +221,12 @@ impl Run<'_> {
     /// Takes one source after the other. The error is a stop that was asked for; sources it kept from their turn are
     /// `skipped`.
     fn every_source(&self, before: &HashMap<String, Missed>, report: &mut RunReport) -> Result<()> {
+        let zone = self.config.zone()?;
+        let run = report.run.clone();
+        let night = Night { backup: &self.config.backup, run: &run, zone: &zone, accept: self.accept, stop: self.stop };
         for source in &self.config.sources {
             let mut result = match self.stop.check() {
-                Ok(()) => pipeline::source(
-                    &self.config.backup,
-                    source,
-                    &report.run,
-                    self.accept,
-                    self.stop,
-                    &self.events.progress(&source.name),
-                ),
+                Ok(()) => pipeline::source(&night, source, &self.events.progress(&source.name)),
                 Err(error) => SourceReport::skipped(&source.name, &error),
             };
             result.missed_before = before.get(&source.name).copied();

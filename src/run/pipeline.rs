@@ -5,6 +5,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use crate::config::{Backup, Source};
 use crate::log::printable;
@@ -13,25 +15,41 @@ use crate::outcome::Outcome;
 use crate::progress::Progress;
 use crate::run::Accept;
 use crate::run::report::{Missed, SourceReport};
+use crate::snapshot::retention::Rules;
 use crate::snapshot::{self, Request, Snapshot};
 use crate::source::{self, Order};
 use crate::stop::Stop;
 use crate::warnings::Warnings;
 
-/// Pulls `source` and makes its snapshot, named after the run, below `backup`.
+/// What all sources of a run have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Night<'a> {
+    /// Where everything goes.
+    pub backup: &'a Backup,
+    /// The run's name.
+    pub run: &'a str,
+    /// The appliance's time zone.
+    pub zone: &'a TimeZone,
+    /// What is right though it seems wrong.
+    pub accept: &'a Accept,
+    /// Ends it early.
+    pub stop: &'a Stop,
+}
+
+/// Pulls `source` and makes its snapshot, named after the run.
 ///
 /// A source whose pull failed gets no snapshot: the mirror is then neither the old state nor the new. A partial pull gets
 /// one, and its index says `partial`.
-pub fn source(backup: &Backup, source: &Source, run: &str, accept: &Accept, stop: &Stop, progress: &Progress) -> SourceReport {
+pub fn source(night: &Night<'_>, source: &Source, progress: &Progress) -> SourceReport {
     tracing::info!(source = source.name, "begins");
-    match pull_and_keep(&backup.folder, source, run, accept, stop, progress) {
+    match pull_and_keep(night, source, progress) {
         Ok((mut snapshot, missed)) => {
-            let pruned = prune(backup, source, run, &mut snapshot.warnings);
+            let pruned = prune(night, source, &mut snapshot.warnings);
             for line in &snapshot.warnings.lines {
                 tracing::warn!(source = source.name, "{line}");
             }
             tracing::info!(source = source.name, "{}: {}", snapshot.outcome, snapshot.archive.display());
-            SourceReport { pruned, missed, ..SourceReport::made(&source.name, &backup.folder, snapshot) }
+            SourceReport { pruned, missed, ..SourceReport::made(&source.name, &night.backup.folder, snapshot) }
         }
         Err(error) => {
             tracing::error!(source = source.name, "{error:#}");
@@ -53,10 +71,11 @@ pub fn clean(backup: &Path, sources: &[Source]) -> Result<()> {
     Ok(())
 }
 
-/// Removes what the new snapshot `run` has made superfluous, and gives the names. Old snapshots that stay are no failure.
-fn prune(backup: &Backup, source: &Source, run: &str, warnings: &mut Warnings) -> Vec<String> {
-    let folder = backup.folder.join("snapshots").join(&source.name);
-    let pruned = snapshot::prune(&folder, backup.keep, &[run]).unwrap_or_else(|error| {
+/// Removes what the new snapshot has made superfluous, and gives the names. Old snapshots that stay are no failure.
+fn prune(night: &Night<'_>, source: &Source, warnings: &mut Warnings) -> Vec<String> {
+    let folder = night.backup.folder.join("snapshots").join(&source.name);
+    let rules = Rules { keep: source.keep, protect: &[night.run], zone: night.zone, now: Timestamp::now() };
+    let pruned = snapshot::prune(&folder, &rules).unwrap_or_else(|error| {
         warnings.push(printable(format!("{error:#}").as_bytes()));
         Vec::new()
     });
@@ -66,14 +85,9 @@ fn prune(backup: &Backup, source: &Source, run: &str, warnings: &mut Warnings) -
     pruned
 }
 
-fn pull_and_keep(
-    backup: &Path,
-    source: &Source,
-    run: &str,
-    accept: &Accept,
-    stop: &Stop,
-    progress: &Progress,
-) -> Result<(Snapshot, Missed)> {
+fn pull_and_keep(night: &Night<'_>, source: &Source, progress: &Progress) -> Result<(Snapshot, Missed)> {
+    let Night { backup, run, accept, stop, .. } = *night;
+    let backup = &backup.folder;
     for folder in ["current", "snapshots"] {
         let folder = backup.join(folder);
         fs::DirBuilder::new()

@@ -66,6 +66,23 @@ pub fn archive(snapshot: &Path, config: impl FnOnce() -> Result<Config>) -> Resu
     Ok(folder.join(format!("{}{ARCHIVE_END}", chosen.name)))
 }
 
+/// The archives that a command means by `what`: all of them where there is nothing, those of `SOURCE`, or the one that
+/// [`archive`] knows. With the names of their sources and their own.
+pub fn archives(what: Option<&Path>, config: impl FnOnce() -> Result<Config>) -> Result<Vec<PathBuf>> {
+    let source = match what.map(|what| what.to_str()) {
+        None => None,
+        Some(Some(text)) if !text.contains('/') && !text.ends_with(ARCHIVE_END) => Some(text),
+        Some(_) => return Ok(vec![archive(what.unwrap_or(Path::new("")), config)?]),
+    };
+    let config = config()?;
+    let folder = folder(&config);
+    let named = |source: &Listed| {
+        let folder = folder.join(&source.source);
+        source.snapshots.iter().rev().map(|found| folder.join(format!("{}{ARCHIVE_END}", found.name))).collect::<Vec<_>>()
+    };
+    Ok(list(&config, source)?.iter().flat_map(named).collect())
+}
+
 /// The newest complete one. One whose time hasn't come yet is only taken when there is no other: it was made by a clock that
 /// was wrong, and isn't the newest.
 fn latest(found: &[Found], now: Timestamp) -> Option<&Found> {

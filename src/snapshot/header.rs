@@ -5,7 +5,8 @@
 //! `SCHILY.acl.access` and `SCHILY.acl.default`, as star began and GNU tar and libarchive understand. Two things are done in GNU's
 //! older way, since more readers take it:
 //!
-//! - A long name that isn't UTF-8 has an entry of its own (`L`, `K`), byte for byte: a pax record has to be UTF-8.
+//! - A long name that isn't ASCII has an entry of its own (`L`, `K`), byte for byte: a pax record has to be UTF-8, and bsdtar
+//!   wants a locale for it.
 //! - A sparse file is of type `S`: its header says which stretches of it follow. p7zip knows no newer form.
 
 use std::borrow::Cow;
@@ -61,7 +62,7 @@ pub fn write(out: &mut impl Write, entry: &Entry, owners: &Owners, data: Option<
         [(name_fits, Some(name.as_ref()), "path", EntryType::GNULongName), (link_fits, link, "linkpath", EntryType::GNULongLink)]
     {
         match name {
-            Some(name) if !fits && std::str::from_utf8(name).is_ok() => records.add(key, name),
+            Some(name) if !fits && name.is_ascii() => records.add(key, name),
             Some(name) if !fits => long(out, kind, name)?,
             _ => {}
         }

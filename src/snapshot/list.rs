@@ -14,7 +14,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 use crate::snapshot::index::read::{self, Trailer};
-use crate::snapshot::{ARCHIVE_END, INDEX_END};
+use crate::snapshot::{ARCHIVE_END, INDEX_END, pin};
 
 /// How a snapshot's name says its time.
 const NAME_FORM: &str = "%Y%m%dT%H%M%SZ";
@@ -30,6 +30,8 @@ pub struct Found {
     pub archive_size: u64,
     /// What its index says, or why that can't be told.
     pub index: Result<Trailer, String>,
+    /// Why it is pinned, where it is.
+    pub pin: Option<String>,
 }
 
 /// The snapshots in `folder`, one source's, from the oldest to the newest. None when there is no such folder.
@@ -74,7 +76,8 @@ fn look(folder: &Path, name: &str, archive_size: u64) -> Found {
             size => Err(format!("its archive has {archive_size} bytes, and its index says {size}")),
         }),
     };
-    Found { name: name.to_owned(), time: time_of(name), archive_size, index }
+    let pin = pin::reason(&folder.join(format!("{name}{ARCHIVE_END}")));
+    Found { name: name.to_owned(), time: time_of(name), archive_size, index, pin }
 }
 
 #[cfg(test)]

@@ -14,21 +14,28 @@
 pub mod acl;
 pub mod archive;
 pub mod catalog;
+pub mod diff;
 pub mod entry;
+pub mod find;
 pub mod gzip;
 pub mod header;
 pub mod index;
+pub mod json;
 pub mod list;
 pub mod look;
+pub mod pin;
 mod prune;
 pub mod restore;
 pub mod retention;
+pub mod show;
 pub mod table;
+pub mod verify;
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufWriter, Write};
 use std::num::NonZero;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -46,13 +53,16 @@ use crate::source::owners::Owners;
 use crate::stop::Stop;
 use crate::warnings::Warnings;
 
-pub use prune::prune;
+pub use prune::{plan, prune};
 
 /// What an archive's name ends with.
 pub const ARCHIVE_END: &str = ".tar.gz";
 
 /// What an index's name ends with.
 pub const INDEX_END: &str = ".index.jsonl.zst";
+
+/// What the name of a pin ends with.
+pub const PIN_END: &str = ".pin";
 
 /// What to make a snapshot of.
 #[derive(Debug)]
@@ -147,10 +157,18 @@ pub fn clean(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(removed)
 }
 
+/// The index beside an archive.
+pub fn index_of(archive: &Path) -> PathBuf {
+    let name = archive.as_os_str().as_bytes();
+    let stem = name.strip_suffix(ARCHIVE_END.as_bytes()).unwrap_or(name);
+    PathBuf::from(OsString::from_vec([stem, INDEX_END.as_bytes()].concat()))
+}
+
 fn is_leftover(folder: &Path, name: &[u8]) -> bool {
     let Ok(name) = std::str::from_utf8(name) else { return false };
-    let ours = |name: &str| name.ends_with(ARCHIVE_END) || name.ends_with(INDEX_END);
-    match (name.strip_suffix(".part"), name.strip_suffix(INDEX_END)) {
+    let ours = |name: &str| [ARCHIVE_END, INDEX_END, PIN_END].iter().any(|end| name.ends_with(end));
+    let beside = name.strip_suffix(INDEX_END).or_else(|| name.strip_suffix(PIN_END));
+    match (name.strip_suffix(".part"), beside) {
         (Some(name), _) => ours(name),
         (None, Some(stem)) => folder
             .join(format!("{stem}{ARCHIVE_END}"))
@@ -177,8 +195,8 @@ mod tests {
     #[test]
     fn cleaning_takes_halves_and_leaves_all_that_can_be_restored_from() {
         let folder = tempfile::tempdir().unwrap();
-        let kept = ["1.tar.gz", "1.index.jsonl.zst", "2.tar.gz", "notes.part", "README"];
-        let gone = ["3.index.jsonl.zst", "4.index.jsonl.zst.part", "4.tar.gz.part"];
+        let kept = ["1.tar.gz", "1.index.jsonl.zst", "1.pin", "2.tar.gz", "notes.part", "README"];
+        let gone = ["3.index.jsonl.zst", "3.pin", "4.index.jsonl.zst.part", "4.tar.gz.part"];
         for name in kept.iter().chain(&gone) {
             fs::write(folder.path().join(name), "").unwrap();
         }

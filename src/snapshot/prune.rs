@@ -5,24 +5,34 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use jiff::Timestamp;
 
 use crate::durable;
-use crate::snapshot::retention::{Kept, surplus};
-use crate::snapshot::{ARCHIVE_END, INDEX_END, list};
+use crate::snapshot::list::Found;
+use crate::snapshot::retention::{Kept, Rules, Verdict};
+use crate::snapshot::{ARCHIVE_END, INDEX_END, list, retention};
 
-/// Removes from `folder`, one source's, all but the newest `keep` complete and the newest `keep` partial snapshots, and gives
-/// the names, from the oldest to the newest. Those in `protect` stay in any case. See [`super::retention`] for what else does.
+/// What the rules say of the snapshots in `folder`, one source's: from the oldest to the newest.
+pub fn plan(folder: &Path, rules: &Rules<'_>) -> Result<Vec<Verdict>> {
+    let kept = |found: Found| Kept {
+        pinned: found.pin.is_some(),
+        outcome: found.index.ok().map(|trailer| trailer.outcome),
+        name: found.name,
+    };
+    let kept: Vec<Kept> = list::of(folder)?.into_iter().map(kept).collect();
+    Ok(retention::judge(&kept, rules))
+}
+
+/// Removes from `folder`, one source's, what no rule wants, and gives the names, from the oldest to the newest. See
+/// [`super::retention`].
 ///
-/// It is for a run that has just made a snapshot of this source: whoever prunes after failures ends with nothing.
+/// It is for a run that has just made a snapshot of this source, and for a person: whoever prunes after failures ends with
+/// nothing.
 ///
 /// The archives go first, then, once that is on the disk, the indexes: an index without an archive is a leftover that
 /// [`super::clean`] knows, while an archive without an index would be a snapshot that nobody can judge, for ever.
-pub fn prune(folder: &Path, keep: u16, protect: &[&str]) -> Result<Vec<String>> {
-    let found = list::of(folder)?.into_iter();
-    let kept: Vec<Kept> =
-        found.map(|found| Kept { name: found.name, outcome: found.index.ok().map(|trailer| trailer.outcome) }).collect();
-    let names = surplus(&kept, keep, protect, Timestamp::now());
+pub fn prune(folder: &Path, rules: &Rules<'_>) -> Result<Vec<String>> {
+    let gone = plan(folder, rules)?.into_iter().filter(|verdict| verdict.reasons.is_empty());
+    let names: Vec<String> = gone.map(|verdict| verdict.name).collect();
     for end in [ARCHIVE_END, INDEX_END] {
         for name in &names {
             let path = folder.join(format!("{name}{end}"));
@@ -43,11 +53,21 @@ pub fn prune(folder: &Path, keep: u16, protect: &[&str]) -> Result<Vec<String>> 
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
-    use super::prune;
+    use jiff::Timestamp;
+    use jiff::tz::TimeZone;
+
+    use crate::config::Keep;
     use crate::outcome::Outcome;
     use crate::snapshot::list::tests::plant;
+    use crate::snapshot::retention::Rules;
     use crate::snapshot::{clean, list};
+
+    fn prune(folder: &Path, last: u16, protect: &[&str]) -> anyhow::Result<Vec<String>> {
+        let keep = Keep { last, ..Keep::NONE };
+        super::prune(folder, &Rules { keep, protect, zone: &TimeZone::UTC, now: Timestamp::now() })
+    }
 
     #[test]
     fn a_real_folder_keeps_what_the_table_says_and_all_that_is_not_ours() {

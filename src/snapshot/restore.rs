@@ -24,23 +24,24 @@ pub mod wanted;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
+use serde::Serialize;
 
 use crate::amount::amount;
 use crate::log::printable;
 use crate::progress::Progress;
 use crate::snapshot::entry::{Entry, Kind};
+use crate::snapshot::index_of;
 use crate::snapshot::restore::copy::Copied;
 use crate::snapshot::restore::entries::{Described, End};
 use crate::snapshot::restore::parts::{First, Parts, Run};
 use crate::snapshot::restore::proof::Proof;
 use crate::snapshot::restore::tree::Tree;
 use crate::snapshot::restore::wanted::Wanted;
-use crate::snapshot::{ARCHIVE_END, INDEX_END};
 use crate::stop::Stop;
 use crate::warnings::Warnings;
 
@@ -48,7 +49,7 @@ use crate::warnings::Warnings;
 const BLOCK: usize = 128 << 10;
 
 /// What came of a restore.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Restored {
     archive: PathBuf,
     to: PathBuf,
@@ -143,13 +144,6 @@ pub fn restore(archive: &Path, paths: &[PathBuf], to: &Path, progress: &Progress
 
 fn restoring(archive: &Path) -> String {
     format!("restoring {}", archive.display())
-}
-
-/// The index beside an archive.
-fn index_of(archive: &Path) -> PathBuf {
-    let name = archive.as_os_str().as_bytes();
-    let stem = name.strip_suffix(ARCHIVE_END.as_bytes()).unwrap_or(name);
-    PathBuf::from(std::ffi::OsString::from_vec([stem, INDEX_END.as_bytes()].concat()))
 }
 
 struct Work<'a> {

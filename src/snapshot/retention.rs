@@ -1,17 +1,23 @@
-//! Which snapshots of a source have to go: a decision, and nothing else.
+//! Which snapshots of a source stay and which have to go: a decision, and nothing else.
 //!
-//! - The newest `keep` complete ones stay.
-//! - The newest `keep` partial ones stay beside them. Counted apart, a partial one never pushes out a complete one, and a
-//!   source that is partial for months can't fill the disk.
+//! - A complete one stays when any rule of `keep` wants it: it is among the last ones, or the newest of its hour, day, week, month
+//!   or year, as many of those as the rule says. Only those with a snapshot count, so a summer in which the appliance was off
+//!   costs no old snapshot. At least the newest one always stays.
+//! - The newest partial ones stay beside them, as many as `last` says. Counted apart, a partial one never pushes out a complete
+//!   one, and a source that is partial for months can't fill the disk.
+//! - A pinned one stays, and rules don't count it.
 //! - One of which nothing is known (its index is missing or damaged) stays and doesn't count: it may be good or not, and a
 //!   person has to look.
 //! - One whose name is no time, or a time that hasn't come yet, stays and doesn't count either. The clock was wrong once, or
 //!   is wrong now. Counted as the newest, two weeks of nights from a wrong clock would push out every new snapshot as soon as
 //!   it is made. Counted as the oldest, a clock set back would remove all that is good. They wait until their time has come,
-//!   or a person removes them.
+//!   or a person removes them. A clock that is ahead pushes out no more than any night: the rules count snapshots, not days
+//!   since.
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
+use crate::config::Keep;
 use crate::outcome::Outcome;
 use crate::snapshot::list::time_of;
 
@@ -22,124 +28,122 @@ pub struct Kept {
     pub name: String,
     /// What its index says; none when that can't be told.
     pub outcome: Option<Outcome>,
+    /// Whether a person wants it to stay.
+    pub pinned: bool,
 }
 
-/// The names of those of `snapshots`, in any order, that are to be removed `now`, from the oldest to the newest.
-///
-/// At least one complete one always stays: a `keep` of 0 is taken for 1. Names in `protect` stay too, and count.
-pub fn surplus(snapshots: &[Kept], keep: u16, protect: &[&str], now: Timestamp) -> Vec<String> {
-    let mut names = Vec::new();
+/// What becomes of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Its name.
+    pub name: String,
+    /// Why it stays, in a few words each; nothing: it goes.
+    pub reasons: Vec<String>,
+}
+
+/// The rules for one source.
+#[derive(Clone, Debug)]
+pub struct Rules<'a> {
+    /// What its owner wants.
+    pub keep: Keep,
+    /// Names that stay in any case, and count.
+    pub protect: &'a [&'a str],
+    /// Whose days and weeks are meant.
+    pub zone: &'a TimeZone,
+    /// What the clock says.
+    pub now: Timestamp,
+}
+
+/// What becomes of each of `snapshots`, in any order: from the oldest to the newest.
+pub fn judge(snapshots: &[Kept], rules: &Rules<'_>) -> Vec<Verdict> {
+    let mut snapshots: Vec<&Kept> = snapshots.iter().collect();
+    snapshots.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    let mut verdicts: Vec<Verdict> =
+        snapshots.iter().map(|kept| Verdict { name: kept.name.clone(), reasons: unruled(kept, rules) }).collect();
     for outcome in [Outcome::Complete, Outcome::Partial] {
-        let counts =
-            |snapshot: &&Kept| snapshot.outcome == Some(outcome) && time_of(&snapshot.name).is_some_and(|time| time <= now);
-        let mut counted: Vec<&str> = snapshots.iter().filter(counts).map(|snapshot| snapshot.name.as_str()).collect();
-        counted.sort_unstable();
-        let stay = usize::from(keep.max(1)).min(counted.len());
-        counted.truncate(counted.len() - stay);
-        names.extend(counted.into_iter().filter(|name| !protect.contains(name)).map(String::from));
+        // From the newest to the oldest.
+        let counted: Vec<(usize, Timestamp)> = (0..snapshots.len())
+            .rev()
+            .filter(|&index| verdicts[index].reasons.is_empty() && snapshots[index].outcome == Some(outcome))
+            .filter_map(|index| Some((index, time_of(&snapshots[index].name)?)))
+            .collect();
+        for (index, reason) in wanted(&counted, outcome, rules.keep, rules.zone) {
+            verdicts[index].reasons.push(reason);
+        }
     }
-    names.sort_unstable();
-    names
+    for verdict in &mut verdicts {
+        if verdict.reasons.is_empty() && rules.protect.contains(&verdict.name.as_str()) {
+            verdict.reasons.push("just made".to_owned());
+        }
+    }
+    verdicts
+}
+
+/// Why a snapshot stays that no rule is about.
+fn unruled(kept: &Kept, rules: &Rules<'_>) -> Vec<String> {
+    let reason = match time_of(&kept.name) {
+        _ if kept.pinned => "pinned",
+        _ if kept.outcome.is_none() => "not known to be good or bad",
+        None => "its name is no time",
+        Some(time) if time > rules.now => "its time hasn't come yet",
+        Some(_) => return Vec::new(),
+    };
+    vec![reason.to_owned()]
+}
+
+/// Those of `counted`, from the newest to the oldest, that a rule wants, with what it wants them as.
+fn wanted(counted: &[(usize, Timestamp)], outcome: Outcome, keep: Keep, zone: &TimeZone) -> Vec<(usize, String)> {
+    let last = counted.iter().take(usize::from(keep.last.max(1)));
+    if outcome == Outcome::Partial {
+        return last.map(|(index, _)| (*index, "partial".to_owned())).collect();
+    }
+    let mut wanted: Vec<(usize, String)> = last.map(|(index, _)| (*index, "last".to_owned())).collect();
+    for (period, count) in [
+        (Period::Hour, keep.hourly),
+        (Period::Day, keep.daily),
+        (Period::Week, keep.weekly),
+        (Period::Month, keep.monthly),
+        (Period::Year, keep.yearly),
+    ] {
+        let mut names: Vec<String> = Vec::new();
+        for (index, time) in counted {
+            let name = period.name(*time, zone);
+            if names.len() < usize::from(count) && names.last() != Some(&name) {
+                wanted.push((*index, name.clone()));
+                names.push(name);
+            }
+        }
+    }
+    wanted
+}
+
+/// A stretch of the calendar.
+#[derive(Clone, Copy, Debug)]
+enum Period {
+    Hour,
+    Day,
+    Week,
+    Month,
+    Year,
+}
+
+impl Period {
+    /// The one that `time` is in.
+    fn name(self, time: Timestamp, zone: &TimeZone) -> String {
+        let civil = time.to_zoned(zone.clone());
+        match self {
+            // With the offset: the hour that the end of summer time repeats is two hours.
+            Self::Hour => civil.strftime("hour %Y-%m-%d %H h %z").to_string(),
+            Self::Day => civil.strftime("day %Y-%m-%d").to_string(),
+            Self::Week => {
+                let week = civil.date().iso_week_date();
+                format!("week {}-W{:02}", week.year(), week.week())
+            }
+            Self::Month => civil.strftime("month %Y-%m").to_string(),
+            Self::Year => civil.strftime("year %Y").to_string(),
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use jiff::Timestamp;
-    use proptest::collection::vec;
-    use proptest::prelude::{Just, Strategy, prop_oneof};
-    use proptest::{prop_assert, prop_assert_eq, proptest};
-
-    use super::{Kept, surplus};
-    use crate::outcome::Outcome;
-
-    /// `c05` is complete, of the fifth of November; `p` is partial, `?` unknown.
-    fn kept(short: &str) -> Kept {
-        let outcome = match &short[..1] {
-            "c" => Some(Outcome::Complete),
-            "p" => Some(Outcome::Partial),
-            _ => None,
-        };
-        Kept { name: format!("202611{}T023000Z", &short[1..]), outcome }
-    }
-
-    fn now() -> Timestamp {
-        "2026-11-20T02:30:00Z".parse().unwrap()
-    }
-
-    #[test]
-    fn the_golden_table() {
-        for (have, keep, protect, gone) in [
-            ("", 3, "", ""),
-            ("c01", 1, "", ""),
-            ("c01 c02", 1, "", "c01"),
-            ("c01 c02 c03 c04", 2, "", "c01 c02"),
-            ("c03 c01 c04 c02", 2, "", "c01 c02"),
-            ("c01 c02", 3, "", ""),
-            // 0 is not a way to lose everything
-            ("c01 c02", 0, "", "c01"),
-            // partial ones are counted apart, both ways
-            ("c01 p02 p03 p04 p05", 2, "", "p02 p03"),
-            ("c01 c02 c03 p04 p05", 2, "", "c01"),
-            ("p01 p02 c03", 1, "", "p01"),
-            ("p01 p02 p03", 2, "", "p01"),
-            // unknown ones stay and don't count
-            ("?01 c02 ?03 c04 ?05", 1, "", "c02"),
-            ("?01 ?02 ?03", 1, "", ""),
-            // protected ones stay and count
-            ("c01 c02 c03 c04", 2, "c01", "c02"),
-            ("c01 c02 c03 c04", 2, "c04", "c01 c02"),
-            // those that haven't been yet stay and don't count: today is the 20th
-            ("c01 c02 c20 c21 c29", 2, "", "c01"),
-            ("c18 c19 c21 c22 c23", 2, "", ""),
-            ("c21 c22 c23 p24 p25", 1, "", ""),
-        ] {
-            let have: Vec<Kept> = have.split_whitespace().map(kept).collect();
-            let names = |text: &str| text.split_whitespace().map(|short| kept(short).name).collect::<Vec<_>>();
-            let protect = names(protect);
-            let protect: Vec<&str> = protect.iter().map(String::as_str).collect();
-            assert_eq!(surplus(&have, keep, &protect, now()), names(gone), "{have:?} {keep}");
-        }
-        let by_hand = ["a", "b", "2026"].map(|name| Kept { name: name.into(), outcome: Some(Outcome::Complete) });
-        assert_eq!(surplus(&by_hand, 1, &[], now()), Vec::<String>::new());
-    }
-
-    fn any_list() -> impl Strategy<Value = Vec<Kept>> {
-        let outcome = prop_oneof![Just("c"), Just("p"), Just("?")];
-        vec(outcome, 0..28).prop_flat_map(|outcomes| {
-            let list: Vec<Kept> = (1..).zip(outcomes).map(|(day, letter)| kept(&format!("{letter}{day:02}"))).collect();
-            Just(list).prop_shuffle()
-        })
-    }
-
-    fn past(list: &[Kept], outcome: Outcome) -> Vec<&Kept> {
-        let mut past: Vec<&Kept> =
-            list.iter().filter(|kept| kept.outcome == Some(outcome) && *kept.name <= *"20261120T023000Z").collect();
-        past.sort_by(|a, b| a.name.cmp(&b.name));
-        past
-    }
-
-    proptest! {
-        #[test]
-        fn the_newest_stay_and_no_more_go_than_needed(list in any_list(), keep in 0_u16..6) {
-            let gone = surplus(&list, keep, &[], now());
-            for outcome in [Outcome::Complete, Outcome::Partial] {
-                let (stay, go): (Vec<&Kept>, Vec<&Kept>) =
-                    past(&list, outcome).into_iter().partition(|kept| !gone.contains(&kept.name));
-                prop_assert_eq!(stay.len(), past(&list, outcome).len().min(usize::from(keep.max(1))));
-                prop_assert!(go.iter().all(|go| stay.iter().all(|stay| go.name < stay.name)));
-            }
-            let untouchable = |kept: &&Kept| kept.outcome.is_none() || *kept.name > *"20261120T023000Z";
-            prop_assert!(list.iter().filter(untouchable).all(|kept| !gone.contains(&kept.name)));
-        }
-
-        #[test]
-        fn the_order_is_irrelevant_and_a_second_time_removes_nothing(list in any_list(), keep in 0_u16..6) {
-            let gone = surplus(&list, keep, &[], now());
-            let mut sorted = list.clone();
-            sorted.sort_by(|a, b| a.name.cmp(&b.name));
-            prop_assert_eq!(&surplus(&sorted, keep, &[], now()), &gone);
-            let left: Vec<Kept> = list.into_iter().filter(|kept| !gone.contains(&kept.name)).collect();
-            prop_assert_eq!(surplus(&left, keep, &[], now()), Vec::<String>::new());
-        }
-    }
-}
+mod tests;

@@ -1,7 +1,5 @@
 //! The list of snapshots: columns for a person, JSON lines for a program.
 
-use std::fmt::Write;
-
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -17,29 +15,34 @@ const TITLES: [&str; 6] = ["SNAPSHOT", "TIME (UTC)", "OUTCOME", "ENTRIES", "FILE
 
 /// Columns, the newest of each source last. What is wrong with a snapshot stands behind its line.
 pub fn text(listed: &[Listed], now: Timestamp) -> String {
-    let mut rows = vec![(TITLES.map(String::from), String::new())];
-    for source in listed {
-        rows.extend(source.snapshots.iter().map(|found| row(&source.source, found, now)));
-    }
-    let mut widths = [0; 6];
-    for (cells, _) in &rows {
-        for (width, cell) in widths.iter_mut().zip(cells) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    let mut text = String::new();
-    if rows.len() > 1 {
-        for (cells, note) in rows {
-            let [name, time, outcome, numbers @ ..] = &cells;
-            let mut line = format!("{name:<0$}  {time:<1$}  {outcome:<2$}", widths[0], widths[1], widths[2]);
-            for (cell, width) in numbers.iter().zip(&widths[3..]) {
-                write!(line, "  {cell:>width$}").expect("writing to a string doesn't fail");
-            }
-            push(&mut text, format!("{line}  {note}").trim_end());
-        }
-    }
+    let rows = listed.iter().flat_map(|source| source.snapshots.iter().map(|found| row(&source.source, found, now)));
+    let rows: Vec<Vec<String>> = rows.map(|(cells, note)| cells.into_iter().chain([note]).collect()).collect();
+    let mut text = columns(&TITLES, &[3, 4, 5], &rows);
     for source in listed.iter().filter(|source| source.snapshots.is_empty()) {
         push(&mut text, &format!("{}: no snapshot yet", source.source));
+    }
+    text
+}
+
+/// Aligned columns with `titles` above them; those with the numbers `right` are aligned to the right. Nothing without rows.
+/// Cells are printable.
+pub fn columns(titles: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
+    let titles: Vec<String> = titles.iter().map(ToString::to_string).collect();
+    let lines = || std::iter::once(&titles).chain(rows);
+    let width =
+        |column| lines().filter_map(|cells| cells.get(column)).map(|cell: &String| cell.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..titles.len()).map(width).collect();
+    let mut text = String::new();
+    for cells in lines() {
+        let cell = |(column, cell): (usize, &String)| match widths.get(column) {
+            Some(width) if right.contains(&column) => format!("{cell:>width$}"),
+            Some(width) => format!("{cell:<width$}"),
+            None => cell.clone(),
+        };
+        push(&mut text, cells.iter().enumerate().map(cell).collect::<Vec<_>>().join("  ").trim_end());
     }
     text
 }
@@ -56,6 +59,11 @@ fn row(source: &str, found: &Found, now: Timestamp) -> ([String; 6], String) {
     let mut notes = Vec::new();
     if found.time.is_some_and(|time| time > now) {
         notes.push("its time hasn't come yet".to_owned());
+    }
+    match found.pin.as_deref() {
+        Some("") => notes.push("pinned".to_owned()),
+        Some(reason) => notes.push(printable(format!("pinned: {reason}").as_bytes())),
+        None => {}
     }
     let cells = match &found.index {
         Ok(trailer) => {
@@ -83,6 +91,7 @@ struct Line<'a> {
     bytes: Option<u64>,
     archive_bytes: u64,
     warnings: Option<u64>,
+    pin: Option<&'a str>,
     trouble: Option<&'a str>,
 }
 
@@ -101,6 +110,7 @@ pub fn json(listed: &[Listed]) -> Result<String> {
                 bytes: trailer.map(|trailer| trailer.bytes),
                 archive_bytes: found.archive_size,
                 warnings: trailer.map(|trailer| trailer.warnings.total()),
+                pin: found.pin.as_deref(),
                 trouble: found.index.as_ref().err().map(String::as_str),
             };
             push(&mut text, &serde_json::to_string(&line).context("putting the list into JSON")?);
@@ -129,7 +139,7 @@ mod tests {
             archive: Sum { size: 1536, sha256: [0; 32] },
             warnings: Warnings::of(warnings.iter().map(|&line| line.into()).collect(), 0),
         };
-        let found = |name: &str, index| Found { name: name.into(), time: time_of(name), archive_size: 1536, index };
+        let found = |name: &str, index| Found { name: name.into(), time: time_of(name), archive_size: 1536, index, pin: None };
         let web = vec![
             found("20261122T023000Z", Err("it has no index".into())),
             found("20261123T023000Z", Ok(trailer(Outcome::Partial, &["one", "two"]))),
@@ -162,8 +172,8 @@ db: no snapshot yet
         assert_eq!(
             lines[..2],
             [
-                r#"{"source":"web","snapshot":"20261122T023000Z","time":"2026-11-22T02:30:00Z","outcome":null,"entries":null,"bytes":null,"archive_bytes":1536,"warnings":null,"trouble":"it has no index"}"#,
-                r#"{"source":"web","snapshot":"20261123T023000Z","time":"2026-11-23T02:30:00Z","outcome":"partial","entries":12345,"bytes":3145728,"archive_bytes":1536,"warnings":2,"trouble":null}"#,
+                r#"{"source":"web","snapshot":"20261122T023000Z","time":"2026-11-22T02:30:00Z","outcome":null,"entries":null,"bytes":null,"archive_bytes":1536,"warnings":null,"pin":null,"trouble":"it has no index"}"#,
+                r#"{"source":"web","snapshot":"20261123T023000Z","time":"2026-11-23T02:30:00Z","outcome":"partial","entries":12345,"bytes":3145728,"archive_bytes":1536,"warnings":2,"pin":null,"trouble":null}"#,
             ]
         );
     }

@@ -110,7 +110,14 @@ impl Pulling<'_> {
         let mut ended = transfer.run(&[], &target, Deleting::HeldBack, self.partial, stop).await?;
         if ended.held_back() > 0 {
             match self.refusal(&ended) {
-                None => ended = transfer.run(&[], &target, Deleting::Allowed, self.partial, stop).await?,
+                None => {
+                    // rsync doesn't count folders that it would have to empty first, so somewhat more than it said.
+                    let most = Deleting::AtMost(2 * ended.held_back() + 1000);
+                    ended = transfer.run(&[], &target, most, self.partial, stop).await?;
+                    if ended.held_back() > 0 {
+                        pulled.spoil(format!("{shown}: not all deletions were made: many more came while it was pulled"));
+                    }
+                }
                 Some(why) => pulled.spoil(why),
             }
         }

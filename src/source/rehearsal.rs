@@ -100,7 +100,7 @@ impl Rehearsal {
         // Where a pull would first make a folder, all would be new: an empty one stands for it.
         let empty = TempDir::new().context("making an empty folder to compare with")?;
         let target = transfer.find_place(mirror).unwrap_or_else(|| with_slash(empty.path()));
-        let ended = transfer.run(&["--dry-run"], &target, Deleting::Allowed, empty.path(), stop).await?;
+        let ended = transfer.run(&["--dry-run"], &target, Deleting::AtMost(u64::from(u32::MAX) / 2), empty.path(), stop).await?;
         let mut pulled = Pulled::new();
         files::judge(&ended, &format!("rehearsing the pull of {shown}"), &mut pulled)?;
         self.outcome = self.outcome.max(pulled.outcome);

@@ -148,7 +148,11 @@ impl<'a> Transfer<'a> {
                 // Deletions are found as it goes and done at the end, so that a transfer that breaks has deleted nothing.
                 // The slash at the end makes it the content, also of a folder behind a symbolic link.
                 arguments.extend(["--recursive".into(), "--delete-delay".into()]);
-                arguments.extend((deletions == Deleting::HeldBack).then(|| "--max-delete=0".into()));
+                let most = match deletions {
+                    Deleting::HeldBack => 0,
+                    Deleting::AtMost(most) => most,
+                };
+                arguments.push(format!("--max-delete={most}").into());
                 remote.push("/");
             }
             // `--force`: yesterday it may have been a folder, which goes. `--copy-links`: the path may be a link, and the file
@@ -168,8 +172,8 @@ pub const UNREADABLE: &str = "unreadable on the server and not pulled: ";
 pub enum Deleting {
     /// Counts it only ([`Ended::held_back`]).
     HeldBack,
-    /// Deletes it.
-    Allowed,
+    /// Deletes it, as long as it isn't more than this.
+    AtMost(u64),
 }
 
 /// What every pull asks of rsync.

@@ -1,5 +1,6 @@
 //! `vaultberry snapshot list` and `vaultberry restore` as their owner meets them, with GNU tar as the judge.
 
+mod commands;
 mod damage;
 mod readers;
 
@@ -11,11 +12,15 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use nix::unistd::Uid;
 use serde_json::Value;
 use tempfile::TempDir;
+use vaultberry::config::Keep;
 use vaultberry::outcome::Outcome;
 use vaultberry::progress::Progress;
+use vaultberry::snapshot::retention::Rules;
 use vaultberry::snapshot::{self, Request, clean, create, prune};
 use vaultberry::source::Root;
 use vaultberry::source::owners::Owners;
@@ -345,8 +350,12 @@ fn pruning_keeps_the_newest_and_a_cut_leaves_only_what_the_next_run_cleans() {
         .map(|entry| entry.unwrap().path())
         .map(|path| (path.clone(), fs::read(path).unwrap()))
         .collect();
-    assert_eq!(prune(&folder, 2, &[]).unwrap(), ["20201120T023000Z"]);
-    assert_eq!(prune(&folder, 1, &["20201121T023000Z"]).unwrap(), ["20201122T023000Z"]);
+    let prune = |last, protect: &[&str]| {
+        let keep = Keep { last, ..Keep::NONE };
+        prune(&folder, &Rules { keep, protect, zone: &TimeZone::UTC, now: Timestamp::now() })
+    };
+    assert_eq!(prune(2, &[]).unwrap(), ["20201120T023000Z"]);
+    assert_eq!(prune(1, &["20201121T023000Z"]).unwrap(), ["20201122T023000Z"]);
     let left: Vec<String> = snapshot::list::of(&folder).unwrap().into_iter().map(|found| found.name).collect();
     assert_eq!(left, ["20201121T023000Z", "20201123T023000Z", "20201124T023000Z"]);
     assert_eq!(names(&folder).len(), 6);

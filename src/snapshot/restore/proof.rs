@@ -136,7 +136,7 @@ impl Proof {
 }
 
 /// Whether the index says of an entry what the archive says.
-fn same(indexed: &Indexed, entry: &Entry) -> bool {
+pub fn same(indexed: &Indexed, entry: &Entry) -> bool {
     let bare = Entry { extras: Extras::default(), ..entry.clone() };
     indexed.entry == bare && indexed.extras == entry.extras.sha256()
 }

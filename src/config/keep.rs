@@ -1,0 +1,45 @@
+//! `keep`: a number, or a table of how many snapshots of each age stay.
+
+use toml::de::DeValue;
+
+use super::Keep;
+use super::error::Fault;
+
+/// The most of each, three years of days.
+const MOST: u16 = 1000;
+
+const HINT: &str = "write keep = { last = 3, daily = 7, weekly = 4, monthly = 6, yearly = 0 }, or a number for the last ones";
+
+/// What `value` says.
+pub(super) fn keep(value: &DeValue<'_>) -> Result<Keep, Fault> {
+    match value {
+        DeValue::Integer(_) => Ok(Keep { last: number("keep", value, 1)?, ..Keep::NONE }),
+        DeValue::Table(table) => {
+            let mut keep = Keep { last: 1, ..Keep::NONE };
+            for (key, value) in table {
+                let (field, least) = match key.get_ref().as_ref() {
+                    "last" => (&mut keep.last, 1),
+                    "hourly" => (&mut keep.hourly, 0),
+                    "daily" => (&mut keep.daily, 0),
+                    "weekly" => (&mut keep.weekly, 0),
+                    "monthly" => (&mut keep.monthly, 0),
+                    "yearly" => (&mut keep.yearly, 0),
+                    _ => return Err(Fault::new("has last, hourly, daily, weekly, monthly and yearly, and nothing else", HINT)),
+                };
+                *field = number(key.get_ref(), value.get_ref(), least)?;
+            }
+            Ok(keep)
+        }
+        _ => Err(Fault::new("must be a number or a table", HINT)),
+    }
+}
+
+fn number(name: &str, value: &DeValue<'_>, least: u16) -> Result<u16, Fault> {
+    let number = match value {
+        DeValue::Integer(integer) => u16::from_str_radix(integer.as_str(), integer.radix()).ok(),
+        _ => None,
+    };
+    number
+        .filter(|number| (least..=MOST).contains(number))
+        .ok_or_else(|| Fault::new(format!("{name} must be a number from {least} to {MOST}"), HINT))
+}
