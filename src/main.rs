@@ -77,7 +77,7 @@ fn backup(args: &cli::backup::Run, verbosity: u8) -> Result<Outcome> {
     if args.dry_run {
         return rehearse(&config, args.json);
     }
-    let accept = run::Accept { deletions: args.accept_deletions.clone() };
+    let accept = run::Accept { deletions: args.accept_deletions.clone(), smaller_dumps: args.accept_smaller_dumps.clone() };
     accept.check(&config)?;
     let screen = Screen::new(verbosity);
     let events = if args.json { Events::json() } else { screen.events() };

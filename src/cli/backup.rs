@@ -40,6 +40,9 @@ pub struct Run {
     /// The mirror guard deletes nothing where more has gone than is plausible. For when it was meant to go.
     #[arg(long, value_name = "SOURCE", conflicts_with_all = ["dry_run", "if_due"])]
     pub accept_deletions: Vec<String>,
+    /// Once, let this source's dumps be as small as they are
+    #[arg(long, value_name = "SOURCE", conflicts_with_all = ["dry_run", "if_due"])]
+    pub accept_smaller_dumps: Vec<String>,
     /// Tell what happens as JSON, an object a line
     #[arg(long)]
     pub json: bool,

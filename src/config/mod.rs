@@ -9,6 +9,7 @@
 //! and one in [`EXAMPLE`]; tests see to it that none is forgotten.
 
 mod certificate;
+mod dumps;
 mod error;
 mod keep;
 mod load;
@@ -273,14 +274,58 @@ pub struct Source {
     pub identity: PathBuf,
     /// The server's public host keys in OpenSSH's form without host name (`ssh-ed25519 AAAA…`); at least one.
     pub host_keys: Vec<String>,
-    /// PostgreSQL databases to dump, none twice.
+    /// PostgreSQL databases to dump, none twice; `*` alone for all.
     pub postgresql: Vec<String>,
+    /// What else is dumped, and how.
+    pub dumps: Dumps,
     /// Absolute folders on the server, none twice and none inside another. At least one where there is no database.
     pub paths: Vec<PathBuf>,
     /// How those are pulled.
     pub files: Files,
     /// Which of its snapshots stay; `[backup] keep` unless it has its own.
     pub keep: Keep,
+}
+
+/// What is dumped on a source beside [`Source::postgresql`], and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dumps {
+    /// How PostgreSQL databases are written. Default plain.
+    pub postgresql_format: PostgresqlFormat,
+    /// Whether PostgreSQL's roles and tablespaces are dumped beside its databases. Default true.
+    pub postgresql_globals: bool,
+    /// MariaDB or MySQL databases, none twice; `*` alone for all.
+    pub mariadb: Vec<String>,
+    /// SQLite databases: absolute paths on the server, none twice.
+    pub sqlite: Vec<PathBuf>,
+    /// Commands whose output is a dump.
+    pub commands: Vec<DumpCommand>,
+    /// A dump with less than so many per cent of the last one's bytes doesn't count, 0 to 100. Default 50.
+    pub least_percent: u16,
+}
+
+/// How `pg_dump` writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PostgresqlFormat {
+    /// SQL, for `psql`.
+    Plain,
+    /// Compressed, for `pg_restore`, which can restore parts of it.
+    Custom,
+}
+
+/// `[[source.command]]`: a command on the server whose output is a dump.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DumpCommand {
+    /// Names its file; as a source's name.
+    pub name: String,
+    /// A line for the shell of the user there.
+    pub run: String,
+    /// What the output must end with, a line's end aside.
+    pub ends_with: Option<String>,
+}
+
+/// Whether a dump can be made of a database of this name.
+pub fn is_database(name: &str) -> bool {
+    name::database(name).is_ok()
 }
 
 /// How the files of a source are pulled.

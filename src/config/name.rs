@@ -113,7 +113,12 @@ pub(super) fn source_name(text: &str) -> Result<String, Fault> {
     Err(Fault::new(format!("{} is not a name for folders", show(text)), hint))
 }
 
-/// A PostgreSQL database. `pg_dump` takes a name with `=` in it, or one that begins like an address, for a whole connection
+/// A database, or `*` for all of them.
+pub(super) fn databases(text: &str) -> Result<String, Fault> {
+    if text == "*" { Ok(String::from(text)) } else { database(text) }
+}
+
+/// A database of PostgreSQL or MariaDB. `pg_dump` takes a name with `=` in it, or one that begins like an address, for a whole connection
 /// string; and the dump is a file of this name.
 pub(super) fn database(text: &str) -> Result<String, Fault> {
     let proper = text.chars().all(|letter| !letter.is_control() && !matches!(letter, '/' | '=' | '\\'));

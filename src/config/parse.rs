@@ -4,7 +4,7 @@ use toml::de::DeTable;
 
 use super::error::Errors;
 use super::read::{Report, report_unknown_sections};
-use super::{Config, offsite, report, section, source};
+use super::{Config, PostgresqlFormat, Source, offsite, report, section, source};
 
 /// Checks the text of an `appliance.toml`.
 ///
@@ -18,7 +18,7 @@ pub fn parse(text: &str) -> Result<Config, Errors> {
     report_unknown_sections(&mut mistakes, root);
     let appliance = section::appliance(&mut mistakes, root);
     let admin = section::admin(&mut mistakes, root);
-    let image = section::image(&mut mistakes, root);
+    let mut image = section::image(&mut mistakes, root);
     let unlock = section::unlock(&mut mistakes, root);
     let disk = section::disk(&mut mistakes, root);
     let backup = section::backup(&mut mistakes, root);
@@ -26,10 +26,20 @@ pub fn parse(text: &str) -> Result<Config, Errors> {
     let offsite = offsite::offsite(&mut mistakes, root, &appliance.hostname);
     let report = report::report(&mut mistakes, root);
     let sources = source::sources(&mut mistakes, root, &backup);
-    match mistakes.into_errors() {
-        Some(errors) => Err(errors),
-        None => Ok(Config { appliance, admin, image, unlock, disk, backup, recipients, offsite, report, sources }),
+    if let Some(errors) = mistakes.into_errors() {
+        return Err(errors);
     }
+    image.packages.extend(needed(&sources, &image.packages));
+    Ok(Config { appliance, admin, image, unlock, disk, backup, recipients, offsite, report, sources })
+}
+
+/// The packages that the appliance reads dumps of these sources with, beside those that it has.
+fn needed(sources: &[Source], have: &[String]) -> Vec<String> {
+    let custom = |source: &Source| !source.postgresql.is_empty() && source.dumps.postgresql_format == PostgresqlFormat::Custom;
+    let sqlite = |source: &Source| !source.dumps.sqlite.is_empty();
+    let wanted = [("postgresql-client", sources.iter().any(custom)), ("sqlite3", sources.iter().any(sqlite))];
+    let missing = |name: &str| !have.iter().any(|package| package == name);
+    wanted.into_iter().filter(|(name, wanted)| *wanted && missing(name)).map(|(name, _)| name.to_owned()).collect()
 }
 
 #[cfg(test)]
@@ -77,7 +87,7 @@ paths = [\"/srv\"]
     fn the_defaults_that_the_example_shows_are_the_defaults() {
         let expected = parse(EXAMPLE).unwrap();
         let count = EXAMPLE.lines().filter(|line| is_default(line)).count();
-        assert_eq!(count, 22);
+        assert_eq!(count, 27);
         for number in 1..=count {
             assert_eq!(parse(&uncommented(|this| this == number)).unwrap(), expected, "the default number {number}");
         }
@@ -150,11 +160,11 @@ paths = [\"/srv\"]
             (
                 "colour = 1\nname",
                 "5:1: source[1].colour: unknown setting\n  \
-                 hint: [[source]] has name, host, port, user, identity, host_keys, postgresql, paths, exclude, largest_file, one_file_system, sentinels, max_deletions, keep",
+                 hint: [[source]] has name, host, port, user, identity, host_keys, postgresql, postgresql_format, postgresql_globals, mariadb, sqlite, least_dump_percent, paths, exclude, largest_file, one_file_system, sentinels, max_deletions, keep",
             ),
             (
                 "\"a b\\u001b\" = 1\nname",
-                "5:1: source[1].(unprintable): unknown setting\n  hint: [[source]] has name, host, port, user, identity, host_keys, postgresql, paths, exclude, largest_file, one_file_system, sentinels, max_deletions, keep",
+                "5:1: source[1].(unprintable): unknown setting\n  hint: [[source]] has name, host, port, user, identity, host_keys, postgresql, postgresql_format, postgresql_globals, mariadb, sqlite, least_dump_percent, paths, exclude, largest_file, one_file_system, sentinels, max_deletions, keep",
             ),
         ] {
             assert_eq!(errors("name", to), expected);

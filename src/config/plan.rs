@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::{Config, Files, Offsite, Report, Security, public_key, value};
+use super::{Config, Dumps, Files, Offsite, PostgresqlFormat, Report, Security, public_key, value};
 
 /// The column where values begin: the longest key, its indentation, and two blanks.
-const VALUES: usize = 19;
+const VALUES: usize = 22;
 
 /// Prints everything that `config` resolved to, defaults included: a section each, keys as in the file, ssh keys by
 /// the fingerprint that `ssh-keygen -l` shows for them.
@@ -48,6 +48,7 @@ pub fn plan(config: &Config) -> String {
         page.line("identity", &source.identity.to_string_lossy());
         page.list("host_keys", source.host_keys.iter().map(|key| public_key::fingerprint(key)));
         page.list("postgresql", source.postgresql.iter().cloned());
+        page.dumps(&source.dumps);
         page.list("paths", source.paths.iter().map(|path| path.to_string_lossy().into_owned()));
         page.files(&source.files);
         page.line("keep", &source.keep.to_string());
@@ -104,6 +105,19 @@ impl Page {
         self.line("log_limit", &value::size_text(report.log_limit));
     }
 
+    fn dumps(&mut self, dumps: &Dumps) {
+        let format = match dumps.postgresql_format {
+            PostgresqlFormat::Plain => "plain",
+            PostgresqlFormat::Custom => "custom",
+        };
+        self.line("postgresql_format", format);
+        self.line("postgresql_globals", if dumps.postgresql_globals { "true" } else { "false" });
+        self.list("mariadb", dumps.mariadb.iter().cloned());
+        self.list("sqlite", dumps.sqlite.iter().map(|path| path.to_string_lossy().into_owned()));
+        self.list("command", dumps.commands.iter().map(|command| format!("{}: {}", command.name, command.run)));
+        self.line("least_dump_percent", &format!("{} % of the last dump", dumps.least_percent));
+    }
+
     fn files(&mut self, files: &Files) {
         self.list("exclude", files.exclude.iter().cloned());
         self.line("largest_file", &files.largest.map_or("(no limit)".into(), value::size_text));
@@ -142,59 +156,65 @@ mod tests {
     fn the_example_resolves_to_this() {
         let expected = "\
 appliance
-  hostname         vaultberry
-  timezone         Etc/UTC
+  hostname            vaultberry
+  timezone            Etc/UTC
 
 admin
-  user             admin
-  ssh_keys         (none)
-  generate_key     true (a throw-away key pair, made with the image)
+  user                admin
+  ssh_keys            (none)
+  generate_key        true (a throw-away key pair, made with the image)
 
 image
-  suite            trixie
-  size             4 GiB (4294967296 bytes)
-  packages         (none)
-  mirror           (Debian's own, as mmdebstrap chooses)
+  suite               trixie
+  size                4 GiB (4294967296 bytes)
+  packages            (none)
+  mirror              (Debian's own, as mmdebstrap chooses)
 
 unlock
-  wait             30s
-  reboot_after     10m
+  wait                30s
+  reboot_after        10m
 
 disk
-  serial           VAULTBERRY-DEMO
+  serial              VAULTBERRY-DEMO
 
 backup
-  folder           /mnt/backup
-  state            /var/lib/vaultberry
-  lock             /run/lock/vaultberry.lock
-  at               02:30 Etc/UTC
-  keep             last 3, daily 7, weekly 4, monthly 6
-  keep_logs        90
+  folder              /mnt/backup
+  state               /var/lib/vaultberry
+  lock                /run/lock/vaultberry.lock
+  at                  02:30 Etc/UTC
+  keep                last 3, daily 7, weekly 4, monthly 6
+  keep_logs           90
 
 openpgp
-  recipients       (none)
+  recipients          (none)
 
 offsite
-  bucket           (none: copies stay here)
+  bucket              (none: copies stay here)
 
 report
-  to               (nobody: the journal has to do)
+  to                  (nobody: the journal has to do)
 
 source demo
-  host             demo.example.org
-  port             22
-  user             vaultberry
-  identity         /var/lib/vaultberry/ssh/id_ed25519
-  host_keys        ssh-ed25519 SHA256:nq00cPCwzcDDgB48Dhp5j6Q5Z9USmetAEDTkHPMz09g
-  postgresql       (none)
-  paths            /srv
-                   /home
-  exclude          (none)
-  largest_file     (no limit)
-  one_file_system  false
-  sentinels        (none)
-  max_deletions    20 % of a path's files in one night
-  keep             last 3, daily 7, weekly 4, monthly 6
+  host                demo.example.org
+  port                22
+  user                vaultberry
+  identity            /var/lib/vaultberry/ssh/id_ed25519
+  host_keys           ssh-ed25519 SHA256:nq00cPCwzcDDgB48Dhp5j6Q5Z9USmetAEDTkHPMz09g
+  postgresql          (none)
+  postgresql_format   plain
+  postgresql_globals  true
+  mariadb             (none)
+  sqlite              (none)
+  command             (none)
+  least_dump_percent  50 % of the last dump
+  paths               /srv
+                      /home
+  exclude             (none)
+  largest_file        (no limit)
+  one_file_system     false
+  sentinels           (none)
+  max_deletions       20 % of a path's files in one night
+  keep                last 3, daily 7, weekly 4, monthly 6
 ";
         assert_eq!(plan(&parse(EXAMPLE).unwrap()), expected);
     }
@@ -203,6 +223,6 @@ source demo
     fn what_is_not_there_is_said() {
         let text = EXAMPLE.replace("[disk]", "").replace("serial = \"VAULTBERRY-DEMO\"", "");
         let page = plan(&parse(&text).unwrap());
-        assert!(page.contains("  serial           (no backup disk: backups go into a plain folder)\n"), "{page}");
+        assert!(page.contains("  serial              (no backup disk: backups go into a plain folder)\n"), "{page}");
     }
 }

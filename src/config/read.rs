@@ -163,6 +163,24 @@ impl<'a> Section<'a> {
         Some(section)
     }
 
+    /// The sections that stand inside this one, `[[section.key]]`.
+    pub(super) fn inner(&self, report: &mut Report<'_>, key: &str, shape: &'static Shape) -> Vec<Self> {
+        let value = self.table.and_then(|table| table.get(key));
+        let Some(value) = value.filter(|value| !report.is_broken(&value.span())) else { return Vec::new() };
+        let DeValue::Array(elements) = value.get_ref() else {
+            let hint = format!("write {} on a line of its own, and its settings below", shape.head());
+            report.add(&value.span(), self.path(key), wrong_type("sections", value.get_ref(), hint));
+            return Vec::new();
+        };
+        let path = self.path(key);
+        let sections = elements.iter().enumerate().filter_map(|(index, element)| {
+            let mut section = Self::nth(report, element, shape, index + 1)?;
+            section.path = format!("{path}[{}]", index + 1);
+            Some(section)
+        });
+        sections.collect()
+    }
+
     /// Whether the section stands in the file, right or wrong.
     pub(super) fn exists(&self) -> bool {
         self.at != (0..0)
@@ -318,7 +336,7 @@ impl<'a> Section<'a> {
     fn report_unknown(&self, report: &mut Report<'_>) {
         for (key, _) in self.table.into_iter().flatten() {
             let name = key.get_ref().as_ref();
-            if self.shape.keys.iter().any(|known| known.name == name) {
+            if self.shape.keys.iter().any(|known| known.name == name) || self.shape.inner.contains(&name) {
                 continue;
             }
             let hint = if let Some(near) = nearest(name, self.shape.keys.iter().map(|known| known.name)) {

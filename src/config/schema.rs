@@ -11,6 +11,8 @@ pub(super) struct Shape {
     pub(super) name: &'static str,
     /// Whether it is written `[[name]]`, once for each.
     pub(super) repeated: bool,
+    /// Sections that may stand inside it.
+    pub(super) inner: &'static [&'static str],
     pub(super) keys: &'static [Key],
 }
 
@@ -32,18 +34,21 @@ const fn key(name: &'static str, example: &'static str) -> Key {
 pub(super) const APPLIANCE: Shape = Shape {
     name: "appliance",
     repeated: false,
+    inner: &[],
     keys: &[key("hostname", "\"vaultberry\""), key("timezone", "\"Europe/Zurich\"")],
 };
 
 pub(super) const ADMIN: Shape = Shape {
     name: "admin",
     repeated: false,
+    inner: &[],
     keys: &[key("user", "\"admin\""), key("ssh_keys", "[\"ssh-ed25519 AAAA… me@laptop\"]"), key("generate_key", "true")],
 };
 
 pub(super) const IMAGE: Shape = Shape {
     name: "image",
     repeated: false,
+    inner: &[],
     keys: &[
         key("suite", "\"trixie\""),
         key("size", "\"4 GiB\""),
@@ -53,13 +58,14 @@ pub(super) const IMAGE: Shape = Shape {
 };
 
 pub(super) const UNLOCK: Shape =
-    Shape { name: "unlock", repeated: false, keys: &[key("wait", "\"30s\""), key("reboot_after", "\"10m\"")] };
+    Shape { name: "unlock", repeated: false, inner: &[], keys: &[key("wait", "\"30s\""), key("reboot_after", "\"10m\"")] };
 
-pub(super) const DISK: Shape = Shape { name: "disk", repeated: false, keys: &[key("serial", "\"VAULTBERRY-DEMO\"")] };
+pub(super) const DISK: Shape = Shape { name: "disk", repeated: false, inner: &[], keys: &[key("serial", "\"VAULTBERRY-DEMO\"")] };
 
 pub(super) const BACKUP: Shape = Shape {
     name: "backup",
     repeated: false,
+    inner: &[],
     keys: &[
         key("folder", "\"/mnt/backup\""),
         key("state", "\"/var/lib/vaultberry\""),
@@ -75,11 +81,12 @@ const KEEP: &str = "{ last = 3, daily = 7, weekly = 4, monthly = 6 }";
 const CERTIFICATE: &str = "[\"\"\"-----BEGIN PGP PUBLIC KEY BLOCK----- … \"\"\"]";
 const CA: &str = "\"\"\"-----BEGIN CERTIFICATE----- … \"\"\"";
 
-pub(super) const OPENPGP: Shape = Shape { name: "openpgp", repeated: false, keys: &[key("recipients", CERTIFICATE)] };
+pub(super) const OPENPGP: Shape = Shape { name: "openpgp", repeated: false, inner: &[], keys: &[key("recipients", CERTIFICATE)] };
 
 pub(super) const OFFSITE: Shape = Shape {
     name: "offsite",
     repeated: false,
+    inner: &[],
     keys: &[
         key("bucket", "\"my-backups\""),
         key("endpoint", "\"https://s3.example.org\""),
@@ -95,6 +102,7 @@ pub(super) const OFFSITE: Shape = Shape {
 pub(super) const REPORT: Shape = Shape {
     name: "report",
     repeated: false,
+    inner: &[],
     keys: &[
         key("to", "[\"me@example.org\"]"),
         key("from", "\"vaultberry@example.org\""),
@@ -110,6 +118,7 @@ pub(super) const REPORT: Shape = Shape {
 pub(super) const SOURCE: Shape = Shape {
     name: "source",
     repeated: true,
+    inner: &["command"],
     keys: &[
         key("name", "\"home\""),
         key("host", "\"server.example.org\""),
@@ -118,6 +127,11 @@ pub(super) const SOURCE: Shape = Shape {
         key("identity", "\"/var/lib/vaultberry/ssh/id_ed25519\""),
         key("host_keys", "[\"ssh-ed25519 AAAA…\"]"),
         key("postgresql", "[\"wiki\", \"shop\"]"),
+        key("postgresql_format", "\"plain\""),
+        key("postgresql_globals", "true"),
+        key("mariadb", "[\"shop\"]"),
+        key("sqlite", "[\"/srv/app/data.db\"]"),
+        key("least_dump_percent", "50"),
         key("paths", "[\"/srv\", \"/home\"]"),
         key("exclude", "[\"*.tmp\", \"/srv/cache\"]"),
         key("largest_file", "\"8 GiB\""),
@@ -126,6 +140,13 @@ pub(super) const SOURCE: Shape = Shape {
         key("max_deletions", "20"),
         key("keep", KEEP),
     ],
+};
+
+pub(super) const COMMAND: Shape = Shape {
+    name: "source.command",
+    repeated: true,
+    inner: &[],
+    keys: &[key("name", "\"ldap\""), key("run", "\"slapcat -n 1\""), key("ends_with", "\"# end\"")],
 };
 
 pub(super) const SECTIONS: [&Shape; 10] =

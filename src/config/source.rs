@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
+use super::dumps;
 use super::error::{Fault, show};
 use super::read::{Element, Report, Section, Value};
 use super::section::distinct;
@@ -60,9 +61,10 @@ fn source(
     let identity = section.text(report, "identity", backup.state.join("ssh/id_ed25519"), place::identity).value;
     let host_keys = section.required_list(report, "host_keys", public_key::host).value;
     let host_keys = distinct(report, host_keys);
-    let postgresql = section.list(report, "postgresql", name::database);
+    let postgresql = section.list(report, "postgresql", name::databases);
+    let dumps = dumps::dumps(report, &section, &postgresql);
     let paths = section.list(report, "paths", place::remote);
-    let nothing = postgresql.value.is_empty() && paths.value.is_empty();
+    let nothing = postgresql.value.is_empty() && paths.value.is_empty() && !dumps.is_any();
     if nothing && postgresql.sound() && paths.sound() {
         let hint = "add paths = [\"/srv\", \"/home\"], or postgresql = [\"wiki\"], or both";
         report.add_if_whole(&paths.at, section.path("paths"), Fault::new("there is nothing to save", hint));
@@ -71,7 +73,7 @@ fn source(
     let paths = disjoint(report, paths.value);
     let files = files(report, &section);
     let keep = section.any(report, "keep", backup.keep, keep::keep).value;
-    Some(Source { name: name?, host: host?, port, user: user?, identity, host_keys, postgresql, paths, files, keep })
+    Some(Source { name: name?, host: host?, port, user: user?, identity, host_keys, postgresql, dumps, paths, files, keep })
 }
 
 /// How the paths are pulled.

@@ -47,6 +47,8 @@ const LAST_RUN: &str = "last-run.json";
 pub struct Accept {
     /// Where much was deleted on the server.
     pub deletions: Vec<String>,
+    /// Whose dumps have shrunk.
+    pub smaller_dumps: Vec<String>,
 }
 
 impl Accept {
@@ -54,12 +56,12 @@ impl Accept {
     /// There is no source of such a name.
     pub fn check(&self, config: &Config) -> Result<()> {
         let known = |name: &&String| config.sources.iter().any(|source| source.name == **name);
-        match self.deletions.iter().find(|name| !known(name)) {
+        match self.deletions.iter().chain(&self.smaller_dumps).find(|name| !known(name)) {
             None => Ok(()),
             Some(name) => {
                 let names: Vec<&str> = config.sources.iter().map(|source| source.name.as_str()).collect();
                 bail!(
-                    "accepting deletions: there is no source {}\nhint: there are {}",
+                    "accepting what seems wrong: there is no source {}\nhint: there are {}",
                     printable(name.as_bytes()),
                     names.join(", ")
                 )

@@ -17,7 +17,7 @@ use crate::run::Accept;
 use crate::run::report::{Missed, SourceReport};
 use crate::snapshot::retention::Rules;
 use crate::snapshot::{self, Request, Snapshot};
-use crate::source::{self, Order};
+use crate::source::{self, Order, Stale};
 use crate::stop::Stop;
 use crate::warnings::Warnings;
 
@@ -43,13 +43,13 @@ pub struct Night<'a> {
 pub fn source(night: &Night<'_>, source: &Source, progress: &Progress) -> SourceReport {
     tracing::info!(source = source.name, "begins");
     match pull_and_keep(night, source, progress) {
-        Ok((mut snapshot, missed)) => {
+        Ok((mut snapshot, missed, stale_dumps)) => {
             let pruned = prune(night, source, &mut snapshot.warnings);
             for line in &snapshot.warnings.lines {
                 tracing::warn!(source = source.name, "{line}");
             }
             tracing::info!(source = source.name, "{}: {}", snapshot.outcome, snapshot.archive.display());
-            SourceReport { pruned, missed, ..SourceReport::made(&source.name, &night.backup.folder, snapshot) }
+            SourceReport { missed, stale_dumps, pruned, ..SourceReport::made(&source.name, &night.backup.folder, snapshot) }
         }
         Err(error) => {
             tracing::error!(source = source.name, "{error:#}");
@@ -85,7 +85,7 @@ fn prune(night: &Night<'_>, source: &Source, warnings: &mut Warnings) -> Vec<Str
     pruned
 }
 
-fn pull_and_keep(night: &Night<'_>, source: &Source, progress: &Progress) -> Result<(Snapshot, Missed)> {
+fn pull_and_keep(night: &Night<'_>, source: &Source, progress: &Progress) -> Result<(Snapshot, Missed, Vec<Stale>)> {
     let Night { backup, run, accept, stop, .. } = *night;
     let backup = &backup.folder;
     for folder in ["current", "snapshots"] {
@@ -98,9 +98,11 @@ fn pull_and_keep(night: &Night<'_>, source: &Source, progress: &Progress) -> Res
     }
     let mirror = backup.join("current").join(&source.name);
     let folder = backup.join("snapshots").join(&source.name);
+    let accept_smaller_dumps = accept.smaller_dumps.contains(&source.name);
     let accept_deletions = accept.deletions.contains(&source.name);
-    let pulled = source::pull(&Order { source, mirror: &mirror, accept_deletions, stop, progress })?;
+    let pulled = source::pull(&Order { source, mirror: &mirror, accept_deletions, accept_smaller_dumps, stop, progress })?;
     let missed = Missed { unreadable: pulled.unreadable, vanished: pulled.vanished };
+    let stale = pulled.stale;
     let mut roots = source::roots(source, &mirror)?;
     if pulled.outcome == Outcome::Partial {
         // A path that never was pulled is among the warnings already.
@@ -115,5 +117,5 @@ fn pull_and_keep(night: &Night<'_>, source: &Source, progress: &Progress) -> Res
         outcome: pulled.outcome,
         warnings: pulled.warnings,
     };
-    Ok((snapshot::create(request, stop, progress)?, missed))
+    Ok((snapshot::create(request, stop, progress)?, missed, stale))
 }

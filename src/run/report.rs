@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::amount::{amount, duration};
 use crate::outcome::Outcome;
 use crate::snapshot::Snapshot;
+use crate::source::Stale;
 use crate::warnings::Warnings;
 
 /// How many warnings of a source the summary shows; the log has them all.
@@ -68,6 +69,8 @@ pub struct SourceReport {
     pub missed: Missed,
     /// The same of the run before, where there was one.
     pub missed_before: Option<Missed>,
+    /// Dumps in the snapshot that aren't new.
+    pub stale_dumps: Vec<Stale>,
     /// What wasn't as it should be.
     pub warnings: Warnings,
     /// Older snapshots that went, by name.
@@ -251,6 +254,7 @@ impl SourceReport {
             archive_bytes: snapshot.size,
             missed: Missed::default(),
             missed_before: None,
+            stale_dumps: Vec::new(),
             warnings: snapshot.warnings,
             pruned: Vec::new(),
             push: None,
@@ -269,6 +273,7 @@ impl SourceReport {
             archive_bytes: 0,
             missed: Missed::default(),
             missed_before: None,
+            stale_dumps: Vec::new(),
             warnings: Warnings::default(),
             pruned: Vec::new(),
             push: None,

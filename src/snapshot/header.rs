@@ -197,7 +197,7 @@ pub fn time_of(text: &str) -> Option<Time> {
         return None;
     }
     let seconds: i64 = seconds.parse().ok()?;
-    let nanoseconds: u32 = format!("{:0<9.9}", decimals).parse().ok()?;
+    let nanoseconds: u32 = format!("{decimals:0<9.9}").parse().ok()?;
     Some(match (negative, nanoseconds) {
         (false, _) => Time { seconds, nanoseconds },
         (true, 0) => Time { seconds: -seconds, nanoseconds },

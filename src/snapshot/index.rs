@@ -126,7 +126,7 @@ impl<'a, W: Write> Index<'a, W> {
         };
         let (path, path_hex) = name(&entry.path);
         let (link, link_hex) = target.map_or((None, None), name);
-        let line = line(&EntryLine {
+        let json = line(&EntryLine {
             kind,
             path,
             path_hex,
@@ -148,7 +148,7 @@ impl<'a, W: Write> Index<'a, W> {
             block: place.block,
             skip: place.skip,
         })?;
-        self.out.write_all(&line).context("writing the index")
+        self.out.write_all(&json).context("writing the index")
     }
 
     /// Writes the last line, and gives the output back, unflushed.
@@ -173,7 +173,9 @@ fn end_of(line: &[u8]) -> Result<Vec<u8>> {
     frame.write_all(line).context("compressing the index")?;
     let mut end = frame.finish().context("compressing the index")?;
     let length = end.len() as u64;
-    FOOTER.iter().for_each(|word| end.extend(word.to_le_bytes()));
+    for word in FOOTER {
+        end.extend(word.to_le_bytes());
+    }
     end.extend(length.to_le_bytes());
     Ok(end)
 }

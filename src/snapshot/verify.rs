@@ -3,6 +3,7 @@
 //! Whole: every byte of the archive is read, unpacked and compared with the index, as a restore does. A sample: files chosen at
 //! random, each read from its own place, so that a disk of many terabytes can be looked over in a night.
 
+use std::fmt::Write;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
@@ -54,10 +55,10 @@ impl Verified {
             amount(self.bytes)
         );
         for line in &self.trouble.lines {
-            text.push_str(&format!("  {line}\n"));
+            let _ = writeln!(text, "  {line}");
         }
         if self.trouble.more > 0 {
-            text.push_str(&format!("  and {} more\n", self.trouble.more));
+            let _ = writeln!(text, "  and {} more", self.trouble.more);
         }
         text
     }

@@ -195,9 +195,8 @@ pub fn judge(ended: &Ended, doing: &str, pulled: &mut Pulled) -> Result<()> {
                 pulled.unreadable += 1;
                 pulled.warnings.push(line.clone());
             }
-            Said::NothingDeleted => pulled.warnings.push(line.clone()),
             Said::Other if ended.code == Some(rsync::PARTIAL) => pulled.spoil(line.clone()),
-            Said::Other => pulled.warnings.push(line.clone()),
+            Said::NothingDeleted | Said::Other => pulled.warnings.push(line.clone()),
         }
     }
     Ok(())

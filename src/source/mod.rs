@@ -7,16 +7,14 @@
 //! here or later follows a symbolic link inside it.
 
 pub mod child;
+pub mod dump;
 pub mod ends;
 pub mod files;
 pub mod guard;
 pub mod key;
 pub mod mirror;
 pub mod owners;
-pub mod postgresql;
-pub mod proof;
 pub mod rehearsal;
-pub mod remedy;
 pub mod rsync;
 pub mod ssh;
 pub mod transfer;
@@ -32,6 +30,7 @@ use crate::progress::Progress;
 use crate::stop::Stop;
 use crate::warnings::Warnings;
 
+pub use crate::source::dump::make::Stale;
 use crate::source::owners::Owners;
 
 pub use mirror::Root;
@@ -46,6 +45,8 @@ pub struct Order<'a> {
     pub mirror: &'a Path,
     /// Whether its owner says that as much was deleted as seems too much.
     pub accept_deletions: bool,
+    /// Whether its owner says that dumps have become as small as seems wrong.
+    pub accept_smaller_dumps: bool,
     /// Ends it early.
     pub stop: &'a Stop,
     /// Hears how far it is.
@@ -63,6 +64,8 @@ pub struct Pulled {
     pub unreadable: u64,
     /// How many files vanished before they could be pulled.
     pub vanished: u64,
+    /// Dumps that aren't new.
+    pub stale: Vec<Stale>,
     /// The names of the server's users and groups.
     pub owners: Owners,
 }
@@ -71,7 +74,7 @@ impl Pulled {
     /// Nothing yet.
     pub fn new() -> Self {
         let (warnings, owners) = (Warnings::default(), Owners::default());
-        Self { outcome: Outcome::Complete, warnings, unreadable: 0, vanished: 0, owners }
+        Self { outcome: Outcome::Complete, warnings, unreadable: 0, vanished: 0, stale: Vec::new(), owners }
     }
 
     /// Something didn't come, or not whole.
@@ -112,21 +115,17 @@ pub fn pull(order: &Order<'_>) -> Result<Pulled> {
 /// What of `mirror` goes into a snapshot: the dumps, where there are databases, and each path's place.
 pub fn roots(source: &Source, mirror: &Path) -> Result<Vec<Root>> {
     let dumps = Root { base: mirror.to_owned(), path: PathBuf::from(mirror::DUMPS) };
-    let dumps = if source.postgresql.is_empty() { None } else { Some(Ok(dumps)) };
+    let dumps = if dump::is_wanted(source) { Some(Ok(dumps)) } else { None };
     let file = |path: &PathBuf| Ok(Root { base: mirror.join(mirror::FILES), path: mirror::relative(path)? });
     dumps.into_iter().chain(source.paths.iter().map(file)).collect()
 }
 
 async fn pull_over(connection: &ssh::Connection, order: &Order<'_>, pulled: &mut Pulled) -> Result<()> {
-    let Order { source, mirror, stop, progress, .. } = *order;
+    let Order { source, mirror, stop, .. } = *order;
     // Connecting isn't cut short by a stop, since ssh's own time limit is near; look before the long work.
     stop.check()?;
     pulled.owners = owners::fetch(connection, mirror, stop).await?;
-    postgresql::tidy(source, mirror)?;
-    let dumped = postgresql::pull(source, connection, mirror, stop, progress, &mut pulled.warnings).await?;
-    if dumped < source.postgresql.len() {
-        pulled.outcome = Outcome::Partial;
-    }
+    let dumped = dump::pull(order, connection, pulled).await?;
     let came = files::pull(order, connection, pulled).await?;
     if dumped + came == 0 {
         bail!("pulling {}: nothing of it could be had: {}", source.name, pulled.warnings.lines.join("; "));

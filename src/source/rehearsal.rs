@@ -17,7 +17,7 @@ use crate::source::guard::Deletions;
 use crate::source::mirror::FILES;
 use crate::source::ssh::Connection;
 use crate::source::transfer::{Deleting, Transfer};
-use crate::source::{Pulled, files, postgresql, runtime, unreadable};
+use crate::source::{Pulled, dump, files, runtime, unreadable};
 use crate::stop::Stop;
 use crate::warnings::Warnings;
 
@@ -49,20 +49,21 @@ async fn rehearse_over(connection: &Connection, source: &Source, mirror: &Path, 
     stop.check()?;
     let mut rehearsal = Rehearsal { lines: Vec::new(), warnings: Warnings::default(), outcome: Outcome::Complete };
     let mut usable = 0;
-    for name in &source.postgresql {
-        let tried = postgresql::try_out(source, connection, name, stop).await;
-        stop.check()?;
-        let shown = printable(name.as_bytes());
+    for (title, tried) in dump::rehearse(source, connection, stop).await? {
         match tried {
             Ok(()) => {
                 usable += 1;
-                rehearsal.lines.push(format!("the database {shown} can be dumped"));
+                rehearsal.lines.push(format!("{title} can be dumped"));
             }
-            Err(error) => {
+            Err(why) => {
                 rehearsal.outcome = Outcome::Partial;
-                rehearsal.lines.push(format!("the database {shown} can't be dumped: {}", postgresql::one_line(&error)));
+                rehearsal.lines.push(format!("{title} can't be dumped: {why}"));
             }
         }
+    }
+    for command in &source.dumps.commands {
+        usable += 1;
+        rehearsal.lines.push(format!("{} would be run", command.name));
     }
     let look = !source.paths.is_empty() && unreadable::can_be_found(connection, stop).await?;
     if !look && !source.paths.is_empty() {

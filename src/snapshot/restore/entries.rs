@@ -110,7 +110,7 @@ fn entries(tar: &mut impl Read, count: u64, stop: &Stop, each: &mut Each<'_>) ->
         let Some(header) = next_header(tar)? else {
             return if count == u64::MAX { Ok(()) } else { Err(Trouble::Broken("it ends too early".into())) };
         };
-        if extra.is_one(header.entry_type()) {
+        if Extra::is_one(header.entry_type()) {
             extra.read(&header, tar)?;
             continue;
         }

@@ -5,6 +5,7 @@ pub mod card;
 pub mod gnupg;
 pub mod guest;
 pub mod mailbox;
+pub mod mariadb;
 pub mod peer;
 pub mod postgresql;
 pub mod servers;

@@ -48,7 +48,7 @@ pub(super) struct Extra {
 
 impl Extra {
     /// Whether an entry of this kind is about the next one.
-    pub(super) fn is_one(&self, kind: EntryType) -> bool {
+    pub(super) fn is_one(kind: EntryType) -> bool {
         kind.is_gnu_longname() || kind.is_gnu_longlink() || kind.is_pax_local_extensions()
     }
 
@@ -111,8 +111,11 @@ impl Extra {
     }
 }
 
-/// A record's key and value, and what follows it.
-fn split_record(bytes: &[u8]) -> Option<((&[u8], &[u8]), &[u8])> {
+/// A record's key and value.
+type Record<'a> = (&'a [u8], &'a [u8]);
+
+/// The first record of these, and what follows it.
+fn split_record(bytes: &[u8]) -> Option<(Record<'_>, &[u8])> {
     let blank = bytes.iter().take(20).position(|&byte| byte == b' ')?;
     let length: usize = std::str::from_utf8(&bytes[..blank]).ok()?.parse().ok()?;
     let record = bytes.get(blank + 1..length)?.strip_suffix(b"\n")?;

@@ -1,21 +1,30 @@
-//! Why a `pg_dump` on a server didn't end well, and what its owner can do about it.
+//! Why a dump's program on a server didn't end well, and what its owner can do about it.
 
 use crate::source::child::Ended;
 
-/// How many lines of `pg_dump`'s last words a warning has, and how many characters of each.
+/// How many lines of its last words a warning has, and how many characters of each.
 const TAIL: (usize, usize) = (4, 300);
 
-/// Why `pg_dump` didn't end well, with what to do about it where that is known.
-pub fn failure(ended: &Ended, user: &str) -> String {
+const RSYNC_ONLY: &str = "this key may run nothing but rsync: take the `command=` out of its line in authorized_keys there";
+
+/// Why `program` didn't end well, with what to do about it where that is known.
+pub fn failure(ended: &Ended, program: &str, user: &str) -> String {
     let how = match ended.code {
         None => "`ssh` was ended by a signal".to_owned(),
         Some(255) => "the connection broke".to_owned(),
-        Some(code) => format!("`pg_dump` ended with exit code {code}"),
+        Some(code) if program.contains(' ') => format!("{program} ended with exit code {code}"),
+        Some(code) => format!("`{program}` ended with exit code {code}"),
     };
     let (lines, length) = TAIL;
     let tail = ended.stderr[ended.stderr.len().saturating_sub(lines)..].iter();
     let tail: Vec<String> = tail.map(|line| line.chars().take(length).collect()).collect();
-    let hint = hint(ended.code, &ended.stderr.join("\n"), user);
+    let said = ended.stderr.join("\n");
+    let hint = match program {
+        "pg_dump" | "pg_dumpall" | "psql" => hint(ended.code, &said, user),
+        "mariadb-dump" | "mariadb" => mariadb_hint(ended.code, &said, user),
+        "sqlite3" => sqlite_hint(ended.code, &said),
+        _ => said.contains("rrsync").then(|| RSYNC_ONLY.to_owned()),
+    };
     let mut text = vec![how];
     text.extend(tail);
     text.extend(hint.map(|hint| format!("hint: {hint}")));
@@ -26,7 +35,7 @@ pub fn failure(ended: &Ended, user: &str) -> String {
 fn hint(code: Option<i32>, said: &str, user: &str) -> Option<String> {
     let has = |text: &str| said.contains(text);
     let hint = if has("rrsync") {
-        "this key may run nothing but rsync: take the `command=` out of its line in authorized_keys there".to_owned()
+        RSYNC_ONLY.to_owned()
     } else if code == Some(127) {
         "install postgresql-client on the server".to_owned()
     } else if has("server version mismatch") {
@@ -51,6 +60,43 @@ fn hint(code: Option<i32>, said: &str, user: &str) -> Option<String> {
         return None;
     };
     Some(hint)
+}
+
+/// The same of MariaDB and MySQL.
+fn mariadb_hint(code: Option<i32>, said: &str, user: &str) -> Option<String> {
+    let has = |text: &str| said.contains(text);
+    let grant = |rights: &str| format!("as MariaDB's root there: GRANT {rights} ON *.* TO '{user}'@localhost");
+    Some(if has("rrsync") {
+        RSYNC_ONLY.to_owned()
+    } else if code == Some(127) || has("mysqldump: not found") || has("mysql: not found") {
+        "install mariadb-client on the server".to_owned()
+    } else if has("Unknown database") {
+        "correct `mariadb`, or take the database out of it".to_owned()
+    } else if has("Access denied for user") && (has("using password") || has("(1045)") || has("(1698)")) {
+        "the user must get in by itself: CREATE USER … IDENTIFIED VIA unix_socket, or a password in ~/.my.cnf there".to_owned()
+    } else if has("Can't connect to") {
+        "does MariaDB run there, with its socket at the usual place?".to_owned()
+    } else if has("Access denied") || has("denied to user") || has("insufficent privileges") || has("insufficient privileges") {
+        grant("SELECT, SHOW VIEW, TRIGGER, EVENT, LOCK TABLES, SHOW CREATE ROUTINE")
+    } else {
+        return None;
+    })
+}
+
+/// The same of SQLite.
+fn sqlite_hint(code: Option<i32>, said: &str) -> Option<String> {
+    let has = |text: &str| said.contains(text);
+    Some(if has("rrsync") {
+        RSYNC_ONLY.to_owned()
+    } else if code == Some(127) || has("sqlite3: not found") {
+        "install sqlite3 on the server".to_owned()
+    } else if has("unable to open database") {
+        "is there such a file, and may the account read it, and what SQLite keeps beside it (-wal, -shm)?".to_owned()
+    } else if has("database is locked") {
+        "somebody had it locked for a minute: have the backup run at another time".to_owned()
+    } else {
+        return None;
+    })
 }
 
 #[cfg(test)]
@@ -112,14 +158,14 @@ mod tests {
             ),
         ] {
             let stderr = said.lines().map(String::from).collect();
-            assert_eq!(failure(&Ended { code, stderr }, "vb"), expected);
+            assert_eq!(failure(&Ended { code, stderr }, "pg_dump", "vb"), expected);
         }
     }
 
     #[test]
     fn a_long_complaint_is_cut_to_its_end() {
         let stderr = (0..9).map(|number| format!("{number}{}", "é".repeat(1000))).collect();
-        let text = failure(&Ended { code: Some(1), stderr }, "vb");
+        let text = failure(&Ended { code: Some(1), stderr }, "pg_dump", "vb");
         assert_eq!((text.lines().count(), text.chars().count()), (5, 32 + 4 * 301));
         assert!(text.lines().nth(1).unwrap().starts_with('5'));
     }

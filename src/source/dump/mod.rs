@@ -1,0 +1,160 @@
+//! The databases of a source: each dumped by the server's own programs, as a file in the mirror.
+//!
+//! | what | file below `dumps/` | made by | proven by |
+//! |---|---|---|---|
+//! | PostgreSQL database | `postgresql/<name>.sql` or `.dump` | `pg_dump` | its two ends; `pg_restore` |
+//! | PostgreSQL's roles and tablespaces | `globals/postgresql.sql` | `pg_dumpall --globals-only` | its two ends |
+//! | MariaDB or MySQL database | `mariadb/<name>.sql` | `mariadb-dump` or `mysqldump` | its two ends |
+//! | SQLite database | `sqlite/<path>` | `sqlite3 .backup` | `PRAGMA integrity_check` |
+//! | a command's output | `command/<name>` | the command | `ends_with`, and that it isn't empty |
+//!
+//! A dump is written under a temporary name and takes the place of the last one only when it counts: the program and the
+//! ssh that brought it ended well, the end is there ([`proof`]), what reads such files reads it ([`check`]), and it isn't
+//! implausibly smaller than the last. Otherwise the last good dump stays, and with it what a restore can begin
+//! with; the source is then `partial`, and the warning says how old that dump is. One dump never stops the others.
+
+mod check;
+pub mod make;
+pub mod proof;
+pub mod remedy;
+mod servers;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::config::Source;
+use crate::log::printable;
+use crate::source::ssh::Connection;
+use crate::source::{Order, Pulled, mirror};
+use crate::stop::Stop;
+
+/// What is to be dumped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dump {
+    /// What it is, for people: `the database wiki`.
+    pub title: String,
+    /// What is being done, for progress and log: `dumping wiki`.
+    pub doing: String,
+    /// The program that makes it, as errors name it.
+    pub program: &'static str,
+    /// Its file, relative to the mirror.
+    pub place: PathBuf,
+    /// The line for the server's shell.
+    pub command: String,
+    /// Another one, where the first may be more than the account is allowed.
+    pub fallback: Option<String>,
+    /// A line that tells whether it could be made, without making it.
+    pub trial: Option<String>,
+    /// How it is known to be whole.
+    pub proof: Proof,
+}
+
+/// How a dump is known to be whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// The two ends of a text that `pg_dump` writes.
+    Database,
+    /// The two ends of a text that `pg_dumpall` writes.
+    Cluster,
+    /// `pg_restore` reads it to its end.
+    Custom,
+    /// The two ends of a text that `mariadb-dump` or `mysqldump` writes.
+    MariaDb,
+    /// SQLite finds it whole.
+    Sqlite,
+    /// It isn't empty, and ends with this.
+    Ends(String),
+}
+
+/// All dumps of a source, and the folders of which it is known that nothing else belongs there.
+#[derive(Debug, Default)]
+struct Plan {
+    dumps: Vec<Dump>,
+    /// Kinds that a server couldn't be asked about, with the reason.
+    unknown: Vec<(&'static str, String)>,
+}
+
+/// Whether anything of `source` is dumped.
+pub fn is_wanted(source: &Source) -> bool {
+    let dumps = &source.dumps;
+    let lists = [&source.postgresql, &dumps.mariadb];
+    lists.iter().any(|list| !list.is_empty()) || !dumps.sqlite.is_empty() || !dumps.commands.is_empty()
+}
+
+/// Makes every dump of the source, and gives how many of them are new; roles and tablespaces, which are worth nothing by themselves,
+/// don't count. What isn't new is told in `pulled`.
+///
+/// # Errors
+/// A stop was asked for, or the mirror can't be written.
+pub async fn pull(order: &Order<'_>, connection: &Connection, pulled: &mut Pulled) -> Result<usize> {
+    let plan = plan(order.source, connection, order.stop).await?;
+    for (kind, why) in &plan.unknown {
+        pulled.spoil(format!("which {kind} databases there are couldn't be found out, and none of them was dumped: {why}"));
+    }
+    tidy(&plan, order)?;
+    let mut new = 0;
+    for dump in &plan.dumps {
+        if make::make(dump, order, connection, pulled).await? && dump.proof != Proof::Cluster {
+            new += 1;
+        }
+    }
+    Ok(new)
+}
+
+/// What a pull would dump: for each dump its title, and why it couldn't be made.
+///
+/// # Errors
+/// A stop was asked for.
+pub async fn rehearse(source: &Source, connection: &Connection, stop: &Stop) -> Result<Vec<(String, Result<(), String>)>> {
+    let plan = plan(source, connection, stop).await?;
+    let unknown = plan.unknown.into_iter().map(|(kind, why)| (format!("all {kind} databases"), Err(why)));
+    let mut rehearsed: Vec<_> = unknown.collect();
+    for dump in plan.dumps {
+        if let Some(trial) = &dump.trial {
+            let tried = make::run(&dump, trial, source, connection, None, stop, &mut |_| Ok(())).await;
+            stop.check()?;
+            rehearsed.push((dump.title, tried.map_err(|error| make::one_line(&error))));
+        }
+    }
+    Ok(rehearsed)
+}
+
+async fn plan(source: &Source, connection: &Connection, stop: &Stop) -> Result<Plan> {
+    let mut plan = Plan::default();
+    servers::postgresql(source, connection, stop, &mut plan).await?;
+    servers::mariadb(source, connection, stop, &mut plan).await?;
+    plan.dumps.extend(source.dumps.sqlite.iter().map(|path| servers::sqlite(path)));
+    plan.dumps.extend(source.dumps.commands.iter().map(servers::command));
+    Ok(plan)
+}
+
+/// Removes the dumps of what the source has no more: they would be in each of its snapshots for ever.
+fn tidy(plan: &Plan, order: &Order<'_>) -> Result<()> {
+    if !mirror::is_folder(order.mirror, Path::new(mirror::DUMPS)) {
+        return Ok(());
+    }
+    for kind in ["postgresql", "globals", "mariadb", "sqlite", "command"] {
+        let asked = plan.unknown.iter().all(|(unknown, _)| !unknown.eq_ignore_ascii_case(kind));
+        let folder = Path::new(mirror::DUMPS).join(kind);
+        if asked && mirror::is_folder(order.mirror, &folder) {
+            remove_others(order, &folder, &plan.dumps)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_others(order: &Order<'_>, folder: &Path, dumps: &[Dump]) -> Result<()> {
+    let place = order.mirror.join(folder);
+    let doing = || format!("removing old dumps from {}", place.display());
+    for entry in fs::read_dir(&place).with_context(doing)? {
+        let name = entry.with_context(doing)?.file_name();
+        let relative = folder.join(&name);
+        if !dumps.iter().any(|dump| dump.place == relative) {
+            fs::remove_file(order.mirror.join(&relative)).with_context(doing)?;
+            tracing::info!(source = order.source.name, "removed {}", printable(relative.as_os_str().as_encoded_bytes()));
+        }
+    }
+    Ok(())
+}
