@@ -29,6 +29,7 @@ pub mod process;
 pub mod progress;
 pub mod report;
 pub mod run;
+pub mod sandbox;
 pub mod secret;
 pub mod snapshot;
 pub mod source;

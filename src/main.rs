@@ -21,11 +21,15 @@ use vaultberry::run::events::Events;
 use vaultberry::run::rehearsal;
 use vaultberry::run::screen::Screen;
 use vaultberry::snapshot::{catalog, json, restore};
+use vaultberry::source::trust::Server;
 use vaultberry::stop::Stop;
-use vaultberry::{browse, cli, complaint, config, disk, log, report, run, source, terminal};
+use vaultberry::{browse, cli, complaint, config, disk, log, report, run, sandbox, source, terminal};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::Sandbox(order) = &cli.command {
+        return sandboxed(order);
+    }
     log::init(cli.verbose);
     match dispatch(cli) {
         Ok(outcome) => outcome.exit_code(),
@@ -61,11 +65,36 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         }
         Command::Snapshot(command) => browse::run(&command, cli.verbose, &mut io::stdout()),
         Command::Restore(args) => restore(&args, cli.verbose),
+        Command::Source(Source::Trust(args)) => trust(&args),
+        Command::Sandbox(_) => unreachable!("it has its own way out"),
         Command::Source(Source::Key(args)) => print(&source::key::ensure_all(&config::load(&args.config)?)?),
         Command::Offsite(Offsite::List { store, json }) => offsite_list(&store, json),
         Command::Fetch(args) => fetch(&args, cli.verbose),
         Command::Report(Report::Test(args)) => print(&report::test(&config::load(&args.config)?, Timestamp::now())?),
     }
+}
+
+/// Becomes another program, or says why not.
+fn sandboxed(order: &cli::sandbox::Sandbox) -> ExitCode {
+    let name = log::printable(order.program[0].as_encoded_bytes());
+    let (code, error) = match sandbox::enter::enter(order) {
+        Ok(error) if error.kind() == io::ErrorKind::NotFound => (sandbox::NO_PROGRAM, format!("there is no program `{name}`")),
+        Ok(error) => (sandbox::NO_SANDBOX, format!("starting `{name}`: {error}")),
+        Err(error) => (sandbox::NO_SANDBOX, format!("entering the sandbox of `{name}`: {error:#}")),
+    };
+    let _ = writeln!(io::stderr(), "error: {error}");
+    ExitCode::from(code)
+}
+
+fn trust(args: &cli::source::Trust) -> Result<Outcome> {
+    let server = match (&args.name, &args.at) {
+        (_, Some(at)) => Server::at(at)?,
+        (Some(name), None) => Server::of(&config::load(&args.on.config)?, name)?,
+        (None, None) => unreachable!("clap asks for one of the two"),
+    };
+    let offered = source::trust::ask(&server, &Stop::on_signals()?)?;
+    print(&if args.json { json::line(&offered)? } else { offered.text() })?;
+    Ok(if offered.is_pinned() || args.at.is_some() { Outcome::Complete } else { Outcome::Failed })
 }
 
 fn done(result: Result<()>) -> Result<Outcome> {

@@ -23,9 +23,27 @@ pub fn of(folder: &Path) -> Result<Space> {
     Ok(Space { free: disk.blocks_available() * disk.fragment_size(), total: disk.blocks() * disk.fragment_size() })
 }
 
+/// The least free space that a run begins with, however small the disk.
+const LEAST_FREE: u64 = 64 << 20;
+
+/// One per cent of a big disk is more than a night needs; no more than this is asked for.
+const MOST_ASKED: u64 = 1 << 30;
+
+/// How many bytes are to be free on a disk of `total` bytes when a run begins, whatever it needs.
+pub fn reserve(total: u64) -> u64 {
+    (total / 100).clamp(LEAST_FREE, MOST_ASKED)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::of;
+    use super::{of, reserve};
+
+    #[test]
+    fn the_free_space_asked_for_follows_the_disk_between_two_bounds() {
+        assert_eq!(reserve(1 << 30), 64 << 20);
+        assert_eq!(reserve(10 << 30), (10 << 30) / 100);
+        assert_eq!(reserve(4 << 40), 1 << 30);
+    }
 
     #[test]
     fn a_disk_has_room_and_what_is_not_there_has_none() {

@@ -6,6 +6,7 @@ pub mod disk;
 pub mod image;
 pub mod offsite;
 pub mod report;
+pub mod sandbox;
 pub mod snapshot;
 pub mod source;
 
@@ -64,4 +65,7 @@ pub enum Command {
     /// Deal with the mail that tells of each run.
     #[command(subcommand)]
     Report(report::Report),
+    /// Start a program that deals with a server, so that it can touch next to nothing.
+    #[command(hide = true)]
+    Sandbox(sandbox::Sandbox),
 }

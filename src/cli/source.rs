@@ -1,6 +1,6 @@
 //! `vaultberry source`.
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
 use crate::cli::backup::OnAppliance;
 
@@ -11,4 +11,27 @@ pub enum Source {
     ///
     /// The line belongs into `~/.ssh/authorized_keys` of the unprivileged user on each server.
     Key(OnAppliance),
+    /// Ask a server for its host keys, and show them with their fingerprints
+    ///
+    /// Whoever stands between here and the server could answer in its place. So compare the fingerprints with what
+    /// `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` says on the server itself; then put the line into the
+    /// configuration. The exit code is 1 when none of the keys is pinned there.
+    Trust(Trust),
+}
+
+/// What `vaultberry source trust` takes.
+#[derive(Debug, Args)]
+pub struct Trust {
+    /// Where this is
+    #[command(flatten)]
+    pub on: OnAppliance,
+    /// The source's name in the configuration.
+    #[arg(value_name = "NAME", required_unless_present = "at")]
+    pub name: Option<String>,
+    /// A server that isn't in the configuration yet: HOST or HOST:PORT
+    #[arg(long, value_name = "HOST", conflicts_with = "name")]
+    pub at: Option<String>,
+    /// Tell it as JSON
+    #[arg(long)]
+    pub json: bool,
 }

@@ -33,7 +33,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use jiff::tz::TimeZone;
 
 pub use error::{Errors, LoadError, Mistake};
@@ -132,6 +132,8 @@ pub struct Backup {
     pub at: TimeOfDay,
     /// Which snapshots of a source stay that has no `keep` of its own.
     pub keep: Keep,
+    /// How many sources are pulled at once; 1 to 16. Default 4. Snapshots are made one after the other in any case.
+    pub parallel: u16,
     /// How many logs of runs stay, the newest ones; 1 to 10000. Default 90.
     pub keep_logs: u16,
 }
@@ -274,6 +276,14 @@ pub struct Source {
     pub identity: PathBuf,
     /// The server's public host keys in OpenSSH's form without host name (`ssh-ed25519 AAAA…`); at least one.
     pub host_keys: Vec<String>,
+    /// The host that the way there leads through.
+    pub jump: Option<Jump>,
+    /// How often what may be temporary is tried again: connecting, and a transfer that broke; 0 to 10. Default 3.
+    pub retries: u16,
+    /// How many bytes a second are pulled at most.
+    pub bandwidth: Option<u64>,
+    /// How many bytes the mirror may take on the disk.
+    pub quota: Option<u64>,
     /// PostgreSQL databases to dump, none twice; `*` alone for all.
     pub postgresql: Vec<String>,
     /// What else is dumped, and how.
@@ -284,6 +294,19 @@ pub struct Source {
     pub files: Files,
     /// Which of its snapshots stay; `[backup] keep` unless it has its own.
     pub keep: Keep,
+}
+
+/// A host on the way to a source, which passes the connection on and sees nothing of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Jump {
+    /// The unprivileged user there; it lets the same key in.
+    pub user: String,
+    /// Host name or IP address.
+    pub host: String,
+    /// Default 22.
+    pub port: u16,
+    /// Its public host keys, as [`Source::host_keys`]; at least one.
+    pub host_keys: Vec<String>,
 }
 
 /// What is dumped on a source beside [`Source::postgresql`], and how.
@@ -321,6 +344,22 @@ pub struct DumpCommand {
     pub run: String,
     /// What the output must end with, a line's end aside.
     pub ends_with: Option<String>,
+}
+
+/// A host key's type and fingerprint, as `ssh-keygen -l` shows them.
+pub fn key_fingerprint(key: &str) -> String {
+    public_key::fingerprint(key)
+}
+
+/// A host, and a port, from `HOST` or `HOST:PORT`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn host_and_port(text: &str) -> Result<(String, u16)> {
+    let read = name::user_at_host(&format!("nobody@{text}"));
+    let (_, host, port) =
+        read.map_err(|_| anyhow!("it is no host\nhint: write gate.example.org, or 192.0.2.7:2222, or [2001:db8::1]:22"))?;
+    Ok((host, port))
 }
 
 /// Whether a dump can be made of a database of this name.

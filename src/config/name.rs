@@ -97,6 +97,23 @@ pub(super) fn source_user(text: &str) -> Result<String, Fault> {
     Err(Fault::new(format!("{} is not a user name", show_user(text)), hint))
 }
 
+/// A user, a host and a port, `backup@gate.example.org:22`; without a port it is 22.
+pub(super) fn user_at_host(text: &str) -> Result<(String, String, u16), Fault> {
+    let hint = "write user, host and port, as in \"backup@gate.example.org:22\" or \"backup@[2001:db8::1]:22\"";
+    let wrong = || Fault::new(format!("{} is not a user and a host", show(text)), hint);
+    let (user, place) = text.split_once('@').ok_or_else(wrong)?;
+    let (host_name, rest) = match place.strip_prefix('[') {
+        Some(place) => place.split_once(']').ok_or_else(wrong)?,
+        None => place.split_at(place.find(':').unwrap_or(place.len())),
+    };
+    let port = match rest.strip_prefix(':') {
+        Some(port) => port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?,
+        None if rest.is_empty() => 22,
+        None => return Err(wrong()),
+    };
+    Ok((source_user(user)?, host(host_name)?, port))
+}
+
 /// Like [`show`], but `user:password` stays hidden.
 fn show_user(text: &str) -> String {
     if text.contains(':') { String::from("this text") } else { show(text) }
@@ -229,9 +246,27 @@ pub(super) fn address(text: &str, example: &str, without_login: &str) -> Result<
 #[cfg(test)]
 mod tests {
     use super::super::error::Fault;
-    use super::{admin_user, host, hostname, mirror, package, serial, source_name, source_user, suite, timezone};
+    use super::{admin_user, host, hostname, mirror, package, serial, source_name, source_user, suite, timezone, user_at_host};
 
     type Check = fn(&str) -> Result<String, Fault>;
+
+    #[test]
+    fn a_user_at_a_host_has_a_port_or_the_usual_one() {
+        let read = |text| user_at_host(text).map_err(drop).map(|(user, host, port)| format!("{user} {host} {port}"));
+        for (text, expected) in [
+            ("hop@gate.example.org", "hop gate.example.org 22"),
+            ("hop@192.0.2.7:2222", "hop 192.0.2.7 2222"),
+            ("hop@[2001:db8::1]:2222", "hop 2001:db8::1 2222"),
+            ("hop@[::1]", "hop ::1 22"),
+        ] {
+            assert_eq!(read(text).as_deref(), Ok(expected));
+        }
+        for wrong in
+            ["gate", "@gate", "hop@", "root@gate", "hop@gate:0", "hop@gate:x", "hop@[::1", "hop@[::1]x", "hop@::1", "a@b@c"]
+        {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn proper_names_pass_unchanged() {

@@ -87,7 +87,7 @@ paths = [\"/srv\"]
     fn the_defaults_that_the_example_shows_are_the_defaults() {
         let expected = parse(EXAMPLE).unwrap();
         let count = EXAMPLE.lines().filter(|line| is_default(line)).count();
-        assert_eq!(count, 27);
+        assert_eq!(count, 29);
         for number in 1..=count {
             assert_eq!(parse(&uncommented(|this| this == number)).unwrap(), expected, "the default number {number}");
         }
@@ -160,11 +160,11 @@ paths = [\"/srv\"]
             (
                 "colour = 1\nname",
                 "5:1: source[1].colour: unknown setting\n  \
-                 hint: [[source]] has name, host, port, user, identity, host_keys, postgresql, postgresql_format, postgresql_globals, mariadb, sqlite, least_dump_percent, paths, exclude, largest_file, one_file_system, sentinels, max_deletions, keep",
+                 hint: [[source]] has name, host, port, user, identity, host_keys, jump, jump_host_keys, retries, bandwidth, quota, postgresql, postgresql_format, postgresql_globals, mariadb, sqlite, least_dump_percent, paths, exclude, largest_file, one_file_system, sentinels, max_deletions, keep",
             ),
             (
                 "\"a b\\u001b\" = 1\nname",
-                "5:1: source[1].(unprintable): unknown setting\n  hint: [[source]] has name, host, port, user, identity, host_keys, postgresql, postgresql_format, postgresql_globals, mariadb, sqlite, least_dump_percent, paths, exclude, largest_file, one_file_system, sentinels, max_deletions, keep",
+                "5:1: source[1].(unprintable): unknown setting\n  hint: [[source]] has name, host, port, user, identity, host_keys, jump, jump_host_keys, retries, bandwidth, quota, postgresql, postgresql_format, postgresql_globals, mariadb, sqlite, least_dump_percent, paths, exclude, largest_file, one_file_system, sentinels, max_deletions, keep",
             ),
         ] {
             assert_eq!(errors("name", to), expected);

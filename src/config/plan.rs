@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Config, Dumps, Files, Offsite, PostgresqlFormat, Report, Security, public_key, value};
+use super::{Config, Dumps, Files, Jump, Offsite, PostgresqlFormat, Report, Security, public_key, value};
 
 /// The column where values begin: the longest key, its indentation, and two blanks.
 const VALUES: usize = 22;
@@ -35,6 +35,7 @@ pub fn plan(config: &Config) -> String {
     page.line("lock", &backup.lock.to_string_lossy());
     page.line("at", &format!("{} {}", backup.at, appliance.timezone));
     page.line("keep", &backup.keep.to_string());
+    page.line("parallel", &format!("{} sources at once", backup.parallel));
     page.line("keep_logs", &backup.keep_logs.to_string());
     page.section("openpgp");
     page.list("recipients", recipients.iter().map(|recipient| recipient.fingerprint.clone()));
@@ -47,6 +48,13 @@ pub fn plan(config: &Config) -> String {
         page.line("user", &source.user);
         page.line("identity", &source.identity.to_string_lossy());
         page.list("host_keys", source.host_keys.iter().map(|key| public_key::fingerprint(key)));
+        page.jump(source.jump.as_ref());
+        page.line("retries", &source.retries.to_string());
+        page.line(
+            "bandwidth",
+            &source.bandwidth.map_or("(no limit)".into(), |bytes| format!("{} a second", value::size_text(bytes))),
+        );
+        page.line("quota", &source.quota.map_or("(no limit)".into(), value::size_text));
         page.list("postgresql", source.postgresql.iter().cloned());
         page.dumps(&source.dumps);
         page.list("paths", source.paths.iter().map(|path| path.to_string_lossy().into_owned()));
@@ -103,6 +111,14 @@ impl Page {
         self.line("credentials", &report.credentials.as_ref().map_or("(no login)".into(), |path| path.to_string_lossy()));
         self.line("ca", authorities(report.ca.as_ref()));
         self.line("log_limit", &value::size_text(report.log_limit));
+    }
+
+    fn jump(&mut self, jump: Option<&Jump>) {
+        let Some(Jump { user, host, port, host_keys }) = jump else {
+            return self.line("jump", "(none: straight there)");
+        };
+        self.line("jump", &format!("{user}@{host} port {port}"));
+        self.list("jump_host_keys", host_keys.iter().map(|key| public_key::fingerprint(key)));
     }
 
     fn dumps(&mut self, dumps: &Dumps) {
@@ -183,6 +199,7 @@ backup
   lock                /run/lock/vaultberry.lock
   at                  02:30 Etc/UTC
   keep                last 3, daily 7, weekly 4, monthly 6
+  parallel            4 sources at once
   keep_logs           90
 
 openpgp
@@ -200,6 +217,10 @@ source demo
   user                vaultberry
   identity            /var/lib/vaultberry/ssh/id_ed25519
   host_keys           ssh-ed25519 SHA256:nq00cPCwzcDDgB48Dhp5j6Q5Z9USmetAEDTkHPMz09g
+  jump                (none: straight there)
+  retries             3
+  bandwidth           (no limit)
+  quota               (no limit)
   postgresql          (none)
   postgresql_format   plain
   postgresql_globals  true

@@ -102,8 +102,9 @@ pub(super) fn backup(report: &mut Report<'_>, root: &DeTable<'_>) -> Backup {
         report.add_if_whole(place, section.path("lock"), fault);
     }
     let keep = section.any(report, "keep", Keep::default(), keep::keep).value;
+    let parallel = section.number(report, "parallel", 4, 1..=16).value;
     let keep_logs = section.number(report, "keep_logs", 90, 1..=10_000).value;
-    Backup { folder: folder.value, state: state.value, lock: lock.value, at, keep, keep_logs }
+    Backup { folder: folder.value, state: state.value, lock: lock.value, at, keep, parallel, keep_logs }
 }
 
 /// The elements without what comes a second time, which is reported.

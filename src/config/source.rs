@@ -8,7 +8,7 @@ use super::dumps;
 use super::error::{Fault, show};
 use super::read::{Element, Report, Section, Value};
 use super::section::distinct;
-use super::{Backup, Files, Source, keep, name, place, public_key, schema, value};
+use super::{Backup, Files, Jump, Source, keep, name, place, public_key, schema, value};
 
 /// Reads every source, of an appliance that backs up as `backup` says.
 pub(super) fn sources<'a>(report: &mut Report<'_>, root: &'a DeTable<'a>, backup: &Backup) -> Vec<Source> {
@@ -61,6 +61,10 @@ fn source(
     let identity = section.text(report, "identity", backup.state.join("ssh/id_ed25519"), place::identity).value;
     let host_keys = section.required_list(report, "host_keys", public_key::host).value;
     let host_keys = distinct(report, host_keys);
+    let jump = jump(report, &section);
+    let retries = section.number(report, "retries", 3, 0..=10).value;
+    let bandwidth = section.text(report, "bandwidth", None, |text| value::size_from(text, 16 << 10).map(Some)).value;
+    let quota = section.text(report, "quota", None, |text| value::size_from(text, 1 << 20).map(Some)).value;
     let postgresql = section.list(report, "postgresql", name::databases);
     let dumps = dumps::dumps(report, &section, &postgresql);
     let paths = section.list(report, "paths", place::remote);
@@ -73,7 +77,40 @@ fn source(
     let paths = disjoint(report, paths.value);
     let files = files(report, &section);
     let keep = section.any(report, "keep", backup.keep, keep::keep).value;
-    Some(Source { name: name?, host: host?, port, user: user?, identity, host_keys, postgresql, dumps, paths, files, keep })
+    Some(Source {
+        name: name?,
+        host: host?,
+        port,
+        user: user?,
+        identity,
+        host_keys,
+        jump,
+        retries,
+        bandwidth,
+        quota,
+        postgresql,
+        dumps,
+        paths,
+        files,
+        keep,
+    })
+}
+
+/// The host on the way, with its keys; neither goes without the other.
+fn jump(report: &mut Report<'_>, section: &Section<'_>) -> Option<Jump> {
+    let jump = section.text(report, "jump", None, |text| name::user_at_host(text).map(Some));
+    let keys = section.list(report, "jump_host_keys", public_key::host);
+    if jump.value.is_some() && keys.sound() && keys.value.is_empty() {
+        let hint = "write jump_host_keys = [\"ssh-ed25519 AAAA…\"]; `vaultberry source trust` shows them";
+        report.add(&jump.at, section.path("jump"), Fault::new("needs the keys that prove the host", hint));
+    }
+    if jump.value.is_none() && jump.sound() && !keys.value.is_empty() {
+        let fault =
+            Fault::new("there is no host that they could belong to", "add jump = \"backup@gate.example.org\", or remove this");
+        report.add(&keys.at, section.path("jump_host_keys"), fault);
+    }
+    let host_keys = distinct(report, keys.value);
+    jump.value.map(|(user, host, port)| Jump { user, host, port, host_keys })
 }
 
 /// How the paths are pulled.

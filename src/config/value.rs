@@ -50,6 +50,16 @@ pub(super) fn size(text: &str) -> Result<u64, Fault> {
     })
 }
 
+/// A size of at least `least` bytes.
+pub(super) fn size_from(text: &str, least: u64) -> Result<u64, Fault> {
+    let bytes = size(text)?;
+    if bytes >= least {
+        return Ok(bytes);
+    }
+    let least = size_text(least);
+    Err(Fault::new(format!("{} is too little", show(text)), format!("write \"{least}\" or more")))
+}
+
 /// A time of day, `HH:MM` with two digits each.
 pub(super) fn time_of_day(text: &str) -> Result<TimeOfDay, Fault> {
     let two_digits = |digits: &str| {

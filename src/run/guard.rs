@@ -14,12 +14,6 @@ use crate::config::Config;
 use crate::disk;
 use crate::space::{self, Space};
 
-/// The least free space that a run begins with, however small the disk.
-const LEAST_FREE: u64 = 64 << 20;
-
-/// One per cent of a big disk is more than a night needs; no more than this is asked for.
-const MOST_ASKED: u64 = 1 << 30;
-
 /// A Pi has no clock of its own. Until the network has told the time it lives in 1970 or in the year of its image, and
 /// would give snapshots names that sort before all others. 2024-01-01T00:00:00Z.
 const CLOCK_FLOOR: i64 = 1_704_067_200;
@@ -67,7 +61,7 @@ fn clock(now: Timestamp) -> Result<()> {
 
 fn room(folder: &Path) -> Result<()> {
     let Space { free, total } = space::of(folder)?;
-    let needed = needed(total);
+    let needed = space::reserve(total);
     if free < needed {
         bail!(
             "the backup folder {} has {} MiB free and a run needs {} MiB\nhint: remove old snapshots below {}",
@@ -80,23 +74,11 @@ fn room(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// How many bytes must be free on a disk of `total` bytes.
-fn needed(total: u64) -> u64 {
-    (total / 100).clamp(LEAST_FREE, MOST_ASKED)
-}
-
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
 
-    use super::{clock, needed};
-
-    #[test]
-    fn the_free_space_asked_for_follows_the_disk_between_two_bounds() {
-        assert_eq!(needed(1 << 30), 64 << 20);
-        assert_eq!(needed(10 << 30), (10 << 30) / 100);
-        assert_eq!(needed(4 << 40), 1 << 30);
-    }
+    use super::clock;
 
     #[test]
     fn a_clock_before_2024_is_refused() {

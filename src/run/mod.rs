@@ -11,6 +11,7 @@ pub mod guard;
 pub mod lock;
 pub mod logs;
 mod mail;
+mod parallel;
 pub mod pipeline;
 mod pushes;
 pub mod rehearsal;
@@ -22,12 +23,13 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use anyhow::{Result, bail};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::durable;
 use crate::log::{RunLog, printable};
 use crate::outcome::Outcome;
@@ -220,21 +222,23 @@ impl Run<'_> {
         }
     }
 
-    /// Takes one source after the other. The error is a stop that was asked for; sources it kept from their turn are
+    /// Takes every source, some at once. The error is a stop that was asked for; sources it kept from their turn are
     /// `skipped`.
     fn every_source(&self, before: &HashMap<String, Missed>, report: &mut RunReport) -> Result<()> {
         let zone = self.config.zone()?;
         let run = report.run.clone();
-        let night = Night { backup: &self.config.backup, run: &run, zone: &zone, accept: self.accept, stop: self.stop };
-        for source in &self.config.sources {
+        let (backup, archiving) = (&self.config.backup, Mutex::new(()));
+        let night = Night { backup, run: &run, zone: &zone, accept: self.accept, stop: self.stop, archiving: &archiving };
+        let each = |source: &Source| {
             let mut result = match self.stop.check() {
                 Ok(()) => pipeline::source(&night, source, &self.events.progress(&source.name)),
                 Err(error) => SourceReport::skipped(&source.name, &error),
             };
             result.missed_before = before.get(&source.name).copied();
             self.events.tell(&Event::Source(&result));
-            report.sources.push(result);
-        }
+            result
+        };
+        report.sources = parallel::map(&self.config.sources, self.config.backup.parallel.into(), &each);
         pushes::make(self.config, report, self.events, self.stop);
         report.settle();
         self.stop.check()

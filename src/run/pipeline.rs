@@ -3,12 +3,14 @@
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::config::{Backup, Source};
+use crate::durable;
 use crate::log::printable;
 use crate::offsite;
 use crate::outcome::Outcome;
@@ -17,6 +19,7 @@ use crate::run::Accept;
 use crate::run::report::{Missed, SourceReport};
 use crate::snapshot::retention::Rules;
 use crate::snapshot::{self, Request, Snapshot};
+use crate::source::room::Room;
 use crate::source::{self, Order, Stale};
 use crate::stop::Stop;
 use crate::warnings::Warnings;
@@ -34,6 +37,8 @@ pub struct Night<'a> {
     pub accept: &'a Accept,
     /// Ends it early.
     pub stop: &'a Stop,
+    /// Held by whoever makes a snapshot: that takes all processors, and memory for each.
+    pub archiving: &'a Mutex<()>,
 }
 
 /// Pulls `source` and makes its snapshot, named after the run.
@@ -98,9 +103,12 @@ fn pull_and_keep(night: &Night<'_>, source: &Source, progress: &Progress) -> Res
     }
     let mirror = backup.join("current").join(&source.name);
     let folder = backup.join("snapshots").join(&source.name);
+    durable::private_folder(&mirror)?;
+    let room = Room::new(&source.name, &mirror, source.quota)?;
     let accept_smaller_dumps = accept.smaller_dumps.contains(&source.name);
     let accept_deletions = accept.deletions.contains(&source.name);
-    let pulled = source::pull(&Order { source, mirror: &mirror, accept_deletions, accept_smaller_dumps, stop, progress })?;
+    let order = Order { source, mirror: &mirror, room: &room, accept_deletions, accept_smaller_dumps, stop, progress };
+    let pulled = source::pull(&order)?;
     let missed = Missed { unreadable: pulled.unreadable, vanished: pulled.vanished };
     let stale = pulled.stale;
     let mut roots = source::roots(source, &mirror)?;
@@ -117,5 +125,7 @@ fn pull_and_keep(night: &Night<'_>, source: &Source, progress: &Progress) -> Res
         outcome: pulled.outcome,
         warnings: pulled.warnings,
     };
+    let _held = night.archiving.lock().unwrap_or_else(PoisonError::into_inner);
+    stop.check()?;
     Ok((snapshot::create(request, stop, progress)?, missed, stale))
 }

@@ -4,9 +4,8 @@
 //! pipe, and only its ends are kept, so that a server can't fill our memory through it. The end of its stdout means
 //! nothing by itself: the exit status, which comes after, says whether that was all.
 //!
-//! A child never outlives the run. A stop request ends it politely. And should the run be killed, the kernel ends the child
-//! with it (`setpriv --pdeathsig`; doing that from here would take unsafe code): the lock is free from that moment, and
-//! an rsync left over would go on writing and deleting in a mirror that the next run is at work in.
+//! A stop request ends it politely; when the run is killed, its sandbox ends it. Its limits are looked at while it runs: how long it
+//! may be silent, how fast it may be, and how much room there is.
 
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -16,9 +15,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use crate::sandbox::NO_SANDBOX;
 use crate::source::ends::Ends;
+use crate::source::room::Room;
 use crate::stop::Stop;
 
 /// How much of an output's beginning is kept, in bytes.
@@ -45,68 +46,83 @@ pub struct Ended {
     pub stderr: Vec<String>,
 }
 
-/// `program`, not started, so that it ends with the run. Its messages are read here, so they come in one language.
-pub fn program(program: &str) -> Command {
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "TERM", program]).env("LC_ALL", "C");
-    command
+/// What a child is held to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits<'a> {
+    /// How long it may write nothing to stdout.
+    pub patience: Option<Duration>,
+    /// How many bytes a second are taken from its stdout.
+    pub pace: Option<u64>,
+    /// The room for what it writes.
+    pub room: Option<&'a Room<'a>>,
 }
 
-/// Runs `command`, made by [`program`], and gives `take` what it writes to stdout. `patience`: how long it may write
-/// nothing.
+/// Runs `command`, and gives `take` what it writes to stdout.
 ///
 /// # Errors
-/// It couldn't be run, was silent for too long, a stop was asked for, or `take` failed. It is ended then. A bad exit status
+/// It couldn't be run, exceeded its limits, a stop was asked for, or `take` failed. It is ended then. A bad exit status
 /// is for the caller to judge.
 pub async fn run(
     mut command: Command,
-    patience: Option<Duration>,
+    limits: Limits<'_>,
     stop: &Stop,
     take: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<Ended> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let mut child = match command.spawn() {
-        Ok(child) => child,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            bail!("the program `setpriv` is not there\nhint: apt-get install util-linux")
-        }
-        Err(error) => return Err(error).context("starting `setpriv`"),
-    };
+    let mut child = command.spawn().context("starting a program")?;
     let mut stdout = child.stdout.take().expect("it was piped");
     let stderr = tokio::spawn(drain(child.stderr.take().expect("it was piped")));
-    if let Err(error) = pass_on(&mut stdout, patience, stop, take).await {
+    if let Err(error) = pass_on(&mut stdout, limits, stop, take).await {
         end(&mut child).await;
+        // All that it started has ended when nobody has its stderr any more: rsync's receiver tidies up yet.
+        let _ = timeout(GRACE, stderr).await;
         return Err(error);
     }
     let status = wait(&mut child, stop).await?;
-    let stderr = stderr.await.context("reading what a child says")?;
-    Ok(Ended { code: status.code(), stderr: stderr.lines() })
+    let stderr = stderr.await.context("reading what a child says")?.lines();
+    if status.code() == Some(NO_SANDBOX.into()) && stderr.iter().any(|line| line.starts_with("error: entering the sandbox")) {
+        bail!("{}", stderr.join("\n"));
+    }
+    Ok(Ended { code: status.code(), stderr })
 }
 
 /// Reads stdout to its end.
 async fn pass_on<R: AsyncRead + Unpin>(
     stdout: &mut R,
-    patience: Option<Duration>,
+    limits: Limits<'_>,
     stop: &Stop,
     take: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
     let mut block = vec![0; BLOCK];
-    let mut heard = Instant::now();
+    let begun = Instant::now();
+    let (mut heard, mut taken) = (begun, 0);
     loop {
         match timeout(LOOK, stdout.read(&mut block)).await {
             Ok(Ok(0)) => return Ok(()),
             Ok(Ok(length)) => {
                 heard = Instant::now();
                 take(&block[..length])?;
+                taken += length as u64;
             }
             Ok(Err(error)) => return Err(error).context("reading what a child writes"),
             Err(_) => {}
         }
         stop.check()?;
-        if let Some(patience) = patience.filter(|patience| heard.elapsed() > *patience) {
+        limits.room.map_or(Ok(()), Room::check)?;
+        while let Some(early) = limits.pace.and_then(|pace| due(taken, pace).checked_sub(begun.elapsed())) {
+            sleep(early.min(LOOK)).await;
+            stop.check()?;
+            heard = Instant::now();
+        }
+        if let Some(patience) = limits.patience.filter(|patience| heard.elapsed() > *patience) {
             bail!("nothing came for {} minutes", patience.as_secs() / 60);
         }
     }
+}
+
+/// When so many bytes may have come at `pace`, since the beginning.
+fn due(bytes: u64, pace: u64) -> Duration {
+    Duration::from_millis(bytes.saturating_mul(1000) / pace.max(1))
 }
 
 async fn wait(child: &mut Child, stop: &Stop) -> Result<ExitStatus> {
@@ -153,11 +169,11 @@ mod tests {
     use anyhow::{Result, bail};
     use tokio::process::Command;
 
-    use super::{Ended, program, run};
+    use super::{Ended, Limits, due, run};
     use crate::stop::Stop;
 
     fn shell(script: &str) -> Command {
-        let mut command = program("sh");
+        let mut command = Command::new("sh");
         command.args(["-c", script]);
         command
     }
@@ -169,7 +185,7 @@ mod tests {
         take: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<Ended> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(run(command, patience, stop, take))
+        runtime.block_on(run(command, Limits { patience, ..Limits::default() }, stop, take))
     }
 
     #[test]
@@ -185,6 +201,19 @@ mod tests {
         assert_eq!((ended.code, taken.len()), (Some(7), 300_000));
         assert!(ended.stderr.len() < 20_000 && ended.stderr.last().unwrap() == "why", "{:?}", ended.stderr.last());
         assert_eq!(block_on(shell("kill -KILL $$"), None, &Stop::default(), &mut |_| Ok(())).unwrap().code, None);
+    }
+
+    #[test]
+    fn the_pace_says_when_so_much_may_have_come() {
+        assert_eq!(due(3 << 20, 1 << 20), Duration::from_secs(3));
+        assert_eq!(due(0, 1 << 20), Duration::ZERO);
+        let mut command = Command::new("head");
+        command.args(["-c", "300000", "/dev/zero"]);
+        let begun = Instant::now();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let limits = Limits { pace: Some(600_000), ..Limits::default() };
+        runtime.block_on(run(command, limits, &Stop::default(), &mut |_| Ok(()))).unwrap();
+        assert!(begun.elapsed() > Duration::from_millis(300), "{:?}", begun.elapsed());
     }
 
     #[test]

@@ -25,9 +25,10 @@ use crate::log::printable;
 use crate::outcome::Outcome;
 use crate::source::guard::Deletions;
 use crate::source::mirror::{FILES, PARTIAL};
+use crate::source::retries::Retries;
 use crate::source::rsync::{self, Ended, HELD_BACK, VANISHED};
 use crate::source::ssh::Connection;
-use crate::source::transfer::{self, Deleting, Transfer};
+use crate::source::transfer::{self, Deleting, Pass, Transfer};
 use crate::source::{Order, Pulled, unreadable};
 use crate::stop::Stop;
 
@@ -40,7 +41,7 @@ pub const NOT_LOOKED_FOR: &str = "what is unreadable couldn't be left out before
 ///
 /// # Errors
 /// The disk is full, or a stop was asked for.
-pub async fn pull(order: &Order<'_>, connection: &Connection, pulled: &mut Pulled) -> Result<usize> {
+pub async fn pull(order: &Order<'_>, connection: &mut Connection<'_>, pulled: &mut Pulled) -> Result<usize> {
     let Order { source, mirror, stop, .. } = *order;
     if source.paths.is_empty() {
         return Ok(0);
@@ -49,14 +50,40 @@ pub async fn pull(order: &Order<'_>, connection: &Connection, pulled: &mut Pulle
     if !look {
         tracing::info!(source = source.name, "{NOT_LOOKED_FOR}");
     }
+    if let Err(error) = connection.ensure(stop).await {
+        stop.check()?;
+        tracing::warn!(source = source.name, "{error:#}");
+    }
     let missing = missing_sentinel(connection, &source.files.sentinels, stop).await?;
     let partial = mirror.join(PARTIAL);
     durable::private_folder(&partial)?;
+    connection.cell().give(&partial)?;
     let before = pulled.unreadable;
     let mut came = 0;
     for path in &source.paths {
-        let work = Pulling { order, connection, path, look, missing: missing.as_deref(), partial: &partial };
-        came += usize::from(work.pull(pulled).await?);
+        let mut retries = Retries::new(source.retries);
+        loop {
+            if let Err(error) = connection.ensure(stop).await {
+                stop.check()?;
+                pulled.spoil(not_pulled(path, &mirror.join(FILES), &format!("{error:#}").replace('\n', "; ")));
+                break;
+            }
+            let mut one = Pulled::new();
+            let work = Pulling { order, connection, path, look, missing: missing.as_deref(), partial: &partial };
+            let end = work.pull(&mut one).await;
+            if end.is_err() {
+                // What doesn't fit isn't gone on with either.
+                let _ = fs::remove_dir_all(&partial);
+            }
+            let end = end?;
+            let broke = end == End::Broke || !connection.is_up();
+            if broke && retries.wait(&|| one.warnings.lines.join("; "), stop).await? {
+                continue;
+            }
+            pulled.absorb(one);
+            came += usize::from(end != End::Nothing);
+            break;
+        }
     }
     if pulled.unreadable > before && !look {
         pulled.warnings.push(NOT_LOOKED_FOR.to_owned());
@@ -69,7 +96,7 @@ pub async fn pull(order: &Order<'_>, connection: &Connection, pulled: &mut Pulle
 }
 
 /// The first of the sentinels that isn't on the server, printable.
-async fn missing_sentinel(connection: &Connection, sentinels: &[std::path::PathBuf], stop: &Stop) -> Result<Option<String>> {
+async fn missing_sentinel(connection: &Connection<'_>, sentinels: &[std::path::PathBuf], stop: &Stop) -> Result<Option<String>> {
     for sentinel in sentinels {
         if !transfer::is_there(connection, sentinel, stop).await? {
             return Ok(Some(printable(sentinel.as_os_str().as_bytes())));
@@ -78,10 +105,21 @@ async fn missing_sentinel(connection: &Connection, sentinels: &[std::path::PathB
     Ok(None)
 }
 
+/// How the pull of a path ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Nothing of it came.
+    Nothing,
+    /// The connection broke before its end.
+    Broke,
+    /// It came to its end.
+    Came,
+}
+
 /// One path on its way.
 struct Pulling<'a> {
     order: &'a Order<'a>,
-    connection: &'a Connection,
+    connection: &'a Connection<'a>,
     path: &'a Path,
     look: bool,
     missing: Option<&'a str>,
@@ -89,31 +127,33 @@ struct Pulling<'a> {
 }
 
 impl Pulling<'_> {
-    /// Pulls it, and says whether anything of it came.
-    async fn pull(&self, pulled: &mut Pulled) -> Result<bool> {
+    /// Pulls it, and says how that ended. `pulled` has what to say of it.
+    async fn pull(&self, pulled: &mut Pulled) -> Result<End> {
         let Order { source, stop, progress, .. } = *self.order;
         let files = self.order.mirror.join(FILES);
         let shown = printable(self.path.as_os_str().as_bytes());
         let doing = format!("pulling {shown}");
         progress.say(&doing, 0, None);
-        let asked = Transfer::ask(self.connection, &source.files, self.path, self.look, stop, &mut pulled.warnings).await?;
+        let asked = Transfer::ask(self.connection, self.path, self.look, stop, &mut pulled.warnings).await?;
         let transfer = match asked {
             Ok(transfer) => transfer,
             Err(why) => {
                 pulled.spoil(not_pulled(self.path, &files, &why));
-                return Ok(false);
+                return Ok(End::Nothing);
             }
         };
         tracing::info!(source = source.name, "{doing}");
         pulled.unreadable += transfer.unreadable();
-        let target = transfer.make_place(&files)?;
-        let mut ended = transfer.run(&[], &target, Deleting::HeldBack, self.partial, stop).await?;
+        transfer.make_place(&files)?;
+        let (deletions, room) = (Deleting::HeldBack, Some(self.order.room));
+        let pass = Pass { files: &files, partial: self.partial, deletions, rehearsal: false, room };
+        let mut ended = transfer.run(&pass, stop).await?;
         if ended.held_back() > 0 {
             match self.refusal(&ended) {
                 None => {
                     // rsync doesn't count folders that it would have to empty first, so somewhat more than it said.
-                    let most = Deleting::AtMost(2 * ended.held_back() + 1000);
-                    ended = transfer.run(&[], &target, most, self.partial, stop).await?;
+                    let deletions = Deleting::AtMost(2 * ended.held_back() + 1000);
+                    ended = transfer.run(&Pass { deletions, ..pass }, stop).await?;
                     if ended.held_back() > 0 {
                         pulled.spoil(format!("{shown}: not all deletions were made: many more came while it was pulled"));
                     }
@@ -132,7 +172,7 @@ impl Pulling<'_> {
         }
         let bytes = ended.statistic("Total transferred file size");
         progress.say(&doing, bytes, Some(bytes));
-        Ok(true)
+        Ok(if ended.broke() { End::Broke } else { End::Came })
     }
 
     /// Why nothing may be deleted; none when it may.

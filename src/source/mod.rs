@@ -15,9 +15,12 @@ pub mod key;
 pub mod mirror;
 pub mod owners;
 pub mod rehearsal;
+pub mod retries;
+pub mod room;
 pub mod rsync;
 pub mod ssh;
 pub mod transfer;
+pub mod trust;
 pub mod unreadable;
 
 use std::path::{Path, PathBuf};
@@ -27,11 +30,14 @@ use anyhow::{Context, Result, bail};
 use crate::config::Source;
 use crate::outcome::Outcome;
 use crate::progress::Progress;
+use crate::sandbox::{self, Account, Cell};
 use crate::stop::Stop;
 use crate::warnings::Warnings;
 
 pub use crate::source::dump::make::Stale;
 use crate::source::owners::Owners;
+use crate::source::room::Room;
+use crate::source::ssh::Connection;
 
 pub use mirror::Root;
 pub use rehearsal::{Rehearsal, rehearse};
@@ -43,6 +49,8 @@ pub struct Order<'a> {
     pub source: &'a Source,
     /// Its own folder.
     pub mirror: &'a Path,
+    /// The room in it.
+    pub room: &'a Room<'a>,
     /// Whether its owner says that as much was deleted as seems too much.
     pub accept_deletions: bool,
     /// Whether its owner says that dumps have become as small as seems wrong.
@@ -77,6 +85,15 @@ impl Pulled {
         Self { outcome: Outcome::Complete, warnings, unreadable: 0, vanished: 0, stale: Vec::new(), owners }
     }
 
+    /// Adds what became of another part.
+    pub fn absorb(&mut self, other: Self) {
+        self.outcome = self.outcome.max(other.outcome);
+        self.warnings.append(other.warnings);
+        self.unreadable += other.unreadable;
+        self.vanished += other.vanished;
+        self.stale.extend(other.stale);
+    }
+
     /// Something didn't come, or not whole.
     pub fn spoil(&mut self, why: String) {
         self.warnings.cause(why);
@@ -97,9 +114,15 @@ impl Default for Pulled {
 /// the server.
 pub fn pull(order: &Order<'_>) -> Result<Pulled> {
     runtime()?.block_on(async {
-        let connection = ssh::Connection::open(order.source).await?;
+        let cell = Cell::new(&order.source.name, Account::of(&order.mirror.join(mirror::FILES))?)?;
+        let mut connection = Connection::open(order.source, &cell, order.stop).await?;
         let mut pulled = Pulled::new();
-        let ended = pull_over(&connection, order, &mut pulled).await;
+        if !sandbox::enter::is_enforced() {
+            pulled
+                .warnings
+                .push("this kernel has no Landlock (landlock(7)), so ssh and rsync may read what everybody may".to_owned());
+        }
+        let ended = pull_over(&mut connection, order, &mut pulled).await;
         connection.close().await;
         if let Err(error) = ended {
             // No snapshot will carry them.
@@ -120,16 +143,15 @@ pub fn roots(source: &Source, mirror: &Path) -> Result<Vec<Root>> {
     dumps.into_iter().chain(source.paths.iter().map(file)).collect()
 }
 
-async fn pull_over(connection: &ssh::Connection, order: &Order<'_>, pulled: &mut Pulled) -> Result<()> {
+async fn pull_over(connection: &mut Connection<'_>, order: &Order<'_>, pulled: &mut Pulled) -> Result<()> {
     let Order { source, mirror, stop, .. } = *order;
-    // Connecting isn't cut short by a stop, since ssh's own time limit is near; look before the long work.
-    stop.check()?;
     pulled.owners = owners::fetch(connection, mirror, stop).await?;
     let dumped = dump::pull(order, connection, pulled).await?;
     let came = files::pull(order, connection, pulled).await?;
     if dumped + came == 0 {
         bail!("pulling {}: nothing of it could be had: {}", source.name, pulled.warnings.lines.join("; "));
     }
+    order.room.check_quota()?;
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::durable;
-use crate::source::child;
+use crate::source::child::{self, Limits};
 use crate::source::ssh::Connection;
 use crate::stop::Stop;
 
@@ -42,7 +42,7 @@ pub struct Owners {
 ///
 /// # Errors
 /// A stop was asked for, or the mirror can't be written.
-pub async fn fetch(connection: &Connection, mirror: &Path, stop: &Stop) -> Result<Owners> {
+pub async fn fetch(connection: &Connection<'_>, mirror: &Path, stop: &Stop) -> Result<Owners> {
     let mut said = Vec::new();
     let mut take = |block: &[u8]| {
         said.extend_from_slice(block);
@@ -51,9 +51,8 @@ pub async fn fetch(connection: &Connection, mirror: &Path, stop: &Stop) -> Resul
         }
         Ok(())
     };
-    let mut ssh = child::program("ssh");
-    ssh.args(connection.arguments(COMMAND));
-    let ended = child::run(ssh, Some(PATIENCE), stop, &mut take).await;
+    let limits = Limits { patience: Some(PATIENCE), ..Limits::default() };
+    let ended = child::run(connection.command(COMMAND), limits, stop, &mut take).await;
     stop.check()?;
     let path = mirror.join(FILE);
     match Owners::parse(&said).filter(|_| ended.is_ok_and(|ended| ended.code == Some(0))) {

@@ -3,20 +3,19 @@
 //! It goes the same way as a pull, over the same connection, with `pg_dump` for the schema only and rsync's `--dry-run`, so
 //! that keys, rights and programs are proven as far as they can be without the work.
 
-use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use anyhow::{Context, Result};
-use tempfile::TempDir;
+use anyhow::Result;
 
 use crate::config::Source;
 use crate::log::printable;
 use crate::outcome::Outcome;
+use crate::sandbox::{Account, Cell};
 use crate::source::guard::Deletions;
 use crate::source::mirror::FILES;
 use crate::source::ssh::Connection;
-use crate::source::transfer::{Deleting, Transfer};
+use crate::source::transfer::{Deleting, Pass, Transfer};
 use crate::source::{Pulled, dump, files, runtime, unreadable};
 use crate::stop::Stop;
 use crate::warnings::Warnings;
@@ -38,15 +37,15 @@ pub struct Rehearsal {
 /// No connection, one that broke, or a stop was asked for.
 pub fn rehearse(source: &Source, mirror: &Path, stop: &Stop) -> Result<Rehearsal> {
     runtime()?.block_on(async {
-        let connection = Connection::open(source).await?;
+        let cell = Cell::new(&source.name, Account::find(&mirror.join(FILES)))?;
+        let connection = Connection::open(source, &cell, stop).await?;
         let rehearsal = rehearse_over(&connection, source, mirror, stop).await;
         connection.close().await;
         rehearsal
     })
 }
 
-async fn rehearse_over(connection: &Connection, source: &Source, mirror: &Path, stop: &Stop) -> Result<Rehearsal> {
-    stop.check()?;
+async fn rehearse_over(connection: &Connection<'_>, source: &Source, mirror: &Path, stop: &Stop) -> Result<Rehearsal> {
     let mut rehearsal = Rehearsal { lines: Vec::new(), warnings: Warnings::default(), outcome: Outcome::Complete };
     let mut usable = 0;
     for (title, tried) in dump::rehearse(source, connection, stop).await? {
@@ -82,7 +81,7 @@ impl Rehearsal {
     /// Rehearses one path, and says whether it can be pulled.
     async fn path(
         &mut self,
-        connection: &Connection,
+        connection: &Connection<'_>,
         source: &Source,
         path: &Path,
         look: bool,
@@ -90,7 +89,7 @@ impl Rehearsal {
         stop: &Stop,
     ) -> Result<bool> {
         let shown = printable(path.as_os_str().as_bytes());
-        let transfer = match Transfer::ask(connection, &source.files, path, look, stop, &mut self.warnings).await? {
+        let transfer = match Transfer::ask(connection, path, look, stop, &mut self.warnings).await? {
             Ok(transfer) => transfer,
             Err(why) => {
                 self.outcome = Outcome::Partial;
@@ -99,9 +98,14 @@ impl Rehearsal {
             }
         };
         // Where a pull would first make a folder, all would be new: an empty one stands for it.
-        let empty = TempDir::new().context("making an empty folder to compare with")?;
-        let target = transfer.find_place(mirror).unwrap_or_else(|| with_slash(empty.path()));
-        let ended = transfer.run(&["--dry-run"], &target, Deleting::AtMost(u64::from(u32::MAX) / 2), empty.path(), stop).await?;
+        let empty = connection.cell().own_folder("empty")?;
+        let files = if transfer.has_place(mirror) { mirror } else { &empty };
+        if files == empty {
+            transfer.make_place(&empty)?;
+        }
+        let deletions = Deleting::AtMost(u64::from(u32::MAX) / 2);
+        let pass = Pass { files, partial: &empty, deletions, rehearsal: true, room: None };
+        let ended = transfer.run(&pass, stop).await?;
         let mut pulled = Pulled::new();
         files::judge(&ended, &format!("rehearsing the pull of {shown}"), &mut pulled)?;
         self.outcome = self.outcome.max(pulled.outcome);
@@ -121,10 +125,4 @@ impl Rehearsal {
         }
         Ok(true)
     }
-}
-
-fn with_slash(folder: &Path) -> OsString {
-    let mut folder = folder.as_os_str().to_owned();
-    folder.push("/");
-    folder
 }

@@ -1,11 +1,12 @@
 //! One rsync, from start to exit status: how it is called, what its exit code means, and what its statistics say.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use anyhow::Result;
+use tokio::process::Command;
 
-use crate::source::child::{self, FIRST, LAST};
+use crate::source::child::{self, FIRST, LAST, Limits};
 use crate::source::ends::Ends;
 use crate::source::ssh::Connection;
 use crate::stop::Stop;
@@ -34,7 +35,7 @@ pub struct Ended {
 }
 
 /// The arguments that every call over `connection` begins with.
-pub fn arguments(connection: &Connection) -> Vec<OsString> {
+pub fn arguments(connection: &Connection<'_>) -> Vec<OsString> {
     let mut arguments = vec![OsString::from("-e"), OsString::from_vec(connection.remote_shell())];
     // A server that stops in the middle, with the connection still standing, ends the call after five minutes. A long
     // scan over there doesn't: rsync sends keep-alives.
@@ -42,25 +43,17 @@ pub fn arguments(connection: &Connection) -> Vec<OsString> {
     arguments
 }
 
-/// Runs rsync with `arguments`.
+/// Runs an rsync.
 ///
 /// # Errors
-/// It couldn't be run, or a stop was asked for; a bad exit status is for the caller to judge.
-pub async fn run<A: AsRef<OsStr>>(arguments: &[A], stop: &Stop) -> Result<Ended> {
-    let mut command = child::program("rsync");
-    command.args(arguments);
-    // No setting of whoever runs us may change what it does.
-    for (variable, _) in std::env::vars_os() {
-        if variable.as_encoded_bytes().starts_with(b"RSYNC_") {
-            command.env_remove(variable);
-        }
-    }
+/// It couldn't be run, exceeded its limits, or a stop was asked for; a bad exit status is for the caller to judge.
+pub async fn run(command: Command, limits: Limits<'_>, stop: &Stop) -> Result<Ended> {
     let mut stdout = Ends::new(FIRST, LAST);
     let mut take = |block: &[u8]| {
         stdout.take(block);
         Ok(())
     };
-    let child::Ended { code, stderr } = child::run(command, None, stop, &mut take).await?;
+    let child::Ended { code, stderr } = child::run(command, limits, stop, &mut take).await?;
     Ok(Ended { code, stdout: stdout.lines(), stderr })
 }
 
@@ -115,7 +108,10 @@ impl Ended {
 
 #[cfg(test)]
 mod tests {
+    use tokio::process::Command;
+
     use super::{Ended, run};
+    use crate::source::child::Limits;
     use crate::stop::Stop;
 
     fn ended(code: Option<i32>, stdout: &[&str], stderr: &[&str]) -> Ended {
@@ -126,7 +122,9 @@ mod tests {
     #[test]
     fn a_bad_exit_status_is_handed_on_with_what_was_said() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let ended = runtime.block_on(run(&["--no-such-option"], &Stop::default())).unwrap();
+        let mut command = Command::new("rsync");
+        command.arg("--no-such-option");
+        let ended = runtime.block_on(run(command, Limits::default(), &Stop::default())).unwrap();
         assert_eq!(ended.code, Some(1));
         assert!(ended.stderr[0].contains("--no-such-option: unknown option"), "{:?}", ended.stderr);
     }

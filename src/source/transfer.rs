@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use crate::config::Files;
 use crate::log::printable;
+use crate::source::child::Limits;
+use crate::source::room::Room;
 use crate::source::rsync::{self, Ended, PARTIAL};
 use crate::source::ssh::Connection;
 use crate::source::unreadable::Unreadable;
@@ -29,8 +30,7 @@ enum Kind {
 /// A path that is there and can be pulled.
 #[derive(Debug)]
 pub struct Transfer<'a> {
-    connection: &'a Connection,
-    settings: &'a Files,
+    connection: &'a Connection<'a>,
     path: &'a Path,
     place: PathBuf,
     kind: Kind,
@@ -44,8 +44,7 @@ impl<'a> Transfer<'a> {
     /// # Errors
     /// The connection broke, or a stop was asked for.
     pub async fn ask(
-        connection: &'a Connection,
-        settings: &'a Files,
+        connection: &'a Connection<'a>,
         path: &'a Path,
         look: bool,
         stop: &Stop,
@@ -55,7 +54,7 @@ impl<'a> Transfer<'a> {
             Ok(kind) => kind,
             Err(why) => return Ok(Err(why)),
         };
-        let mut transfer = Self { connection, settings, path, place: mirror::relative(path)?, kind, unreadable: None };
+        let mut transfer = Self { connection, path, place: mirror::relative(path)?, kind, unreadable: None };
         if !look {
             return Ok(Ok(transfer));
         }
@@ -77,15 +76,14 @@ impl<'a> Transfer<'a> {
         Ok(Ok(transfer))
     }
 
-    /// Makes the place in `mirror` ready, and gives the name for rsync to write to.
-    pub fn make_place(&self, mirror: &Path) -> Result<OsString> {
-        mirror::make_folder(mirror, self.folder())?;
-        Ok(self.target(mirror))
+    /// Makes the place in `files` ready for rsync to write to.
+    pub fn make_place(&self, files: &Path) -> Result<()> {
+        mirror::make_folder(files, self.folder(), self.connection.cell().account())
     }
 
-    /// The name that [`Transfer::make_place`] would give, if it is there already.
-    pub fn find_place(&self, mirror: &Path) -> Option<OsString> {
-        mirror::is_folder(mirror, self.folder()).then(|| self.target(mirror))
+    /// Whether that has been done.
+    pub fn has_place(&self, files: &Path) -> bool {
+        mirror::is_folder(files, self.folder())
     }
 
     /// The folder of the mirror that rsync writes to.
@@ -94,14 +92,6 @@ impl<'a> Transfer<'a> {
             Kind::Folder => &self.place,
             Kind::File => self.place.parent().unwrap_or(Path::new("")),
         }
-    }
-
-    /// Always a folder, with a slash: rsync follows a link that is its target's last name, and the server may have put one
-    /// there the night before. What stands *in* the target it replaces, link or folder.
-    fn target(&self, mirror: &Path) -> OsString {
-        let mut target = mirror.join(self.folder()).into_os_string();
-        target.push("/");
-        target
     }
 
     /// Whether the path now stands in `mirror` as what the server said it was. One that lied gets its source called partial.
@@ -119,14 +109,15 @@ impl<'a> Transfer<'a> {
             // What is excluded isn't deleted in the mirror either: it stays there as it was last pulled.
             arguments.extend(["--from0".into(), "--exclude-from".into(), unreadable.patterns().into()]);
         }
-        for pattern in self.settings.exclude.iter().filter_map(|pattern| pattern_below(pattern, self.path)) {
+        let settings = &self.connection.source().files;
+        for pattern in settings.exclude.iter().filter_map(|pattern| pattern_below(pattern, self.path)) {
             // Hidden on the server's side only: what was pulled before goes from the mirror.
             arguments.push(format!("--filter=H {pattern}").into());
         }
-        if let Some(largest) = self.settings.largest {
+        if let Some(largest) = settings.largest {
             arguments.extend([format!("--max-size={largest}").into(), "--info=skip1".into()]);
         }
-        arguments.extend(self.settings.one_file_system.then(|| "--one-file-system".into()));
+        arguments.extend(settings.one_file_system.then(|| "--one-file-system".into()));
     }
 
     /// How many entries of the path are known to be unreadable.
@@ -134,13 +125,23 @@ impl<'a> Transfer<'a> {
         self.unreadable.as_ref().map_or(0, |unreadable| unreadable.count() as u64)
     }
 
-    /// Runs rsync to `target`, with `options` before everything else; `deletions`: whether it may delete there. What it couldn't
-    /// finish goes to the folder `partial`, on the same file system, where the next one goes on with it.
-    pub async fn run(&self, options: &[&str], target: &OsStr, deletions: Deleting, partial: &Path, stop: &Stop) -> Result<Ended> {
+    /// Runs rsync.
+    ///
+    /// # Errors
+    /// It couldn't be run, more came than there is room for, or a stop was asked for.
+    pub async fn run(&self, pass: &Pass<'_>, stop: &Stop) -> Result<Ended> {
+        let cell = self.connection.cell();
+        let mut sandbox = cell.sandbox();
+        let files = cell.place(&mut sandbox, pass.files, "files")?;
+        let partial = cell.place(&mut sandbox, pass.partial, "partial")?;
+        for folder in [&files, &partial] {
+            if pass.rehearsal { sandbox.read(folder) } else { sandbox.write(folder) }
+        }
         let mut arguments = rsync::arguments(self.connection);
-        arguments.extend(options.iter().map(OsString::from));
+        arguments.extend(pass.rehearsal.then(|| "--dry-run".into()));
         arguments.extend(OPTIONS.map(OsString::from));
         arguments.push([OsStr::new("--partial-dir="), partial.as_os_str()].into_iter().collect());
+        arguments.extend(self.connection.source().bandwidth.map(|bytes| format!("--bwlimit={}", bytes.div_ceil(1024)).into()));
         self.leave_out(&mut arguments);
         let mut remote = remote(self.connection, self.path);
         match self.kind {
@@ -148,7 +149,7 @@ impl<'a> Transfer<'a> {
                 // Deletions are found as it goes and done at the end, so that a transfer that breaks has deleted nothing.
                 // The slash at the end makes it the content, also of a folder behind a symbolic link.
                 arguments.extend(["--recursive".into(), "--delete-delay".into()]);
-                let most = match deletions {
+                let most = match pass.deletions {
                     Deleting::HeldBack => 0,
                     Deleting::AtMost(most) => most,
                 };
@@ -159,9 +160,29 @@ impl<'a> Transfer<'a> {
             // is meant.
             Kind::File => arguments.extend(["--copy-links".into(), "--force".into()]),
         }
-        arguments.extend([remote, target.to_owned()]);
-        rsync::run(&arguments, stop).await
+        // Always a folder, with a slash: rsync follows a link that is its target's last name, and the server may have put one
+        // there the night before. What stands *in* the target it replaces, link or folder.
+        let mut target = files.join(self.folder()).into_os_string();
+        target.push("/");
+        let mut command = sandbox.command("rsync");
+        command.args(arguments).args([remote, target]);
+        rsync::run(command, Limits { room: pass.room, ..Limits::default() }, stop).await
     }
+}
+
+/// One run of rsync for a path.
+#[derive(Clone, Copy, Debug)]
+pub struct Pass<'a> {
+    /// The folder that stands for the server's `/`. In it the path has its place.
+    pub files: &'a Path,
+    /// Where what couldn't be finished goes, and the next pass goes on with it. On the same file system.
+    pub partial: &'a Path,
+    /// Whether it may delete.
+    pub deletions: Deleting,
+    /// Whether it only finds out what it would do.
+    pub rehearsal: bool,
+    /// The room for what comes.
+    pub room: Option<&'a Room<'a>>,
 }
 
 /// What is said of each unreadable entry, before its name.
@@ -214,7 +235,7 @@ fn pattern_below(pattern: &str, path: &Path) -> Option<String> {
 
 /// `path` on the server in rsync's form. rsync guards it against the server's shell, all but `*`, `?` and `[`: those it
 /// leaves for patterns, unless a backslash stands before them. Any other backslash means itself.
-fn remote(connection: &Connection, path: &Path) -> OsString {
+fn remote(connection: &Connection<'_>, path: &Path) -> OsString {
     let mut remote = format!("{}:", connection.alias()).into_bytes();
     for &byte in path.as_os_str().as_bytes() {
         if matches!(byte, b'*' | b'?' | b'[') {
@@ -229,15 +250,17 @@ fn remote(connection: &Connection, path: &Path) -> OsString {
 ///
 /// # Errors
 /// The connection broke, or a stop was asked for.
-pub async fn is_there(connection: &Connection, path: &Path, stop: &Stop) -> Result<bool> {
+pub async fn is_there(connection: &Connection<'_>, path: &Path, stop: &Stop) -> Result<bool> {
     Ok(kind(connection, path, stop).await?.is_ok())
 }
 
 /// Whether a path is a folder or a file; the inner error says why it is neither or can't be had.
-async fn kind(connection: &Connection, path: &Path, stop: &Stop) -> Result<Result<Kind, String>> {
+async fn kind(connection: &Connection<'_>, path: &Path, stop: &Stop) -> Result<Result<Kind, String>> {
     let mut arguments = rsync::arguments(connection);
     arguments.extend(["--list-only".into(), "--copy-links".into(), remote(connection, path)]);
-    let ended = rsync::run(&arguments, stop).await?;
+    let mut command = connection.cell().sandbox().command("rsync");
+    command.args(arguments);
+    let ended = rsync::run(command, Limits::default(), stop).await?;
     match ended.code {
         Some(0) => Ok(kind_of(&ended.stdout).ok_or_else(|| "it is neither a folder nor a file".to_owned())),
         Some(PARTIAL) => Ok(Err(ended.said().cloned().collect::<Vec<_>>().join("; "))),

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use tempfile::NamedTempFile;
 
 use crate::log::printable;
-use crate::source::child;
+use crate::source::child::{self, Limits};
 use crate::source::ssh::{self, Connection};
 use crate::stop::Stop;
 
@@ -49,7 +49,7 @@ pub struct Unreadable {
 ///
 /// # Errors
 /// A stop was asked for.
-pub async fn can_be_found(connection: &Connection, stop: &Stop) -> Result<bool> {
+pub async fn can_be_found(connection: &Connection<'_>, stop: &Stop) -> Result<bool> {
     let mut said = Vec::new();
     let mut take = |block: &[u8]| {
         said.extend_from_slice(&block[..block.len().min(16)]);
@@ -71,7 +71,7 @@ pub async fn can_be_found(connection: &Connection, stop: &Stop) -> Result<bool> 
 /// # Errors
 /// It couldn't be looked for, or there is too much. What was found until then counts for nothing.
 pub async fn look(
-    connection: &Connection,
+    connection: &Connection<'_>,
     path: &Path,
     folder: bool,
     stop: &Stop,
@@ -80,7 +80,9 @@ pub async fn look(
     let name = path.to_str().context("its name is not UTF-8")?;
     let slash = if folder { "/" } else { "" };
     let command = format!("env LC_ALL=C find -H {} {UNREADABLE}", ssh::word(&format!("{name}{slash}")));
-    let patterns = NamedTempFile::new().context("making a file for rsync's patterns")?;
+    let cell = connection.cell();
+    let patterns = NamedTempFile::new_in(cell.folder()).context("making a file for rsync's patterns")?;
+    cell.share(patterns.path(), 0o640)?;
     let mut found = Unreadable { patterns: BufWriter::new(patterns), count: 0, bytes: 0, itself: false };
     let mut rest = Vec::new();
     let mut take = |block: &[u8]| {
@@ -105,14 +107,13 @@ pub async fn look(
 }
 
 async fn run(
-    connection: &Connection,
+    connection: &Connection<'_>,
     command: &str,
     stop: &Stop,
     take: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<Option<i32>> {
-    let mut ssh = child::program("ssh");
-    ssh.args(connection.arguments(command));
-    Ok(child::run(ssh, Some(PATIENCE), stop, take).await?.code)
+    let limits = Limits { patience: Some(PATIENCE), ..Limits::default() };
+    Ok(child::run(connection.command(command), limits, stop, take).await?.code)
 }
 
 impl Unreadable {

@@ -57,7 +57,7 @@ fn too_many_deletions_are_refused_until_they_are_accepted_once() {
     assert!(rehearsed.code == Some(3) && rehearsed.stdout.contains("nothing would be deleted: 15 of"), "{rehearsed:?}");
 
     let unknown = accepting(&appliance, "wbe");
-    assert_eq!(unknown.stderr, "error: accepting deletions: there is no source wbe\nhint: there are web\n");
+    assert_eq!(unknown.stderr, "error: accepting what seems wrong: there is no source wbe\nhint: there are web\n");
     let run = accepting(&appliance, "web");
     assert_eq!(run.code, Some(0), "{run:?}");
     assert_eq!(names(&mirror(&appliance, &peer).join("many")).len(), 25);
@@ -174,8 +174,8 @@ fn hostile_names_come_back_byte_for_byte_and_nothing_raw_is_said() {
         said.contains("sec\\u{1b}[2Jret\\n") && said.chars().all(|letter| letter == '\n' || !letter.is_control()),
         "{said:?}"
     );
-    let log = fs::read_dir(appliance.state("logs")).unwrap().next().unwrap().unwrap().path();
-    assert!(fs::read_to_string(log).unwrap().chars().all(|letter| letter == '\n' || !letter.is_control()));
+    let told = fs::read_dir(appliance.state("logs")).unwrap().next().unwrap().unwrap().path();
+    assert!(fs::read_to_string(told).unwrap().chars().all(|letter| letter == '\n' || !letter.is_control()));
     fs::remove_file(&secret).unwrap();
     let (_folder, unpacked) = appliance.unpack(&appliance.archives("web")[0], &peer.data());
     let diff = Command::new("diff").arg("-r").arg(peer.data()).arg(unpacked).output().unwrap();

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::source::child;
+use crate::sandbox::{Cell, NO_PROGRAM};
+use crate::source::child::{self, Limits};
 use crate::source::dump::Proof;
 use crate::stop::Stop;
 
@@ -29,31 +30,36 @@ fn uri(path: &Path) -> String {
 ///
 /// # Errors
 /// Why the dump doesn't count; or a stop was asked for.
-pub(super) async fn check(proof: &Proof, part: &Path, stop: &Stop) -> Result<()> {
+pub(super) async fn check(proof: &Proof, part: &Path, cell: &Cell, stop: &Stop) -> Result<()> {
     let (program, package) = match proof {
         Proof::Custom => ("pg_restore", "postgresql-client"),
         Proof::Sqlite => ("sqlite3", "sqlite3"),
         _ => return Ok(()),
     };
-    let mut command = child::program(program);
+    let mut sandbox = cell.sandbox();
+    cell.share(part, 0o640)?;
+    let dump = cell.place(&mut sandbox, part, "dump")?;
+    sandbox.read(&dump);
+    let mut command = sandbox.command(program);
     match proof {
-        Proof::Custom => command.args(["-f", "/dev/null"]).arg(part),
+        Proof::Custom => command.args(["-f", "/dev/null"]).arg(dump),
         // Immutable: it would put files of its own beside a copy of a database with a write-ahead log.
-        _ => command.args(["-batch", "-readonly"]).arg(format!("file:{}?immutable=1", uri(part))).arg("PRAGMA integrity_check"),
+        _ => command.args(["-batch", "-readonly"]).arg(format!("file:{}?immutable=1", uri(&dump))).arg("PRAGMA integrity_check"),
     };
+    let limits = Limits { patience: Some(PATIENCE), ..Limits::default() };
     let mut said = Vec::new();
     let mut take = |block: &[u8]| {
         said.extend_from_slice(&block[..block.len().min(KEPT - said.len())]);
         Ok(())
     };
-    let ended =
-        child::run(command, Some(PATIENCE), stop, &mut take).await.with_context(|| format!("checking it with `{program}`"))?;
+    let ended = child::run(command, limits, stop, &mut take).await.with_context(|| format!("checking it with `{program}`"))?;
     let lines = || ended.stderr.iter().take(3).cloned().collect::<Vec<_>>().join("; ");
     match ended.code {
         Some(0) if *proof == Proof::Custom || said == b"ok\n" => Ok(()),
         Some(0) => bail!("SQLite finds it damaged: {}", crate::log::printable(&said).replace("\\n", "; ")),
-        // setpriv(1) found no such program.
-        Some(127) => bail!("it can't be checked: there is no `{program}` on this machine\nhint: apt-get install {package}"),
+        Some(code) if code == i32::from(NO_PROGRAM) => {
+            bail!("it can't be checked: there is no `{program}` on this machine\nhint: apt-get install {package}")
+        }
         _ if lines().contains("unsupported version") => bail!(
             "it can't be checked: the `pg_restore` on this machine is older than the server's `pg_dump`: {}\nhint: \
              postgresql_format = \"plain\" needs no program here",

@@ -9,13 +9,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::amount::{amount, duration};
-use crate::config::Source;
 use crate::durable::Durable;
 use crate::log::printable;
+use crate::source::child::{self, Limits};
 use crate::source::dump::{Dump, Proof, check, proof, remedy};
 use crate::source::ends::Ends;
 use crate::source::ssh::Connection;
-use crate::source::{Order, Pulled, child, mirror};
+use crate::source::{Order, Pulled, mirror};
 use crate::stop::Stop;
 
 /// How long a program may write nothing. It waits for locks first, and large indexes of the server's own take their time.
@@ -40,10 +40,10 @@ pub struct Stale {
 ///
 /// # Errors
 /// A stop was asked for.
-pub(super) async fn make(dump: &Dump, order: &Order<'_>, connection: &Connection, pulled: &mut Pulled) -> Result<bool> {
+pub(super) async fn make(dump: &Dump, order: &Order<'_>, connection: &Connection<'_>, pulled: &mut Pulled) -> Result<bool> {
     let place = order.mirror.join(&dump.place);
     let last = fs::symlink_metadata(&place).ok().filter(Metadata::is_file);
-    let made = match mirror::make_folder(order.mirror, dump.place.parent().unwrap_or(&dump.place)) {
+    let made = match mirror::make_folder(order.mirror, dump.place.parent().unwrap_or(&dump.place), None) {
         Ok(()) => write(dump, order, connection, last.as_ref().map(Metadata::len)).await,
         Err(error) => Err(error),
     };
@@ -63,8 +63,9 @@ pub(super) async fn make(dump: &Dump, order: &Order<'_>, connection: &Connection
 }
 
 /// Writes the dump to its place, and gives its size; `last` is that of the last one.
-async fn write(dump: &Dump, order: &Order<'_>, connection: &Connection, last: Option<u64>) -> Result<u64> {
+async fn write(dump: &Dump, order: &Order<'_>, connection: &Connection<'_>, last: Option<u64>) -> Result<u64> {
     let Order { source, stop, progress, .. } = *order;
+    let limits = Limits { patience: Some(PATIENCE), pace: source.bandwidth, room: Some(order.room) };
     tracing::info!(source = source.name, "{}", dump.doing);
     let commands = std::iter::once(&dump.command).chain(&dump.fallback);
     let mut refused = None;
@@ -80,7 +81,7 @@ async fn write(dump: &Dump, order: &Order<'_>, connection: &Connection, last: Op
             progress.say(&dump.doing, bytes, None);
             Ok(())
         };
-        if let Err(error) = run(dump, command, source, connection, Some(PATIENCE), stop, &mut take).await {
+        if let Err(error) = run(dump, command, connection, limits, stop, &mut take).await {
             stop.check()?;
             if dump.fallback.as_ref().is_some_and(|fallback| fallback != command) {
                 tracing::info!(source = source.name, "{}: trying with less: {}", dump.doing, one_line(&error));
@@ -90,7 +91,7 @@ async fn write(dump: &Dump, order: &Order<'_>, connection: &Connection, last: Op
         }
         whole(dump, &ends, bytes)?;
         file.file().flush().with_context(|| format!("writing {}", file.part().display()))?;
-        check::check(&dump.proof, file.part(), stop).await?;
+        check::check(&dump.proof, file.part(), connection.cell(), stop).await?;
         plausible(bytes, last, order)?;
         file.publish()?;
         return Ok(bytes);
@@ -102,15 +103,13 @@ async fn write(dump: &Dump, order: &Order<'_>, connection: &Connection, last: Op
 pub(super) async fn run(
     dump: &Dump,
     command: &str,
-    source: &Source,
-    connection: &Connection,
-    patience: Option<Duration>,
+    connection: &Connection<'_>,
+    limits: Limits<'_>,
     stop: &Stop,
     take: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
-    let mut ssh = child::program("ssh");
-    ssh.args(connection.arguments(command));
-    let ended = child::run(ssh, patience, stop, take).await?;
+    let source = connection.source();
+    let ended = child::run(connection.command(command), limits, stop, take).await?;
     for line in &ended.stderr {
         tracing::info!(source = source.name, "{}: {line}", dump.program);
     }

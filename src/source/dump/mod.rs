@@ -26,6 +26,7 @@ use anyhow::{Context, Result};
 
 use crate::config::Source;
 use crate::log::printable;
+use crate::source::child::Limits;
 use crate::source::ssh::Connection;
 use crate::source::{Order, Pulled, mirror};
 use crate::stop::Stop;
@@ -88,7 +89,7 @@ pub fn is_wanted(source: &Source) -> bool {
 ///
 /// # Errors
 /// A stop was asked for, or the mirror can't be written.
-pub async fn pull(order: &Order<'_>, connection: &Connection, pulled: &mut Pulled) -> Result<usize> {
+pub async fn pull(order: &Order<'_>, connection: &mut Connection<'_>, pulled: &mut Pulled) -> Result<usize> {
     let plan = plan(order.source, connection, order.stop).await?;
     for (kind, why) in &plan.unknown {
         pulled.spoil(format!("which {kind} databases there are couldn't be found out, and none of them was dumped: {why}"));
@@ -96,6 +97,8 @@ pub async fn pull(order: &Order<'_>, connection: &Connection, pulled: &mut Pulle
     tidy(&plan, order)?;
     let mut new = 0;
     for dump in &plan.dumps {
+        // Without one, making it says why.
+        let _ = connection.ensure(order.stop).await;
         if make::make(dump, order, connection, pulled).await? && dump.proof != Proof::Cluster {
             new += 1;
         }
@@ -107,13 +110,13 @@ pub async fn pull(order: &Order<'_>, connection: &Connection, pulled: &mut Pulle
 ///
 /// # Errors
 /// A stop was asked for.
-pub async fn rehearse(source: &Source, connection: &Connection, stop: &Stop) -> Result<Vec<(String, Result<(), String>)>> {
+pub async fn rehearse(source: &Source, connection: &Connection<'_>, stop: &Stop) -> Result<Vec<(String, Result<(), String>)>> {
     let plan = plan(source, connection, stop).await?;
     let unknown = plan.unknown.into_iter().map(|(kind, why)| (format!("all {kind} databases"), Err(why)));
     let mut rehearsed: Vec<_> = unknown.collect();
     for dump in plan.dumps {
         if let Some(trial) = &dump.trial {
-            let tried = make::run(&dump, trial, source, connection, None, stop, &mut |_| Ok(())).await;
+            let tried = make::run(&dump, trial, connection, Limits::default(), stop, &mut |_| Ok(())).await;
             stop.check()?;
             rehearsed.push((dump.title, tried.map_err(|error| make::one_line(&error))));
         }
@@ -121,7 +124,7 @@ pub async fn rehearse(source: &Source, connection: &Connection, stop: &Stop) -> 
     Ok(rehearsed)
 }
 
-async fn plan(source: &Source, connection: &Connection, stop: &Stop) -> Result<Plan> {
+async fn plan(source: &Source, connection: &Connection<'_>, stop: &Stop) -> Result<Plan> {
     let mut plan = Plan::default();
     servers::postgresql(source, connection, stop, &mut plan).await?;
     servers::mariadb(source, connection, stop, &mut plan).await?;

@@ -4,14 +4,16 @@
 //! own `~/.pgpass` or `~/.my.cnf`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::config::{DumpCommand, PostgresqlFormat, Source};
+use crate::source::child::{self, Limits};
 use crate::source::dump::make::shown;
 use crate::source::dump::{Dump, Plan, Proof, remedy};
+use crate::source::mirror;
 use crate::source::ssh::{Connection, word};
-use crate::source::{child, mirror};
 use crate::stop::Stop;
 
 /// What stands in a list of databases for all of them.
@@ -19,6 +21,9 @@ pub const ALL: &str = "*";
 
 /// How long `pg_dump` waits for each table that somebody has locked, in milliseconds.
 const LOCK_WAIT: u32 = 600_000;
+
+/// How long it may take for that.
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// The most that a server may say of which databases it has, in bytes.
 const MOST: usize = 1 << 20;
@@ -41,7 +46,7 @@ const SQLITE: &str = "umask 077; folder=$(mktemp -d) || exit 1; trap \"rm -rf \\
                       -readonly \"$1\" \".timeout 60000\" \".backup \\\"$folder/copy\\\"\" >&2 && cat \"$folder/copy\"";
 
 /// Adds the dumps of PostgreSQL.
-pub(super) async fn postgresql(source: &Source, connection: &Connection, stop: &Stop, plan: &mut Plan) -> Result<()> {
+pub(super) async fn postgresql(source: &Source, connection: &Connection<'_>, stop: &Stop, plan: &mut Plan) -> Result<()> {
     if source.postgresql.is_empty() {
         return Ok(());
     }
@@ -92,7 +97,7 @@ fn globals() -> Dump {
 }
 
 /// Adds the dumps of MariaDB or MySQL.
-pub(super) async fn mariadb(source: &Source, connection: &Connection, stop: &Stop, plan: &mut Plan) -> Result<()> {
+pub(super) async fn mariadb(source: &Source, connection: &Connection<'_>, stop: &Stop, plan: &mut Plan) -> Result<()> {
     let wanted = &source.dumps.mariadb;
     if wanted.is_empty() {
         return Ok(());
@@ -168,7 +173,7 @@ async fn databases(
     program: &'static str,
     end: u8,
     source: &Source,
-    connection: &Connection,
+    connection: &Connection<'_>,
     stop: &Stop,
 ) -> Result<Result<Vec<String>, String>> {
     if wanted != [ALL] {
@@ -182,9 +187,8 @@ async fn databases(
         }
         Ok(())
     };
-    let mut ssh = child::program("ssh");
-    ssh.args(connection.arguments(all));
-    let ended = child::run(ssh, Some(std::time::Duration::from_mins(5)), stop, &mut take).await;
+    let limits = Limits { patience: Some(PATIENCE), ..Limits::default() };
+    let ended = child::run(connection.command(all), limits, stop, &mut take).await;
     stop.check()?;
     let names = ended.and_then(|ended| match ended.code {
         Some(0) => names(&said, end),

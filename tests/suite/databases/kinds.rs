@@ -157,7 +157,7 @@ fn a_commands_output_is_a_dump_when_it_ends_as_it_should_and_has_not_shrunk() {
     let (mut appliance, peer) = pair(&[]);
     appliance.source_settings("[[source.command]]\nname = \"ldap\"\nrun = \"printf 'caf\\\\303\\\\251 %s\\\\n' \\\"$(export-all)\\\"\"\nends_with = \"# end\"");
     let export = |bytes: u32, end: &str| {
-        drop(peer.program("export-all", &format!("head -c {bytes} /dev/zero | tr '\\0' x; echo; echo '{end}'")))
+        drop(peer.program("export-all", &format!("head -c {bytes} /dev/zero | tr '\\0' x; echo; echo '{end}'")));
     };
     export(200_000, "# end");
     run(&appliance, 0);

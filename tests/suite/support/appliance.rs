@@ -24,6 +24,8 @@ impl Appliance {
     /// One without sources. `disk`: its configuration has a backup disk.
     pub fn new(disk: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        // As /tmp: the programs of a source run as a user of their own.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
         for name in ["backup", "state"] {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
@@ -40,6 +42,12 @@ impl Appliance {
     pub fn source_settings(&mut self, lines: &str) {
         self.sources.push_str(lines);
         self.sources.push('\n');
+    }
+
+    /// How often the source that was added last is tried again.
+    pub fn retries(&mut self, retries: u16) {
+        let at = self.sources.rfind("retries = ").unwrap() + "retries = ".len();
+        self.sources.replace_range(at..=at, &retries.to_string());
     }
 
     /// How many snapshots and logs it keeps.
@@ -60,12 +68,18 @@ impl Appliance {
         let paths: Vec<String> = paths.iter().map(|path| format!("{:?}", path.to_str().unwrap())).collect();
         write!(
             self.sources,
-            "\n[[source]]\nname = \"{name}\"\nhost = \"127.0.0.1\"\nport = {port}\nuser = \"{user}\"\nidentity = \"{}\"\n\
+            "\n[[source]]\nname = \"{name}\"\nhost = \"127.0.0.1\"\nport = {port}\nuser = \"{user}\"\nidentity = \"{}\"\nretries = 0\n\
              host_keys = [\"{host_key}\"]\npaths = [{}]\n",
             self.folder.path().join("state/ssh/id_ed25519").display(),
             paths.join(", ")
         )
         .unwrap();
+    }
+
+    /// The same for the source that was added last, at another address.
+    pub fn at_host(&mut self, host: &str) {
+        let at = self.sources.rfind("host = \"127.0.0.1\"").unwrap();
+        self.sources.replace_range(at..at + 18, &format!("host = \"{host}\""));
     }
 
     /// Adds `peer` as a source, with its data folder.
@@ -110,6 +124,16 @@ impl Appliance {
     /// A whole `backup run`.
     pub fn run(&self) -> Run {
         Run::of(self.command(&["backup", "run"]).output().unwrap())
+    }
+
+    /// What `backup run --dry-run` tells of its first source.
+    pub fn rehearse(&self) -> Rehearsal {
+        let output = self.command(&["backup", "run", "--dry-run", "--json"]).output().unwrap();
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+        let source = &told["sources"][0];
+        let lines = |of: &Value| of.as_array().unwrap().iter().map(|line| line.as_str().unwrap().to_owned()).collect();
+        let outcome = source["outcome"].as_str().unwrap().to_owned();
+        Rehearsal { outcome, lines: lines(&source["lines"]), warnings: lines(&source["warnings"]["lines"]) }
     }
 
     /// The backup folder, or something in it.
@@ -167,6 +191,17 @@ pub fn index(archive: &Path) -> Vec<Value> {
     let path = archive.to_str().unwrap().replace(".tar.gz", ".index.jsonl.zst");
     let text = zstd::decode_all(fs::File::open(path).unwrap()).unwrap();
     String::from_utf8(text).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// What a run would do for a source.
+#[derive(Debug)]
+pub struct Rehearsal {
+    /// How it would end.
+    pub outcome: String,
+    /// What would be pulled, and pushed.
+    pub lines: Vec<String>,
+    /// What wouldn't be as it should.
+    pub warnings: Vec<String>,
 }
 
 /// How a program ended.

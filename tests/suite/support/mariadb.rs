@@ -39,7 +39,7 @@ impl MariaDb {
         server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
         let server = server.spawn().unwrap();
         let mut started = Self { folder, user: user.clone(), server };
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         while !started.client(&["--execute", "SELECT 1"]).output().unwrap().status.success() {
             assert!(started.server.try_wait().unwrap().is_none(), "it ended: {}", fs::read_to_string(&log).unwrap());
             assert!(Instant::now() < deadline, "it doesn't answer: {}", fs::read_to_string(&log).unwrap());

@@ -46,7 +46,7 @@ impl Peer {
         fs::write(
             folder.path().join("sshd_config"),
             format!(
-                "ListenAddress 127.0.0.1:{port}\nHostKey {here}/host_key\nAuthorizedKeysFile {here}/authorized_keys\n\
+                "ListenAddress 127.0.0.1:{port}\nListenAddress [::1]:{port}\nHostKey {here}/host_key\nAuthorizedKeysFile {here}/authorized_keys\n\
                  StrictModes no\nUsePAM no\nPidFile none\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
             ),
         )
@@ -91,6 +91,21 @@ impl Peer {
             fs::remove_file(self.folder.path().join(name)).unwrap();
         }
         make_host_key(self.folder.path(), &self.user);
+        self.start_again();
+    }
+
+    /// Lets nobody in any more.
+    pub fn let_nobody_in(&self) {
+        fs::write(self.folder.path().join("authorized_keys"), "").unwrap();
+    }
+
+    /// What the server logged since it was started.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    /// Starts it again after [`Peer::end`].
+    pub fn start_again(&mut self) {
         self.sshd = launch(self.folder.path(), &self.user, self.port);
     }
 
@@ -104,7 +119,7 @@ impl Peer {
         let set = format!("SetEnv {}\n", variables.join(" "));
         lines.push(&set);
         fs::write(config, lines.join("\n")).unwrap();
-        self.sshd = launch(self.folder.path(), &self.user, self.port);
+        self.start_again();
     }
 
     /// Writes a program of the user's to its folder `bin`, and gives that folder.

@@ -1,0 +1,32 @@
+//! `vaultberry sandbox`, which vaultberry itself starts other programs with.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// What `vaultberry sandbox` takes; [`crate::sandbox`] says what it means.
+#[derive(Debug, Args)]
+pub struct Sandbox {
+    /// The number of the user and of the group to become.
+    #[arg(long, value_name = "UID", requires = "passwd")]
+    pub account: Option<u32>,
+    /// A passwd(5) with that user in it.
+    #[arg(long, value_name = "FILE", requires = "account")]
+    pub passwd: Option<PathBuf>,
+    /// Show this at that place.
+    #[arg(long, num_args = 2, value_names = ["REAL", "PLACE"], requires = "account")]
+    pub bind: Vec<PathBuf>,
+    /// May be read.
+    #[arg(long, value_name = "PATH")]
+    pub read: Vec<PathBuf>,
+    /// May be written.
+    #[arg(long, value_name = "PATH")]
+    pub write: Vec<PathBuf>,
+    /// May be connected to.
+    #[arg(long, value_name = "PORT")]
+    pub connect: Vec<u16>,
+    /// The program and its arguments.
+    #[arg(last = true, required = true)]
+    pub program: Vec<OsString>,
+}
