@@ -7,6 +7,7 @@
 //! A run that didn't get the lock changes nothing at all, not even the word of the last run. It only mails that.
 
 pub mod events;
+mod forecast;
 pub mod guard;
 pub mod lock;
 pub mod logs;
@@ -25,7 +26,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use jiff::Timestamp;
 use serde::Deserialize;
 
@@ -188,7 +189,10 @@ impl Run<'_> {
                 format!("the run of {started:.0} was cut short: it was killed, or the power was")
             });
         }
-        let guarded = guard::check(self.config, report.started, || pipeline::clean(&backup.folder, &self.config.sources));
+        let guarded = guard::check(self.config, report.started, || {
+            pipeline::clean(&backup.folder, &self.config.sources)?;
+            forecast::make_room(self.config, &before).context("making room on the disk")
+        });
         let usable = guarded.is_ok();
         if let Err(error) = guarded.and_then(|()| self.every_source(&before, &mut report)) {
             report.fail(&error);
@@ -229,8 +233,12 @@ impl Run<'_> {
         let run = report.run.clone();
         let (backup, archiving) = (&self.config.backup, Mutex::new(()));
         let night = Night { backup, run: &run, zone: &zone, accept: self.accept, stop: self.stop, archiving: &archiving };
+        let short = forecast::short(self.config).context("looking how much room there is")?;
         let each = |source: &Source| {
             let mut result = match self.stop.check() {
+                Ok(()) if short.contains_key(&source.name) => {
+                    SourceReport::failed(&source.name, &anyhow!("{}", short[&source.name]))
+                }
                 Ok(()) => pipeline::source(&night, source, &self.events.progress(&source.name)),
                 Err(error) => SourceReport::skipped(&source.name, &error),
             };

@@ -198,7 +198,7 @@ pub enum Deleting {
 }
 
 /// What every pull asks of rsync.
-const OPTIONS: [&str; 16] = [
+const OPTIONS: [&str; 17] = [
     // Owners, modes, devices and links as attributes beside plain files: whoever runs rsync needs no right to set them, and
     // nothing that a server sends can be followed or executed here.
     "--fake-super",
@@ -208,6 +208,8 @@ const OPTIONS: [&str; 16] = [
     "--times",
     "--owner",
     "--group",
+    // To the nanosecond: a file that changed twice in a second, and kept its size, has changed.
+    "--modify-window=-1",
     // Names mean other people here.
     "--numeric-ids",
     "--hard-links",

@@ -5,6 +5,7 @@ mod boot;
 mod building;
 mod config;
 mod connection;
+mod cut;
 mod databases;
 mod hostile;
 mod mirror;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -10,6 +10,7 @@ use crate::support::appliance::{Appliance, Run, names};
 use crate::support::gnupg::GnuPg;
 use crate::support::mailbox::Mail;
 use crate::support::servers::{CREDENTIALS, Servers};
+use crate::support::small_disk::SmallDisk;
 use crate::support::store::Store;
 
 /// An appliance and all its servers.
@@ -237,13 +238,8 @@ fn a_rehearsal_with_an_expired_certificate_is_no_better_than_the_night() {
 
 #[test]
 fn a_full_disk_fails_the_night_and_leaves_what_was_there() {
-    if !nix::unistd::Uid::effective().is_root() {
-        eprintln!("not run: a small file system can be mounted by root only");
-        return;
-    }
     let night = Night::new();
-    // In a mount namespace of its own; what is in it stays for as long as the namespace does.
-    let small = SmallDisk::mount(&night.appliance.backup(""), 160);
+    let Some(small) = SmallDisk::mount(&night.appliance.backup(""), 192) else { return };
     let run = small.run(&night.appliance);
     assert_eq!(run.code, Some(0), "{run:?}");
     let good = small.archives();
@@ -257,16 +253,50 @@ fn a_full_disk_fails_the_night_and_leaves_what_was_there() {
     assert!(run.stdout.contains("No space left on device"), "{}", run.stdout);
     assert_eq!(small.archives(), good);
     // No room even to begin with.
+    small.leave("filler", 60 << 20);
     let run = small.run(&night.appliance);
     assert_eq!(run.code, Some(1), "{run:?}");
     assert!(run.stdout.contains("hint: remove old snapshots"), "{}", run.stdout);
     let mails: Vec<String> = night.servers.mails().into_iter().map(|mail| mail.subject).collect();
     assert_eq!(mails.iter().filter(|subject| subject.ends_with(": failed")).count(), 2, "{mails:?}");
+    small.remove(&night.appliance.backup("filler"));
     small.remove(&night.appliance.backup("current/web"));
     fs::remove_file(night.servers.peer.data().join("noise")).unwrap();
     assert_eq!(small.run(&night.appliance).code, Some(0));
     assert_eq!(small.archives().len(), 2);
     assert!(small.archives().iter().all(|name| name.ends_with(".tar.gz")));
+}
+
+#[test]
+fn a_night_that_will_not_fit_prunes_by_the_rules_first_and_then_is_not_begun() {
+    let mut night = Night::new();
+    let Some(small) = SmallDisk::mount(&night.appliance.backup(""), 192) else { return };
+    let mut noise = vec![0; 24 << 20];
+    openssl::rand::rand_bytes(&mut noise).unwrap();
+    night.servers.peer.write("noise", noise);
+    night.appliance.keep(3);
+    for _ in 0..2 {
+        assert_eq!(small.run(&night.appliance).code, Some(0));
+    }
+    assert_eq!(small.archives().len(), 2);
+    // 64 MiB are kept free, and the night would need 27 more.
+    small.leave("filler", 80 << 20);
+    let run = small.run(&night.appliance);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stdout.contains("a night of web needs about 2") && run.stdout.contains("keep less (`keep`)"), "{}", run.stdout);
+    assert_eq!(small.archives().len(), 2);
+    // After a failed night nothing is pruned, whatever the rules say.
+    night.appliance.keep(1);
+    assert_eq!(small.run(&night.appliance).code, Some(1));
+    assert_eq!(small.archives().len(), 2);
+    small.remove(&night.appliance.backup("filler"));
+    night.appliance.keep(3);
+    assert_eq!(small.run(&night.appliance).code, Some(0));
+    assert_eq!(small.archives().len(), 3);
+    small.leave("filler", 80 << 20);
+    night.appliance.keep(1);
+    let run = small.run(&night.appliance);
+    assert_eq!((run.code, small.archives().len()), (Some(0), 1), "{run:?}");
 }
 
 #[test]
@@ -335,60 +365,4 @@ fn a_missed_night_is_made_up_for_and_a_cut_one_is_told_of() {
     fs::write(&path, word.to_string()).unwrap();
     assert_eq!(if_due().code, Some(0));
     assert_eq!(night.servers.mailbox.mails().len(), 3);
-}
-
-/// A file system of a few MiB at a folder, in a mount namespace of its own. Dropped, it is gone.
-struct SmallDisk {
-    holder: std::process::Child,
-    folder: PathBuf,
-}
-
-impl SmallDisk {
-    fn mount(folder: &Path, mebibytes: u32) -> Self {
-        let script = format!("mount -t tmpfs -o size={mebibytes}m none \"$1\" && echo mounted && exec sleep 600");
-        let mut holder = Command::new("unshare");
-        holder.args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh"]).arg(folder);
-        let mut holder = holder.stdout(Stdio::piped()).spawn().unwrap();
-        let mut said = [0; 7];
-        std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut said).unwrap();
-        assert_eq!(&said, b"mounted");
-        Self { holder, folder: folder.to_owned() }
-    }
-
-    /// The same command, inside.
-    fn inside(&self, command: &Command) -> Command {
-        let mut inside = Command::new("nsenter");
-        inside.arg("-t").arg(self.holder.id().to_string()).args(["--mount", "--"]);
-        inside.arg(command.get_program()).args(command.get_args());
-        for (name, value) in command.get_envs() {
-            inside.env(name, value.unwrap());
-        }
-        inside
-    }
-
-    fn run(&self, appliance: &Appliance) -> Run {
-        Run::of(self.inside(&appliance.command(&["backup", "run"])).output().unwrap())
-    }
-
-    fn archives(&self) -> Vec<String> {
-        let mut find = Command::new("find");
-        find.arg(self.folder.join("snapshots")).args(["-type", "f", "!", "-name", "*.index.jsonl.zst"]);
-        let output = self.inside(&find).output().unwrap();
-        let mut found: Vec<String> = String::from_utf8(output.stdout).unwrap().lines().map(String::from).collect();
-        found.sort();
-        found
-    }
-
-    fn remove(&self, path: &Path) {
-        let mut remove = Command::new("rm");
-        remove.arg("-r").arg(path);
-        assert!(self.inside(&remove).status().unwrap().success());
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
-    }
 }

@@ -9,6 +9,7 @@ pub mod mariadb;
 pub mod peer;
 pub mod postgresql;
 pub mod servers;
+pub mod small_disk;
 pub mod store;
 
 use std::path::Path;
