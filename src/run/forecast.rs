@@ -54,18 +54,17 @@ fn needs(config: &Config) -> Result<Vec<(&str, u64)>> {
 fn share(needs: &[(&str, u64)], mut room: u64) -> HashMap<String, String> {
     let mut short = HashMap::new();
     for (name, need) in needs {
-        match room.checked_sub(*need) {
-            Some(left) => room = left,
-            None => {
-                let why = format!(
-                    "a night of {name} needs about {}, as its last one did, and the disk has {} for it\nhint: see what \
-                     `vaultberry snapshot list` shows; keep less (`keep`), unpin, or take a bigger disk",
-                    amount(*need),
-                    amount(room)
-                );
-                short.insert((*name).to_owned(), why);
-            }
+        if let Some(left) = room.checked_sub(*need) {
+            room = left;
+            continue;
         }
+        let why = format!(
+            "a night of {name} needs about {}, as its last one did, and the disk has {} for it\nhint: see what `vaultberry \
+             snapshot list` shows; keep less (`keep`), unpin, or take a bigger disk",
+            amount(*need),
+            amount(room)
+        );
+        short.insert((*name).to_owned(), why);
     }
     short
 }

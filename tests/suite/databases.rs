@@ -220,6 +220,8 @@ fn what_a_role_lacks_is_said_with_the_remedy_and_nothing_usable_is_failed() {
     let oid = postgresql.query("blobs", "SELECT oid FROM pg_largeobject_metadata");
     postgresql.run("blobs", &[&format!("GRANT SELECT ON LARGE OBJECT {} TO {ROLE}", oid.trim())]);
     assert_eq!(appliance.run().code, Some(0));
+    postgresql.load("restored", &dumps(&appliance).join("blobs.sql"));
+    assert_eq!(postgresql.query("restored", &format!("SELECT convert_from(lo_get({}), 'UTF8')", oid.trim())), "large\n");
     fs::remove_file(dumps(&appliance).join("blobs.sql")).unwrap();
 
     environment(&mut peer, &postgresql, "nobody");
@@ -242,6 +244,54 @@ fn what_a_role_lacks_is_said_with_the_remedy_and_nothing_usable_is_failed() {
     peer.set_environment(&[("PATH", "/bin-that-is-not-there")]);
     let run = appliance.run();
     assert!(run.stdout.contains("hint: install postgresql-client on the server"), "{run:?}");
+}
+
+#[test]
+fn a_locked_table_row_security_and_a_killed_program_leave_the_last_good_dump() {
+    let (mut appliance, mut peer, postgresql) = triple();
+    fill(&postgresql, "wiki");
+    peer.write("file", "1");
+    appliance.pull_from("web", &peer);
+    appliance.source_settings("postgresql = [\"wiki\"]\npostgresql_globals = false");
+    assert_eq!(appliance.run().code, Some(0));
+    let dump = dumps(&appliance).join("wiki.sql");
+    let good = fs::read(&dump).unwrap();
+    let refused = |why: &str, hint: &str| {
+        let run = appliance.run();
+        assert_eq!(run.code, Some(3), "{run:?}");
+        let said = warnings(&appliance);
+        assert!(said.len() == 1 && said[0].contains(why) && said[0].contains(hint), "{said:?}");
+        assert!(fs::read(&dump).unwrap() == good, "{why}");
+    };
+
+    let lock = "BEGIN; LOCK TABLE large IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(60)";
+    let mut holder = postgresql.psql("wiki").args(["-c", lock]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let held = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted AND relation = 'large'::regclass";
+    while postgresql.query("wiki", held) != "1\n" {
+        sleep(Duration::from_millis(50));
+    }
+    // The server's own patience, shorter than ours of ten minutes.
+    let path = format!("{}:/usr/bin:/bin", peer.data().with_file_name("bin").display());
+    let base = [("PGHOST", postgresql.host()), ("PGUSER", ROLE), ("PATH", &path)];
+    peer.set_environment(&[&base[..], &[("PGOPTIONS", "-c lock_timeout=700")]].concat());
+    refused("lock timeout", "had a table locked for ten minutes");
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    postgresql.query(
+        "postgres",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()",
+    );
+
+    // Killed when a part of it is on its way; the shell says 137, as a real one does.
+    peer.set_environment(&base);
+    peer.program("pg_dump", "/usr/bin/pg_dump \"$@\" | { head -c 700000; kill -9 $$; }");
+    refused("`pg_dump` ended with", "the database wiki was not dumped");
+    fs::remove_file(peer.data().with_file_name("bin").join("pg_dump")).unwrap();
+
+    postgresql.run("wiki", &["ALTER TABLE odd ENABLE ROW LEVEL SECURITY"]);
+    refused("row-level security", "BYPASSRLS");
+    postgresql.run("postgres", &[&format!("ALTER ROLE {ROLE} BYPASSRLS")]);
+    assert_eq!(appliance.run().code, Some(0));
 }
 
 #[test]

@@ -83,7 +83,8 @@ impl Postgresql {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
-    fn psql(&self, database: &str) -> Command {
+    /// A client, not started, as the superuser.
+    pub fn psql(&self, database: &str) -> Command {
         let mut psql = command("psql", &self.user, self.folder.path());
         psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h", self.host(), "-d", database]);
         psql
