@@ -137,7 +137,7 @@ fn a_disk_that_is_full_at_any_byte_leaves_a_whole_snapshot_or_none() {
                 whole += 1;
                 assert_eq!(names(&snapshots).len(), before.len() + 2);
                 let tar = Command::new("tar").arg("-tzf").arg(&made.archive).output().unwrap();
-                assert_eq!(tar.stdout.iter().filter(|byte| **byte == b'\n').count(), 401);
+                assert_eq!(String::from_utf8(tar.stdout).unwrap().lines().count(), 401);
                 fs::remove_file(&made.archive).unwrap();
                 fs::remove_file(made.archive.with_file_name("20261123T010000Z.index.jsonl.zst")).unwrap();
             }

@@ -248,7 +248,7 @@ fn what_a_role_lacks_is_said_with_the_remedy_and_nothing_usable_is_failed() {
 
 #[test]
 fn a_locked_table_row_security_and_a_killed_program_leave_the_last_good_dump() {
-    let (mut appliance, mut peer, postgresql) = triple();
+    let (mut appliance, peer, postgresql) = triple();
     fill(&postgresql, "wiki");
     peer.write("file", "1");
     appliance.pull_from("web", &peer);
@@ -270,11 +270,11 @@ fn a_locked_table_row_security_and_a_killed_program_leave_the_last_good_dump() {
     while postgresql.query("wiki", held) != "1\n" {
         sleep(Duration::from_millis(50));
     }
-    // The server's own patience, shorter than ours of ten minutes.
-    let path = format!("{}:/usr/bin:/bin", peer.data().with_file_name("bin").display());
-    let base = [("PGHOST", postgresql.host()), ("PGUSER", ROLE), ("PATH", &path)];
-    peer.set_environment(&[&base[..], &[("PGOPTIONS", "-c lock_timeout=700")]].concat());
-    refused("lock timeout", "had a table locked for ten minutes");
+    // With less patience than ten minutes.
+    let impatient = "for word; do shift; case $word in --lock-wait-timeout=*) word=--lock-wait-timeout=700;; esac; \
+                     set -- \"$@\" \"$word\"; done; exec /usr/bin/pg_dump \"$@\"";
+    peer.program("pg_dump", impatient);
+    refused("timeout", "had a table locked for ten minutes");
     holder.kill().unwrap();
     holder.wait().unwrap();
     postgresql.query(
@@ -283,7 +283,6 @@ fn a_locked_table_row_security_and_a_killed_program_leave_the_last_good_dump() {
     );
 
     // Killed when a part of it is on its way; the shell says 137, as a real one does.
-    peer.set_environment(&base);
     peer.program("pg_dump", "/usr/bin/pg_dump \"$@\" | { head -c 700000; kill -9 $$; }");
     refused("`pg_dump` ended with", "the database wiki was not dumped");
     fs::remove_file(peer.data().with_file_name("bin").join("pg_dump")).unwrap();

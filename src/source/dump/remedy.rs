@@ -54,7 +54,7 @@ fn hint(code: Option<i32>, said: &str, user: &str) -> Option<String> {
         "the user must get in without a password, by `peer` in pg_hba.conf, or with one in ~/.pgpass there".to_owned()
     } else if has("Is the server running") {
         "does PostgreSQL run there, with its socket at the usual place?".to_owned()
-    } else if has("lock timeout") {
+    } else if has("timeout") && has("LOCK TABLE") {
         "somebody had a table locked for ten minutes: have the backup run at another time".to_owned()
     } else {
         return None;
