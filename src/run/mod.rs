@@ -39,6 +39,7 @@ use crate::run::lock::{Attempt, Lock};
 use crate::run::pipeline::Night;
 use crate::run::report::{Missed, RunReport, SourceReport};
 use crate::run::schedule::Times;
+use crate::sandbox::leftovers;
 use crate::snapshot::list;
 use crate::stop::Stop;
 
@@ -174,6 +175,9 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn make(&self) -> RunReport {
+        if let Err(error) = leftovers::adopt() {
+            tracing::warn!("{error:#}");
+        }
         let backup = &self.config.backup;
         let last = last_times(&self.state(LAST_RUN));
         let before = missed_before(&self.state(LAST_RUN));

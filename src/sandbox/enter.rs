@@ -20,6 +20,9 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use super::system;
 use crate::cli::sandbox::Sandbox;
 
+/// How many processes the user may have.
+const MOST_PROCESSES: u64 = 64;
+
 /// Name servers answer here, over TCP when the answer is long.
 const DNS: u16 = 53;
 
@@ -32,6 +35,8 @@ pub fn enter(order: &Sandbox) -> Result<io::Error> {
     std::env::set_current_dir("/").context("going to /")?;
     if let (Some(account), Some(passwd)) = (order.account, &order.passwd) {
         show(&order.bind, passwd)?;
+        // Of all its processes together; a pull has some six.
+        setrlimit(Resource::RLIMIT_NPROC, MOST_PROCESSES, MOST_PROCESSES).context("bounding the number of processes")?;
         become_user(account)?;
     }
     set_no_new_privs().context("forbidding new privileges")?;

@@ -12,6 +12,7 @@
 
 mod cell;
 pub mod enter;
+pub mod leftovers;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -142,8 +142,8 @@ async fn wait(child: &mut Child, stop: &Stop) -> Result<ExitStatus> {
     }
 }
 
-/// SIGTERM lets rsync tell its other processes and remove its temporary file; SIGKILL comes when that takes too long.
-async fn end(child: &mut Child) {
+/// Ends a child. SIGTERM lets rsync tell its other processes and remove its temporary file; SIGKILL comes when that takes too long.
+pub(super) async fn end(child: &mut Child) {
     if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
         let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         if timeout(GRACE, child.wait()).await.is_err() {

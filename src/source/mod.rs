@@ -30,7 +30,7 @@ use anyhow::{Context, Result, bail};
 use crate::config::Source;
 use crate::outcome::Outcome;
 use crate::progress::Progress;
-use crate::sandbox::{self, Account, Cell};
+use crate::sandbox::{self, Account, Cell, leftovers};
 use crate::stop::Stop;
 use crate::warnings::Warnings;
 
@@ -114,7 +114,8 @@ impl Default for Pulled {
 /// the server.
 pub fn pull(order: &Order<'_>) -> Result<Pulled> {
     runtime()?.block_on(async {
-        let cell = Cell::new(&order.source.name, Account::of(&order.mirror.join(mirror::FILES))?)?;
+        let account = Account::of(&order.mirror.join(mirror::FILES))?;
+        let cell = Cell::new(&order.source.name, account)?;
         let mut connection = Connection::open(order.source, &cell, order.stop).await?;
         let mut pulled = Pulled::new();
         if !sandbox::enter::is_enforced() {
@@ -124,6 +125,7 @@ pub fn pull(order: &Order<'_>) -> Result<Pulled> {
         }
         let ended = pull_over(&mut connection, order, &mut pulled).await;
         connection.close().await;
+        account.map_or(Ok(()), leftovers::end)?;
         if let Err(error) = ended {
             // No snapshot will carry them.
             for line in &pulled.warnings.lines {

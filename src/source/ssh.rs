@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use crate::config::Source;
 use crate::sandbox::{Cell, NO_PROGRAM, NO_SANDBOX};
 use crate::secret::Secret;
+use crate::source::child;
 use crate::source::ends::Ends;
 use crate::source::retries::Retries;
 use crate::stop::Stop;
@@ -32,6 +33,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long the server may take after that for the login. It counts what a command for keys or a directory service takes.
 const LOGIN_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// How long a master may take to answer that it will end.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether the master is up.
 const LOOK: Duration = Duration::from_millis(10);
@@ -52,6 +56,7 @@ pub struct Connection<'a> {
     cell: &'a Cell,
     config: PathBuf,
     socket: PathBuf,
+    session: Session,
     master: Child,
     lost: Option<String>,
 }
@@ -100,7 +105,10 @@ impl<'a> Connection<'a> {
             if socket.exists() {
                 // It is in, and needs the key no more.
                 fs::remove_file(&key).with_context(|| format!("removing {}", key.display()))?;
-                return Ok(Self { source, cell, config, socket, master, lost: None });
+                let session = Session::resume_mux(socket.clone().into_boxed_path(), None);
+                let answered = timeout(CONNECT_TIMEOUT, session.check()).await;
+                answered.context("the ssh master doesn't answer")?.context("asking the ssh master whether it is up")?;
+                return Ok(Self { source, cell, config, socket, session, master, lost: None });
             }
             if let Ok(ended) = timeout(LOOK, master.wait()).await {
                 break Some(ended.context("waiting for ssh")?);
@@ -184,13 +192,12 @@ impl<'a> Connection<'a> {
     /// Ends the master and waits for its end. A connection that broke before is no error here: whoever used it knows.
     pub async fn close(mut self) {
         if self.is_up() {
-            let session = Session::resume(self.socket.clone().into_boxed_path(), None);
-            if let Err(error) = session.close().await {
+            // No new sessions; then its own ends too.
+            if let Ok(Err(error)) = timeout(GRACE, self.session.close()).await {
                 tracing::debug!("closing the connection to {}: {error}", self.source.name);
-                let _ = self.master.start_kill();
             }
+            child::end(&mut self.master).await;
         }
-        let _ = timeout(LOGIN_TIMEOUT, self.master.wait()).await;
     }
 }
 

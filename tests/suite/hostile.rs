@@ -48,6 +48,7 @@ fn an_rsync_in_the_servers_hands_reaches_nothing_but_its_own_mirror() {
          try kill -0 $PPID\n\
          try kill -0 1\n\
          try mount -t tmpfs none /mnt\n\
+         setsid sleep {port}{port} <&- >&- 2>&- &\n\
          ;; esac\n\
          exec /usr/bin/rsync \"$@\"\n",
         secret = secret.path().display(),
@@ -64,6 +65,10 @@ fn an_rsync_in_the_servers_hands_reaches_nothing_but_its_own_mirror() {
     let mut command = appliance.command(&["backup", "run", "-v"]);
     let run = command.env("PATH", format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap())).output().unwrap();
     let did = appliance.backup("current/web/files/did");
+    if Uid::current().is_root() {
+        let asleep = Command::new("pgrep").arg("-f").arg(format!("sleep {port}{port}")).output().unwrap();
+        assert_eq!(String::from_utf8(asleep.stdout).unwrap(), "", "what it started outlives the pull");
+    }
     assert_eq!(fs::read_to_string(&did).unwrap_or_else(|_| panic!("{run:?}")), "began\n", "{run:?}");
     for folder in [&other, &appliance.state(""), Path::new("/tmp"), Path::new("/var/tmp"), Path::new("/dev/shm")] {
         assert!(!folder.join("planted").exists(), "{}", folder.display());

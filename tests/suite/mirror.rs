@@ -200,9 +200,18 @@ fn a_transfer_that_breaks_makes_it_partial_and_the_next_goes_on_where_it_was() {
     assert!(run.stdout.contains("the transfer broke, and the snapshot has a mix of old and new"), "{}", run.stdout);
     let partial = appliance.backup("current/web/partial/large");
     assert!(fs::metadata(&partial).unwrap().len() > 20 << 20);
-    peer.set_environment(&[("PATH", "/usr/bin:/bin")]);
-    let run = Run::of(appliance.command(&["backup", "run", "--json"]).output().unwrap());
+    // Counts what passes.
+    let count = peer.data().with_file_name("count");
+    let all = format!(
+        "import os\nsent = 0\nwhile True:\n    block = os.read(0, 65536)\n    if not block: break\n    sent += os.write(1, block)\n\
+         open(\"{}\", \"a\").write(\"%d\\n\" % sent)",
+        count.display()
+    );
+    peer.program("rsync", &format!("/usr/bin/rsync \"$@\" | exec python3 -c '{all}'"));
+    let run = appliance.run();
     assert_eq!(run.code, Some(0), "{run:?}");
+    let sent: u64 = fs::read_to_string(count).unwrap().lines().map(|line| line.parse::<u64>().unwrap()).sum();
+    assert!((10 << 20..16 << 20).contains(&sent), "{sent}");
     assert!(fs::read(mirror(&appliance, &peer).join("large")).unwrap() == noise);
     assert!(!partial.exists());
 }
