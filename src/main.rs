@@ -20,6 +20,7 @@ use vaultberry::outcome::Outcome;
 use vaultberry::run::events::Events;
 use vaultberry::run::rehearsal;
 use vaultberry::run::screen::Screen;
+use vaultberry::sandbox::enter::Order;
 use vaultberry::snapshot::{catalog, json, restore};
 use vaultberry::source::trust::Server;
 use vaultberry::stop::Stop;
@@ -77,7 +78,16 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
 /// Becomes another program, or says why not.
 fn sandboxed(order: &cli::sandbox::Sandbox) -> ExitCode {
     let name = log::printable(order.program[0].as_encoded_bytes());
-    let (code, error) = match sandbox::enter::enter(order) {
+    let order = order.clone();
+    let order = Order {
+        account: order.account.zip(order.passwd),
+        bind: order.bind,
+        read: order.read,
+        write: order.write,
+        connect: order.connect,
+        program: order.program,
+    };
+    let (code, error) = match sandbox::enter::enter(&order) {
         Ok(error) if error.kind() == io::ErrorKind::NotFound => (sandbox::NO_PROGRAM, format!("there is no program `{name}`")),
         Ok(error) => (sandbox::NO_SANDBOX, format!("starting `{name}`: {error}")),
         Err(error) => (sandbox::NO_SANDBOX, format!("entering the sandbox of `{name}`: {error:#}")),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 /// What `vaultberry sandbox` takes; [`crate::sandbox`] says what it means.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Sandbox {
     /// The number of the user and of the group to become.
     #[arg(long, value_name = "UID", requires = "passwd")]

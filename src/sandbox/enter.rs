@@ -1,5 +1,6 @@
 //! The inside of `vaultberry sandbox`: gives up everything, then becomes the program.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,6 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use super::system;
-use crate::cli::sandbox::Sandbox;
 
 /// How many processes the user may have.
 const MOST_PROCESSES: u64 = 64;
@@ -26,18 +26,35 @@ const MOST_PROCESSES: u64 = 64;
 /// Name servers answer here, over TCP when the answer is long.
 const DNS: u16 = 53;
 
+/// What is to become of this process.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// The number of the user and of the group to become, and a passwd(5) with that user in it.
+    pub account: Option<(u32, PathBuf)>,
+    /// What is to be seen where: what really is there, and its place, in turn.
+    pub bind: Vec<PathBuf>,
+    /// What may be read.
+    pub read: Vec<PathBuf>,
+    /// What may be written.
+    pub write: Vec<PathBuf>,
+    /// The TCP ports that may be connected to.
+    pub connect: Vec<u16>,
+    /// The program, and its arguments.
+    pub program: Vec<OsString>,
+}
+
 /// Becomes the program, and so returns only when that can't be.
 ///
 /// # Errors
 /// What couldn't be given up, or why the program can't be started.
-pub fn enter(order: &Sandbox) -> Result<io::Error> {
+pub fn enter(order: &Order) -> Result<io::Error> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0).context("forbidding core dumps")?;
     std::env::set_current_dir("/").context("going to /")?;
-    if let (Some(account), Some(passwd)) = (order.account, &order.passwd) {
+    if let Some((account, passwd)) = &order.account {
         show(&order.bind, passwd)?;
         // Of all its processes together; a pull has some six.
         setrlimit(Resource::RLIMIT_NPROC, MOST_PROCESSES, MOST_PROCESSES).context("bounding the number of processes")?;
-        become_user(account)?;
+        become_user(*account)?;
     }
     set_no_new_privs().context("forbidding new privileges")?;
     restrict(order)?;
@@ -76,7 +93,7 @@ fn become_user(number: u32) -> Result<()> {
 }
 
 /// As much of it as the kernel can; [`is_enforced`] tells beforehand whether that is anything.
-fn restrict(order: &Sandbox) -> Result<()> {
+fn restrict(order: &Order) -> Result<()> {
     let all = AccessFs::from_all(ABI::V5);
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)

@@ -1,6 +1,9 @@
 //! Whole nights, as the owner has them: a server with files and a database, a store, a mailbox; and what can go wrong.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -80,6 +83,28 @@ fn a_whole_night_comes_back_from_disk_and_store() {
     let (run, _) = night.run(0);
     assert!(run.stdout.contains("off-site: not due; the last complete one there is "), "{}", run.stdout);
     assert_eq!(night.servers.copies().len(), 1);
+}
+
+#[test]
+fn what_a_server_names_is_harmless_in_the_mail_and_counted() {
+    let night = Night::new();
+    night.run(0);
+    let peer = &night.servers.peer;
+    for name in [b"\x1b]0;title\x07\x1b[2J".as_slice(), b"Subject: forged\r\n\r\nbody", b"latin \xe9", b"\xe2\x80\xae.exe"] {
+        let path = peer.write(OsStr::from_bytes(name), "x");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap();
+    }
+    let (_, mail) = night.run(0);
+    assert_eq!(mail.subject, "[vaultberry] vaultberry: complete");
+    assert!(mail.text.contains("4 unreadable") && mail.text.contains("Subject: forged\\r\\n"), "{}", mail.text);
+    for part in [&mail.text, &mail.log] {
+        let raw = |letter: char| (letter.is_control() && !"\r\n".contains(letter)) || letter == '\u{202e}';
+        assert!(!part.contains(raw), "{part:?}");
+    }
+    for entry in fs::read_dir(peer.data()).unwrap() {
+        // Root's own tests can read all of it again.
+        fs::set_permissions(entry.unwrap().path(), fs::Permissions::from_mode(0o755)).unwrap();
+    }
 }
 
 #[test]
