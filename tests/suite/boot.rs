@@ -166,6 +166,9 @@ fn first_night(card: &Card, disk: &Path, servers: &Servers) -> String {
     let last =
         ssh.wait_for("sudo sh -c 'cd /var/lib/vaultberry && grep -q \"sent.: 1\" last-run.json && cat last-run.json'", 300);
     assert!(last.contains("\"outcome\": \"complete\"") && last.contains("s3://backups/attic"), "{last}");
+    // ssh and rsync ran as the source's own user, in a sandbox that this kernel knows.
+    assert!(!last.contains("Landlock"), "{last}");
+    assert_eq!(ssh.expect("sudo stat -c %u /mnt/backup/current/peer/files").trim(), "60706");
     let subjects: Vec<String> = servers.mails().into_iter().map(|mail| mail.subject).collect();
     assert_eq!(subjects, ["[vaultberry] vaultberry: skipped", "[vaultberry] vaultberry: complete"]);
     assert_eq!(servers.copies().len(), 1);
