@@ -14,6 +14,7 @@ const HINT: &str = "write keep = { last = 3, daily = 7, weekly = 4, monthly = 6,
 pub(super) fn keep(value: &DeValue<'_>) -> Result<Keep, Fault> {
     match value {
         DeValue::Integer(_) => Ok(Keep { last: number("keep", value, 1)?, ..Keep::NONE }),
+        DeValue::Table(table) if table.is_empty() => Err(Fault::new("must say what stays", HINT)),
         DeValue::Table(table) => {
             let mut keep = Keep { last: 1, ..Keep::NONE };
             for (key, value) in table {

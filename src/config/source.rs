@@ -75,7 +75,7 @@ fn source(
     }
     let postgresql = distinct(report, postgresql.value);
     let paths = disjoint(report, paths.value);
-    let files = files(report, &section);
+    let files = files(report, &section, &paths);
     let keep = section.any(report, "keep", backup.keep, keep::keep).value;
     Some(Source {
         name: name?,
@@ -114,8 +114,15 @@ fn jump(report: &mut Report<'_>, section: &Section<'_>) -> Option<Jump> {
 }
 
 /// How the paths are pulled.
-fn files(report: &mut Report<'_>, section: &Section<'_>) -> Files {
+fn files(report: &mut Report<'_>, section: &Section<'_>, paths: &[PathBuf]) -> Files {
     let exclude = section.list(report, "exclude", name::pattern).value;
+    for Element { value, path, at } in &exclude {
+        let below = |path: &PathBuf| Path::new(value).strip_prefix(path).is_ok_and(|rest| !rest.as_os_str().is_empty());
+        if value.starts_with('/') && !paths.is_empty() && !paths.iter().any(below) {
+            let hint = "begin it with one of the paths, as in \"/srv/cache\" for \"/srv\"; without a slash it counts anywhere";
+            report.add(at, path.clone(), Fault::new("lies below none of the paths, and would leave out nothing", hint));
+        }
+    }
     let sentinels = section.list(report, "sentinels", place::absolute).value;
     Files {
         exclude: distinct(report, exclude),

@@ -64,11 +64,12 @@ fn room(folder: &Path) -> Result<()> {
     let needed = space::reserve(total);
     if free < needed {
         bail!(
-            "the backup folder {} has {} MiB free and a run needs {} MiB\nhint: remove old snapshots below {}",
+            "the backup folder {} has {} MiB free and a run needs {} MiB\nhint: `vaultberry snapshot prune` applies `keep` now; else keep less, or remove a mirror below {}, which is \
+             pulled anew",
             folder.display(),
             free >> 20,
             needed >> 20,
-            folder.join("snapshots").display()
+            folder.join("current").display()
         );
     }
     Ok(())

@@ -19,6 +19,7 @@ use crate::run::report::line;
 use crate::run::{guard, pushes};
 use crate::snapshot::list::name_of;
 use crate::source;
+use crate::source::room::Room;
 use crate::stop::Stop;
 use crate::warnings::Warnings;
 
@@ -90,7 +91,8 @@ pub fn rehearse(config: &Config, stop: &Stop) -> RunRehearsal {
 fn one(config: &Config, source: &Source, run: &str, stop: &Stop) -> SourceRehearsal {
     let mirror = config.backup.folder.join("current").join(&source.name);
     let name = source.name.clone();
-    match source::rehearse(source, &mirror, stop) {
+    let fits = if mirror.exists() { Room::new(&name, &mirror, source.quota).and_then(|room| room.check_quota()) } else { Ok(()) };
+    match fits.and_then(|()| source::rehearse(source, &mirror, stop)) {
         Ok(rehearsed) => {
             let mut lines = rehearsed.lines;
             if rehearsed.outcome != Outcome::Failed {

@@ -6,8 +6,10 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
 use tempfile::TempDir;
 
@@ -15,6 +17,12 @@ use super::Sandbox;
 
 /// Numbers that neither Debian nor systemd gives to anyone (Debian policy 9.2.2, systemd's "Users, Groups, UIDs and GIDs").
 const NUMBERS: std::ops::RangeInclusive<u32> = 60_706..=61_183;
+
+/// What a cell's name begins with.
+const PREFIX: &str = "vaultberry-cell-";
+
+/// One that is younger may not be locked yet.
+const YOUNG: Duration = Duration::from_secs(2);
 
 /// Unix socket names end at 107 bytes; ssh and openssh add some 60 to the folder's.
 const LONGEST_TEMPORARY: usize = 40;
@@ -81,6 +89,23 @@ fn taken(folder: &Path) -> Result<BTreeSet<u32>> {
     Ok(taken)
 }
 
+/// Removes the cells in `base` that killed runs have left: a copy of a key may be in one. Those that somebody is at work in are
+/// locked; what can't be looked at belongs to another user.
+fn clean(base: &Path) {
+    for entry in fs::read_dir(base).into_iter().flatten().flatten() {
+        let ours = entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes())
+            && entry.metadata().is_ok_and(|found| found.is_dir() && found.uid() == Uid::effective().as_raw());
+        let old =
+            entry.metadata().and_then(|found| found.modified()).is_ok_and(|time| time.elapsed().is_ok_and(|age| age > YOUNG));
+        let Some(opened) = (ours && old).then(|| fs::File::open(entry.path()).ok()).flatten() else { continue };
+        if let Ok(_held) = Flock::lock(opened, FlockArg::LockExclusiveNonblock)
+            && fs::remove_dir_all(entry.path()).is_ok()
+        {
+            tracing::info!("removed {}, left by a run that was cut short", entry.path().display());
+        }
+    }
+}
+
 /// Whether every user gets into `folder`.
 fn is_open(folder: &Path) -> bool {
     folder.ancestors().all(|above| fs::metadata(above).is_ok_and(|found| found.mode() & 0o001 != 0))
@@ -104,6 +129,8 @@ fn give_all(folder: &Path, account: Account) -> Result<()> {
 pub struct Cell {
     folder: TempDir,
     account: Option<Account>,
+    /// Says that somebody is at work here.
+    _held: Flock<fs::File>,
 }
 
 impl Cell {
@@ -113,12 +140,16 @@ impl Cell {
         if base.as_os_str().len() > LONGEST_TEMPORARY || !is_open(&base) {
             base = PathBuf::from("/tmp");
         }
+        clean(&base);
         let folder = tempfile::Builder::new()
-            .prefix("vaultberry-")
+            .prefix(PREFIX)
             .permissions(Permissions::from_mode(0o700))
             .tempdir_in(&base)
             .with_context(|| format!("making a folder for the ssh connection in {}", base.display()))?;
-        let cell = Self { folder, account };
+        let opened = fs::File::open(folder.path()).with_context(|| format!("opening {}", folder.path().display()))?;
+        let held = Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error);
+        let held = held.with_context(|| format!("locking {}", folder.path().display()))?;
+        let cell = Self { folder, account, _held: held };
         cell.share(cell.folder(), 0o710)?;
         if let Some(Account(number)) = account {
             let passwd = format!("root:x:0:0::/:/bin/sh\nvaultberry-{name}:x:{number}:{number}::/nonexistent:/bin/sh\n");

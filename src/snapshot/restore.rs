@@ -92,7 +92,8 @@ impl Restored {
         if self.trouble.more > 0 {
             lines.push(format!("  and {} more", self.trouble.more));
         }
-        lines.push("hint: another snapshot may have what is named here; `vaultberry snapshot list` shows them".to_owned());
+        lines.push("hint: another snapshot may have what is named here (`vaultberry snapshot list`); behind a damaged place of the archive, \
+             what is asked for by its path is read from its own place".to_owned());
         Err(anyhow!(lines.join("\n"))).with_context(|| restoring(&self.archive))
     }
 }

@@ -71,7 +71,7 @@ pub async fn pull(order: &Order<'_>, connection: &mut Connection<'_>, pulled: &m
             let mut one = Pulled::new();
             let work = Pulling { order, connection, path, look, missing: missing.as_deref(), partial: &partial };
             let end = work.pull(&mut one).await;
-            if end.is_err() {
+            if end.is_err() && !stop.requested() {
                 // What doesn't fit isn't gone on with either.
                 let _ = fs::remove_dir_all(&partial);
             }
@@ -89,6 +89,11 @@ pub async fn pull(order: &Order<'_>, connection: &mut Connection<'_>, pulled: &m
         pulled.warnings.push(NOT_LOOKED_FOR.to_owned());
     }
     if pulled.outcome == Outcome::Complete {
+        let places = source.paths.iter().map(|path| super::mirror::relative(path)).collect::<Result<Vec<_>>>()?;
+        for gone in super::mirror::remove_others(&mirror.join(FILES), &places)? {
+            let gone = printable(gone.as_os_str().as_bytes());
+            tracing::info!(source = source.name, "removed {gone} from the mirror: the configuration no longer names it");
+        }
         // What is left there is of files that are gone.
         fs::remove_dir_all(&partial).with_context(|| format!("removing {}", partial.display()))?;
     }
@@ -144,6 +149,20 @@ impl Pulling<'_> {
         };
         tracing::info!(source = source.name, "{doing}");
         pulled.unreadable += transfer.unreadable();
+        let replaced = match self.missing {
+            Some(_) if transfer.replaces(&files, 0).is_err() => {
+                Err("a sentinel is not on the server: is its disk mounted?".to_owned())
+            }
+            _ if self.order.accept_deletions => Ok(()),
+            _ => transfer.replaces(&files, source.files.max_deletions),
+        };
+        if let Err(why) = replaced {
+            let hint = format!("if that is right, run `vaultberry backup run --accept-deletions {}` once", source.name);
+            pulled.spoil(format!(
+                "{shown} is a file on the server and was a folder, which stays in the mirror: {why}; hint: {hint}"
+            ));
+            return Ok(End::Came);
+        }
         transfer.make_place(&files)?;
         let (deletions, room) = (Deleting::HeldBack, Some(self.order.room));
         let pass = Pass { files: &files, partial: self.partial, deletions, rehearsal: false, room };
@@ -196,8 +215,8 @@ impl Pulling<'_> {
 
 /// What a pass held back.
 fn deletions(ended: &Ended) -> Deletions {
-    let number = |what| ended.statistic(what);
-    Deletions { gone: ended.held_back(), there: number("Number of files"), new: number("Number of created files") }
+    let (there, new) = (ended.files("Number of files"), ended.files("Number of created files"));
+    Deletions { gone: ended.held_back(), there, new, empty: ended.statistic("Number of files") <= 1 }
 }
 
 /// That a path didn't come, what the snapshot has instead, and what to do about it.

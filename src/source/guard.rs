@@ -7,15 +7,17 @@
 /// How many deletions are never too many: in a small folder two files can be half of all.
 const FEW: u64 = 10;
 
-/// What a pass would delete.
+/// What a pass would delete. Folders don't count: rsync doesn't say how many it would have to empty first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deletions {
-    /// How many entries would go from the mirror.
+    /// How many files would go from the mirror; with them empty folders.
     pub gone: u64,
-    /// How many the path has on the server, itself included.
+    /// How many files there are on the server.
     pub there: u64,
     /// How many of those are new to the mirror.
     pub new: u64,
+    /// Whether there is anything at all on the server, be it a folder.
+    pub empty: bool,
 }
 
 impl Deletions {
@@ -24,13 +26,13 @@ impl Deletions {
     /// # Errors
     /// Why not.
     pub fn judge(self, most: u16) -> Result<(), String> {
-        let Self { gone, there, new } = self;
+        let Self { gone, there, new, empty } = self;
         let had = there.saturating_sub(new) + gone;
-        if gone > 0 && there <= 1 {
-            return Err(format!("there is nothing in it on the server, and the mirror has {gone} entries"));
+        if gone > 0 && empty {
+            return Err("there is nothing in it on the server, and the mirror isn't empty".to_owned());
         }
         if gone > FEW && u128::from(gone) * 100 > u128::from(had) * u128::from(most) {
-            return Err(format!("{gone} of its {had} entries are gone on the server, which is more than {most} %"));
+            return Err(format!("{gone} of its {had} files are gone on the server, which is more than {most} %"));
         }
         Ok(())
     }
@@ -42,12 +44,11 @@ mod tests {
 
     #[test]
     fn the_golden_table() {
-        let nothing = |gone| Err(format!("there is nothing in it on the server, and the mirror has {gone} entries"));
+        let nothing = Err("there is nothing in it on the server, and the mirror isn't empty".to_owned());
         let many =
-            |gone, had, most| Err(format!("{gone} of its {had} entries are gone on the server, which is more than {most} %"));
+            |gone, had, most| Err(format!("{gone} of its {had} files are gone on the server, which is more than {most} %"));
         for (gone, there, new, most, expected) in [
             (0, 100, 100, 20, Ok(())),
-            (0, 1, 0, 20, Ok(())),
             // a share: new files don't dilute it
             (20, 81, 1, 20, Ok(())),
             (21, 81, 1, 20, many(21, 101, 20)),
@@ -58,13 +59,13 @@ mod tests {
             (11, 2, 0, 20, many(11, 13, 20)),
             (10, 2, 0, 0, Ok(())),
             (11, 1000, 0, 0, many(11, 1011, 0)),
-            // an empty source is never plausible
-            (1, 1, 0, 100, nothing(1)),
-            (5000, 1, 0, 100, nothing(5000)),
-            (5000, 0, 0, 100, nothing(5000)),
             (5000, 2, 0, 100, Ok(())),
         ] {
-            assert_eq!(Deletions { gone, there, new }.judge(most), expected, "{gone} {there} {new} {most}");
+            assert_eq!(Deletions { gone, there, new, empty: false }.judge(most), expected, "{gone} {there} {new} {most}");
+        }
+        // an empty source is never plausible
+        for (gone, expected) in [(0, Ok(())), (1, nothing.clone()), (5000, nothing)] {
+            assert_eq!(Deletions { gone, there: 0, new: 0, empty: true }.judge(100), expected, "{gone}");
         }
     }
 }

@@ -69,6 +69,45 @@ pub fn make_folder(mirror: &Path, folder: &Path, account: Option<Account>) -> Re
     Ok(())
 }
 
+/// How many files there are below `folder`; none when it is no folder.
+pub fn count(folder: &Path) -> u64 {
+    let is_folder = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+    let mut folders: Vec<PathBuf> = is_folder(folder).then(|| folder.to_owned()).into_iter().collect();
+    let mut files = 0;
+    while let Some(entries) = folders.pop().map(fs::read_dir) {
+        for entry in entries.into_iter().flatten().flatten() {
+            if is_folder(&entry.path()) { folders.push(entry.path()) } else { files += 1 }
+        }
+    }
+    files
+}
+
+/// Removes from the mirror's `files` what lies in none of `places`, and gives the names of what went: an earlier configuration
+/// named it.
+pub fn remove_others(files: &Path, places: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let (mut folders, mut gone) = (vec![PathBuf::new()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        let here = files.join(&folder);
+        let removing = || format!("removing from {} what the configuration no longer names", here.display());
+        for entry in fs::read_dir(&here).with_context(removing)? {
+            let entry = entry.with_context(removing)?;
+            let name = folder.join(entry.file_name());
+            let is_folder = entry.file_type().with_context(removing)?.is_dir();
+            if places.contains(&name) {
+                continue;
+            }
+            if is_folder && places.iter().any(|place| place.starts_with(&name)) {
+                folders.push(name);
+                continue;
+            }
+            let removed = if is_folder { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
+            removed.with_context(removing)?;
+            gone.push(name);
+        }
+    }
+    Ok(gone)
+}
+
 /// Whether `folder`, inside `mirror`, is a real folder with real folders above it, up to the mirror itself.
 pub fn is_folder(mirror: &Path, folder: &Path) -> bool {
     let mut place = mirror.to_owned();
@@ -90,7 +129,27 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::path::{Path, PathBuf};
 
-    use super::{is_folder, make_folder, relative};
+    use super::{count, is_folder, make_folder, relative, remove_others};
+
+    #[test]
+    fn what_no_path_names_goes_and_all_else_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["srv/www/a", "srv/www2/b", "srv/c", "home/demo/d", "old/e"] {
+            fs::create_dir_all(folder.path().join(name).parent().unwrap()).unwrap();
+            fs::write(folder.path().join(name), "x").unwrap();
+        }
+        let precious = tempfile::tempdir().unwrap();
+        fs::write(precious.path().join("kept"), "x").unwrap();
+        symlink(precious.path(), folder.path().join("srv/away")).unwrap();
+        let mut gone = remove_others(folder.path(), &["srv/www".into(), "home/demo".into(), "etc/none".into()]).unwrap();
+        gone.sort();
+        assert_eq!(gone, ["old", "srv/away", "srv/c", "srv/www2"].map(PathBuf::from));
+        assert!(precious.path().join("kept").exists());
+        assert_eq!(
+            (count(folder.path()), count(&folder.path().join("srv/www/a")), count(&folder.path().join("none"))),
+            (2, 0, 0)
+        );
+    }
 
     #[test]
     fn an_absolute_path_loses_its_slash_and_nothing_else_is_taken() {

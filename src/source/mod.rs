@@ -114,6 +114,8 @@ impl Default for Pulled {
 /// the server.
 pub fn pull(order: &Order<'_>) -> Result<Pulled> {
     runtime()?.block_on(async {
+        // Above its quota already: nothing more is taken.
+        order.room.check_quota()?;
         let account = Account::of(&order.mirror.join(mirror::FILES))?;
         let cell = Cell::new(&order.source.name, account)?;
         let mut connection = Connection::open(order.source, &cell, order.stop).await?;

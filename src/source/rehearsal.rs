@@ -116,10 +116,13 @@ impl Rehearsal {
             ended.statistic("Total transferred file size"),
             ended.statistic("Number of deleted files"),
         ));
-        let number = |what| ended.statistic(what);
         let (gone, there, new) =
-            (number("Number of deleted files"), number("Number of files"), number("Number of created files"));
-        if let Err(why) = (Deletions { gone, there, new }).judge(source.files.max_deletions) {
+            (ended.files("Number of deleted files"), ended.files("Number of files"), ended.files("Number of created files"));
+        let empty = ended.statistic("Number of files") <= 1 && !transfer.is_file();
+        let would = Deletions { gone, there, new, empty };
+        if let Err(why) =
+            would.judge(source.files.max_deletions).and_then(|()| transfer.replaces(mirror, source.files.max_deletions))
+        {
             self.outcome = self.outcome.max(Outcome::Partial);
             self.lines.push(format!("{shown}: nothing would be deleted: {why}"));
         }

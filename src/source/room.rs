@@ -18,7 +18,7 @@ use crate::amount::amount;
 use crate::space::{self, Space};
 
 /// How often it is looked at.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(200);
 
 /// What of a mirror counts, and how much of it there may be.
 #[derive(Debug)]
@@ -26,8 +26,6 @@ pub struct Room<'a> {
     name: &'a str,
     mirror: &'a Path,
     quota: Option<u64>,
-    /// Bytes that the mirror took at the beginning. It may be above the quota then; what comes must make it no bigger.
-    begun: u64,
     measured: Cell<Measured>,
 }
 
@@ -46,7 +44,7 @@ impl<'a> Room<'a> {
     pub fn new(name: &'a str, mirror: &'a Path, quota: Option<u64>) -> Result<Self> {
         let used = if quota.is_some() { used(mirror)? } else { 0 };
         let measured = Measured { looked: Instant::now(), used, free: space::of(mirror)?.free };
-        Ok(Self { name, mirror, quota, begun: used, measured: Cell::new(measured) })
+        Ok(Self { name, mirror, quota, measured: Cell::new(measured) })
     }
 
     /// Whether more may be written; called often, looks seldom.
@@ -79,20 +77,17 @@ impl<'a> Room<'a> {
     /// # Errors
     /// It isn't.
     pub fn check_quota(&self) -> Result<()> {
-        self.check_against(0)
-    }
-
-    /// Whether all of it is within the quota, or no more than `allowed`.
-    fn check_against(&self, allowed: u64) -> Result<()> {
         let Some(quota) = self.quota else { return Ok(()) };
         let used = used(self.mirror)?;
         self.measured.set(Measured { looked: Instant::now(), used, free: space::of(self.mirror)?.free });
-        if used > quota.max(allowed) {
+        if used > quota {
             bail!(
-                "what {} sends takes {}, which is more than its quota of {}\nhint: if that is right, raise `quota`",
+                "what {} sends takes {}, which is more than its quota of {}\nhint: if that is right, raise `quota`; else remove {}, \
+                 which is pulled anew",
                 self.name,
                 amount(used),
-                amount(quota)
+                amount(quota),
+                self.mirror.display()
             );
         }
         Ok(())
@@ -100,8 +95,8 @@ impl<'a> Room<'a> {
 
     fn within_quota(&self, free: u64) -> Result<()> {
         let measured = self.measured.get();
-        let left = self.quota.map_or(u64::MAX, |quota| quota.max(self.begun).saturating_sub(measured.used));
-        if measured.free.saturating_sub(free) <= left { Ok(()) } else { self.check_against(self.begun) }
+        let left = self.quota.map_or(u64::MAX, |quota| quota.saturating_sub(measured.used));
+        if measured.free.saturating_sub(free) <= left { Ok(()) } else { self.check_quota() }
     }
 }
 

@@ -73,6 +73,16 @@ impl Ended {
         self.stdout.iter().rev().find_map(number).unwrap_or(0)
     }
 
+    /// The same without the folders among them: `201 (reg: 100, dir: 101)` is 100.
+    pub fn files(&self, what: &str) -> u64 {
+        let line = self.stdout.iter().rev().find(|line| line.strip_prefix(what).is_some_and(|rest| rest.starts_with(": ")));
+        let folders = line.and_then(|line| {
+            let (_, behind) = line.split_once("dir: ")?;
+            behind.split([',', ')']).next()?.parse().ok()
+        });
+        self.statistic(what).saturating_sub(folders.unwrap_or(0))
+    }
+
     /// How many deletions `--max-delete=0` held back.
     pub fn held_back(&self) -> u64 {
         let number = |line: &String| line.strip_prefix(HOLDING)?.strip_suffix(" skipped)")?.parse().ok();
@@ -156,5 +166,6 @@ mod tests {
         let ended = ended(Some(0), &stdout, &[]);
         assert_eq!((ended.statistic("Number of deleted files"), ended.statistic("Total transferred file size")), (3, 123_456));
         assert_eq!(ended.statistic("Number of created files"), 0);
+        assert_eq!((ended.files("Number of deleted files"), ended.files("Number of created files")), (2, 0));
     }
 }

@@ -12,6 +12,7 @@ use anyhow::{Result, bail};
 
 use crate::log::printable;
 use crate::source::child::Limits;
+use crate::source::guard::Deletions;
 use crate::source::room::Room;
 use crate::source::rsync::{self, Ended, PARTIAL};
 use crate::source::ssh::Connection;
@@ -92,6 +93,20 @@ impl<'a> Transfer<'a> {
             Kind::Folder => &self.place,
             Kind::File => self.place.parent().unwrap_or(Path::new("")),
         }
+    }
+
+    /// Whether it is a file on the server, not a folder.
+    pub fn is_file(&self) -> bool {
+        self.kind == Kind::File
+    }
+
+    /// Whether a file may take the place of what `files` has there: a folder goes with all that is in it, which counts as deleted.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn replaces(&self, files: &Path, most: u16) -> Result<(), String> {
+        let gone = if self.is_file() { mirror::count(&files.join(&self.place)) } else { 0 };
+        Deletions { gone, there: 1, new: 1, empty: false }.judge(most)
     }
 
     /// Whether the path now stands in `mirror` as what the server said it was. One that lied gets its source called partial.

@@ -26,10 +26,14 @@ fn instead_of_rsync(peer: &mut Peer, script: &str) {
 
 #[test]
 fn an_rsync_in_the_servers_hands_reaches_nothing_but_its_own_mirror() {
-    let (mut appliance, peer) = pair();
-    appliance.pull_from("other", &peer);
+    let mut appliance = Appliance::new(false);
+    let peer = Peer::start(&appliance.public_key(), None);
+    // With a path that isn't there nothing is tidied, and what was done can be looked at.
+    for name in ["web", "other"] {
+        appliance.source(name, peer.port, &peer.user.name, &peer.host_key(), &[&peer.data(), Path::new("/not/there")]);
+    }
     peer.write("file", "content");
-    assert_eq!(appliance.run().code, Some(0));
+    assert_eq!(appliance.run().code, Some(3));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let secret = tempfile::NamedTempFile::new().unwrap();
@@ -43,7 +47,7 @@ fn an_rsync_in_the_servers_hands_reaches_nothing_but_its_own_mirror() {
          try() {{ if \"$@\" 2>/dev/null; then echo \"$*\" >>\"$last/../../../did\"; fi; }}\n\
          case $* in *--list-only*) ;; *) [ -w \"$last\" ] && echo began >>\"$last/../../../did\"\n\
          for file in {secret} {key} {other} {state} /root /proc/1/environ; do try cat \"$file\"; try ls \"$file/\"; done\n\
-         for folder in {snapshots} {state} {other} /tmp /var/tmp /dev/shm /run/lock; do try touch \"$folder/planted\"; done\n\
+         for folder in {snapshots} {state} {other} /tmp /var/tmp /dev/shm /run/lock; do try touch \"$folder/planted{port}\"; done\n\
          try eval 'exec 3<>/dev/tcp/127.0.0.1/{port}'\n\
          try kill -0 $PPID\n\
          try kill -0 1\n\
@@ -71,7 +75,7 @@ fn an_rsync_in_the_servers_hands_reaches_nothing_but_its_own_mirror() {
     }
     assert_eq!(fs::read_to_string(&did).unwrap_or_else(|_| panic!("{run:?}")), "began\n", "{run:?}");
     for folder in [&other, &appliance.state(""), Path::new("/tmp"), Path::new("/var/tmp"), Path::new("/dev/shm")] {
-        assert!(!folder.join("planted").exists(), "{}", folder.display());
+        assert!(!folder.join(format!("planted{port}")).exists(), "{}", folder.display());
     }
 }
 
@@ -163,4 +167,18 @@ fn an_endless_dump_ends_at_the_quota_and_the_rest_is_kept() {
     assert!(run.stdout.contains("which is more than its quota of 24.0 MiB"), "{run:?}");
     assert_eq!(names(&appliance.backup("current/web/dumps/command")), [""; 0]);
     assert_eq!(appliance.archives("web").len(), 1);
+}
+
+#[test]
+fn what_a_killed_run_left_with_a_key_in_it_goes_at_the_next_start() {
+    let (appliance, peer) = pair();
+    peer.write("file", "1");
+    let base = appliance.backup("").parent().unwrap().to_owned();
+    let left = base.join("vaultberry-cell-abcdef");
+    fs::create_dir(&left).unwrap();
+    fs::write(left.join("key"), "secret").unwrap();
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+    fs::File::open(&left).unwrap().set_modified(old).unwrap();
+    assert_eq!(appliance.run().code, Some(0));
+    assert!(names(&base).iter().all(|name| !name.starts_with("vaultberry-")), "{:?}", names(&base));
 }

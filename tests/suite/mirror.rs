@@ -45,9 +45,8 @@ fn too_many_deletions_are_refused_until_they_are_accepted_once() {
     let run = appliance.run();
     assert_eq!(run.code, Some(3), "{run:?}");
     let shown = peer.data().display().to_string();
-    let refused = format!(
-        "{shown}: nothing was deleted in the mirror: 15 of its 42 entries are gone on the server, which is more than 20 %"
-    );
+    let refused =
+        format!("{shown}: nothing was deleted in the mirror: 15 of its 40 files are gone on the server, which is more than 20 %");
     assert!(run.stdout.contains("web  partial") && run.stdout.contains(&refused), "{}", run.stdout);
     assert!(run.stdout.contains("--accept-deletions web"), "{}", run.stdout);
     // All else came.
@@ -61,6 +60,52 @@ fn too_many_deletions_are_refused_until_they_are_accepted_once() {
     let run = accepting(&appliance, "web");
     assert_eq!(run.code, Some(0), "{run:?}");
     assert_eq!(names(&mirror(&appliance, &peer).join("many")).len(), 25);
+}
+
+#[test]
+fn a_share_is_counted_in_files_and_a_folder_that_became_a_file_is_guarded_too() {
+    let (mut appliance, peer) = pair();
+    // As many folders as files: counted together, a third would look like less.
+    (0..60).for_each(|number| drop(peer.write(format!("many/{number}/file"), "x")));
+    peer.write("sentinel", "");
+    assert_eq!(appliance.run().code, Some(0));
+    (0..20).for_each(|number| fs::remove_dir_all(peer.data().join(format!("many/{number}"))).unwrap());
+    let run = appliance.run();
+    assert!(run.code == Some(3) && run.stdout.contains("20 of its 61 files are gone on the server"), "{run:?}");
+    assert_eq!(accepting(&appliance, "web").code, Some(0));
+
+    let aside = peer.data().with_file_name("aside");
+    fs::rename(peer.data(), &aside).unwrap();
+    fs::write(peer.data(), "").unwrap();
+    let run = appliance.run();
+    assert!(run.code == Some(3) && run.stdout.contains("is a file on the server and was a folder, which stays"), "{run:?}");
+    assert_eq!(names(&mirror(&appliance, &peer).join("many")).len(), 40);
+    let rehearsed = appliance.rehearse();
+    assert!(
+        rehearsed.outcome == "partial" && rehearsed.lines.concat().contains("nothing would be deleted: 41 of"),
+        "{rehearsed:?}"
+    );
+    appliance.source_settings(&format!("sentinels = [{:?}]", peer.data().join("sentinel")));
+    let run = accepting(&appliance, "web");
+    assert!(run.code == Some(3) && run.stdout.contains("a sentinel is not on the server"), "{run:?}");
+    assert_eq!(names(&mirror(&appliance, &peer).join("many")).len(), 40);
+    fs::remove_file(peer.data()).unwrap();
+    fs::rename(aside, peer.data()).unwrap();
+    assert_eq!(appliance.run().code, Some(0));
+}
+
+#[test]
+fn what_the_configuration_names_no_more_goes_from_the_mirror_after_a_good_night() {
+    let mut appliance = Appliance::new(false);
+    let peer = Peer::start(&appliance.public_key(), None);
+    peer.write("one/file", "1");
+    peer.write("two/file", "2");
+    let folder = |name: &str| peer.data().join(name);
+    appliance.source("web", peer.port, &peer.user.name, &peer.host_key(), &[&folder("one"), &folder("two")]);
+    assert_eq!(appliance.run().code, Some(0));
+    appliance.instead(&format!(", {:?}", folder("two")), "");
+    assert_eq!(appliance.run().code, Some(0));
+    assert_eq!(names(&mirror(&appliance, &peer)), ["one"]);
 }
 
 #[test]
@@ -84,7 +129,7 @@ fn an_empty_source_and_a_missing_sentinel_delete_nothing() {
     fs::remove_file(peer.data().join("file")).unwrap();
     let run = appliance.run();
     assert_eq!(run.code, Some(3), "{run:?}");
-    assert!(run.stdout.contains("there is nothing in it on the server, and the mirror has 1 entries"), "{}", run.stdout);
+    assert!(run.stdout.contains("there is nothing in it on the server, and the mirror isn't empty"), "{}", run.stdout);
     assert_eq!(names(&mirror(&appliance, &peer)), ["file"]);
 }
 
@@ -97,9 +142,7 @@ fn what_is_excluded_goes_from_the_mirror_and_what_is_too_large_is_named() {
     assert_eq!(appliance.run().code, Some(0));
     peer.write("large", vec![7; 5000]);
     let cache = format!("{}/cache", peer.data().display());
-    appliance.source_settings(&format!(
-        "exclude = [\"*.tmp\", {cache:?}, \"/elsewhere\"]\nlargest_file = \"4 KiB\"\none_file_system = true"
-    ));
+    appliance.source_settings(&format!("exclude = [\"*.tmp\", {cache:?}]\nlargest_file = \"4 KiB\"\none_file_system = true"));
     let run = appliance.run();
     assert_eq!(run.code, Some(0), "{run:?}");
     assert!(run.stdout.contains("large is over max-size"), "{}", run.stdout);

@@ -281,7 +281,7 @@ fn a_full_disk_fails_the_night_and_leaves_what_was_there() {
     small.leave("filler", 60 << 20);
     let run = small.run(&night.appliance);
     assert_eq!(run.code, Some(1), "{run:?}");
-    assert!(run.stdout.contains("hint: remove old snapshots"), "{}", run.stdout);
+    assert!(run.stdout.contains("hint: `vaultberry snapshot prune`"), "{}", run.stdout);
     let mails: Vec<String> = night.servers.mails().into_iter().map(|mail| mail.subject).collect();
     assert_eq!(mails.iter().filter(|subject| subject.ends_with(": failed")).count(), 2, "{mails:?}");
     small.remove(&night.appliance.backup("filler"));

@@ -133,7 +133,8 @@ fn the_verdict_names_the_archive_and_every_trouble() {
         format!("{error:#}"),
         format!(
             "restoring {}: not everything is there or as it was archived\n  the archive's SHA-256 isn't the one in its index\n\
-             hint: another snapshot may have what is named here; `vaultberry snapshot list` shows them",
+             hint: another snapshot may have what is named here (`vaultberry snapshot list`); behind a damaged place of the archive, \
+             what is asked for by its path is read from its own place",
             archive.display()
         )
     );

@@ -36,16 +36,28 @@ pub struct Stale {
     pub made: Option<Timestamp>,
 }
 
-/// Makes `dump`, and says whether it is new. If it isn't, the last good one stays, and `pulled` has why.
+/// Makes `dump`, unless there is `noise`, and says whether it is new. If it isn't, the last good one stays, and `pulled` has why.
 ///
 /// # Errors
 /// A stop was asked for.
-pub(super) async fn make(dump: &Dump, order: &Order<'_>, connection: &Connection<'_>, pulled: &mut Pulled) -> Result<bool> {
+pub(super) async fn make(
+    dump: &Dump,
+    order: &Order<'_>,
+    connection: &Connection<'_>,
+    noise: Option<&str>,
+    pulled: &mut Pulled,
+) -> Result<bool> {
     let place = order.mirror.join(&dump.place);
     let last = fs::symlink_metadata(&place).ok().filter(Metadata::is_file);
-    let made = match mirror::make_folder(order.mirror, dump.place.parent().unwrap_or(&dump.place), None) {
-        Ok(()) => write(dump, order, connection, last.as_ref().map(Metadata::len)).await,
-        Err(error) => Err(error),
+    let made = match noise {
+        Some(noise) => Err(anyhow!(
+            "the account's shell prints \"{noise}\" before it runs anything, and that would stand in the dump\nhint: silence \
+             ~/.bashrc and the like for sessions that are no terminal's"
+        )),
+        None => match mirror::make_folder(order.mirror, dump.place.parent().unwrap_or(&dump.place), None) {
+            Ok(()) => write(dump, order, connection, last.as_ref().map(Metadata::len)).await,
+            Err(error) => Err(error),
+        },
     };
     match made {
         Ok(bytes) => {

@@ -26,7 +26,7 @@ use anyhow::{Context, Result};
 
 use crate::config::Source;
 use crate::log::printable;
-use crate::source::child::Limits;
+use crate::source::child::{self, Limits};
 use crate::source::ssh::Connection;
 use crate::source::{Order, Pulled, mirror};
 use crate::stop::Stop;
@@ -77,6 +77,9 @@ struct Plan {
     unknown: Vec<(&'static str, String)>,
 }
 
+/// How much of it is shown, in bytes.
+const NOISE: usize = 80;
+
 /// Whether anything of `source` is dumped.
 pub fn is_wanted(source: &Source) -> bool {
     let dumps = &source.dumps;
@@ -94,16 +97,30 @@ pub async fn pull(order: &Order<'_>, connection: &mut Connection<'_>, pulled: &m
     for (kind, why) in &plan.unknown {
         pulled.spoil(format!("which {kind} databases there are couldn't be found out, and none of them was dumped: {why}"));
     }
-    tidy(&plan, order)?;
+    tidy(&plan, order, pulled)?;
     let mut new = 0;
+    let noise = noise(connection, order.stop).await?;
     for dump in &plan.dumps {
         // Without one, making it says why.
         let _ = connection.ensure(order.stop).await;
-        if make::make(dump, order, connection, pulled).await? && dump.proof != Proof::Cluster {
+        if make::make(dump, order, connection, noise.as_deref(), pulled).await? && dump.proof != Proof::Cluster {
             new += 1;
         }
     }
     Ok(new)
+}
+
+/// What the account's shell prints before any command's output, printable: it would stand in each dump.
+async fn noise(connection: &Connection<'_>, stop: &Stop) -> Result<Option<String>> {
+    let mut said = Vec::new();
+    let mut take = |block: &[u8]| {
+        said.extend_from_slice(&block[..block.len().min(NOISE - said.len())]);
+        Ok(())
+    };
+    // Where nothing can be run, the dumps say why.
+    let _ = child::run(connection.command("true"), Limits::default(), stop, &mut take).await;
+    stop.check()?;
+    Ok((!said.is_empty()).then(|| printable(&said)))
 }
 
 /// What a pull would dump: for each dump its title, and why it couldn't be made.
@@ -134,7 +151,7 @@ async fn plan(source: &Source, connection: &Connection<'_>, stop: &Stop) -> Resu
 }
 
 /// Removes the dumps of what the source has no more: they would be in each of its snapshots for ever.
-fn tidy(plan: &Plan, order: &Order<'_>) -> Result<()> {
+fn tidy(plan: &Plan, order: &Order<'_>, pulled: &mut Pulled) -> Result<()> {
     if !mirror::is_folder(order.mirror, Path::new(mirror::DUMPS)) {
         return Ok(());
     }
@@ -142,21 +159,36 @@ fn tidy(plan: &Plan, order: &Order<'_>) -> Result<()> {
         let asked = plan.unknown.iter().all(|(unknown, _)| !unknown.eq_ignore_ascii_case(kind));
         let folder = Path::new(mirror::DUMPS).join(kind);
         if asked && mirror::is_folder(order.mirror, &folder) {
-            remove_others(order, &folder, &plan.dumps)?;
+            remove_others(order, &folder, &plan.dumps, pulled)?;
         }
     }
     Ok(())
 }
 
-fn remove_others(order: &Order<'_>, folder: &Path, dumps: &[Dump]) -> Result<()> {
+/// Where the server says which databases there are (`*`), one that it names no longer may be gone, or only hidden from the
+/// account: its dump stays until the owner says that it is right.
+fn remove_others(order: &Order<'_>, folder: &Path, dumps: &[Dump], pulled: &mut Pulled) -> Result<()> {
+    let all = [("postgresql", &order.source.postgresql), ("mariadb", &order.source.dumps.mariadb)];
+    let listed = all.iter().any(|(kind, wanted)| folder.ends_with(kind) && **wanted == [servers::ALL]);
     let place = order.mirror.join(folder);
     let doing = || format!("removing old dumps from {}", place.display());
     for entry in fs::read_dir(&place).with_context(doing)? {
         let name = entry.with_context(doing)?.file_name();
         let relative = folder.join(&name);
-        if !dumps.iter().any(|dump| dump.place == relative) {
+        if dumps.iter().any(|dump| dump.place == relative) {
+            continue;
+        }
+        let shown = printable(relative.as_os_str().as_encoded_bytes());
+        if listed && !order.accept_deletions && !name.as_encoded_bytes().ends_with(b".part") {
+            let title = format!("the database of {shown}");
+            let hint = format!("if it was dropped, run `vaultberry backup run --accept-deletions {}` once", order.source.name);
+            pulled.spoil(format!("{title} isn't among those that the server names, and its last dump stays; hint: {hint}"));
+            let made = fs::symlink_metadata(order.mirror.join(&relative)).and_then(|found| found.modified()).ok();
+            let made = made.and_then(|time| jiff::Timestamp::try_from(time).ok());
+            pulled.stale.push(make::Stale { dump: title, made });
+        } else {
             fs::remove_file(order.mirror.join(&relative)).with_context(doing)?;
-            tracing::info!(source = order.source.name, "removed {}", printable(relative.as_os_str().as_encoded_bytes()));
+            tracing::info!(source = order.source.name, "removed {shown}");
         }
     }
     Ok(())

@@ -11,7 +11,7 @@ const RSYNC_ONLY: &str = "this key may run nothing but rsync: take the `command=
 pub fn failure(ended: &Ended, program: &str, user: &str) -> String {
     let how = match ended.code {
         None => "`ssh` was ended by a signal".to_owned(),
-        Some(255) => "the connection broke".to_owned(),
+        Some(255) => format!("the connection broke, or `{program}` was killed over there"),
         Some(code) if program.contains(' ') => format!("{program} ended with exit code {code}"),
         Some(code) => format!("`{program}` ended with exit code {code}"),
     };
@@ -92,6 +92,8 @@ fn sqlite_hint(code: Option<i32>, said: &str) -> Option<String> {
         "install sqlite3 on the server".to_owned()
     } else if has("unable to open database") {
         "is there such a file, and may the account read it, and what SQLite keeps beside it (-wal, -shm)?".to_owned()
+    } else if has("attempt to write a readonly database") {
+        "a database in WAL mode that no program has open can only be read by whoever may write to its folder".to_owned()
     } else if has("database is locked") {
         "somebody had it locked for a minute: have the backup run at another time".to_owned()
     } else {
@@ -109,7 +111,7 @@ mod tests {
         let superuser = "as PostgreSQL's superuser there: ";
         for (code, said, expected) in [
             (None, "", "`ssh` was ended by a signal".to_owned()),
-            (Some(255), "", "the connection broke".to_owned()),
+            (Some(255), "", "the connection broke, or `pg_dump` was killed over there".to_owned()),
             (Some(1), "odd", "`pg_dump` ended with exit code 1\nodd".to_owned()),
             (
                 Some(127),

@@ -102,10 +102,11 @@ pub(super) async fn mariadb(source: &Source, connection: &Connection<'_>, stop: 
     if wanted.is_empty() {
         return Ok(());
     }
-    let all = format!("{MARIADB} --batch --skip-column-names --raw --execute 'SHOW DATABASES'");
+    let all = format!("{MARIADB} --default-character-set=utf8mb4 --batch --skip-column-names --raw --execute 'SHOW DATABASES'");
     match databases(wanted, &all, "mariadb", b'\n', source, connection, stop).await? {
         Ok(names) => {
-            let names = names.iter().filter(|name| !MARIADB_VIEWS.contains(&name.as_str()));
+            let is_view = |name: &str| *wanted == [ALL] && MARIADB_VIEWS.contains(&name);
+            let names = names.iter().filter(|name| !is_view(name));
             plan.dumps.extend(names.map(|name| mariadb_dump(name)));
         }
         Err(why) => plan.unknown.push(("MariaDB", why)),

@@ -27,9 +27,14 @@ pub(super) fn explain(source: &Source, said: &[String], status: Option<i32>) -> 
     let permanent = |error| Refused { error, permanent: true };
     let hint = if text.contains("HOST IDENTIFICATION HAS CHANGED") || text.contains("Host key verification failed") {
         return permanent(anyhow!(
-            "connecting to {place}: the server's host key is none of the keys pinned in `host_keys`: either the server was \
+            "connecting to {place}: the server's host key is none of the keys pinned in {}: either the server was \
              set up anew, or this isn't the server\nhint: compare what `vaultberry source trust {}` shows with what \
              `ssh-keygen -lf` says of /etc/ssh/ssh_host_*_key.pub on the server itself, and put the right lines into `host_keys`",
+            if source.jump.is_some() {
+                "`host_keys`, or the jump host's none of those in `jump_host_keys`"
+            } else {
+                "`host_keys`"
+            },
             source.name,
         ));
     } else if status == Some(NO_PROGRAM.into()) {

@@ -105,9 +105,28 @@ fn mariadb_with_routines_and_events_and_a_dump_that_is_cut() {
     assert!(said.contains("the database shop was not dumped") && said.contains("its end is missing"), "{said}");
     assert!(fs::read(folder.join("shop.sql")).unwrap() == good);
     peer.program("mariadb-dump", &format!("exec /usr/bin/mariadb-dump --user=reader --socket={at} \"$@\""));
-    mariadb.query("", "DROP DATABASE `it's odd`");
-    run(&appliance, 0);
+    // Gone, or only hidden from the account?
+    mariadb.query("", "DROP DATABASE `it's odd`; CREATE DATABASE `Näme`");
+    let said = run(&appliance, 3).stdout;
+    assert!(said.contains("it's odd.sql isn't among those that the server names, and its last dump stays"), "{said}");
+    assert_eq!(names(&folder), ["Näme.sql", "it's odd.sql", "mysql.sql", "shop.sql"]);
+    mariadb.query("", "DROP DATABASE `Näme`");
+    let accepted = appliance.command(&["backup", "run", "--accept-deletions", "web"]).output().unwrap();
+    assert!(accepted.status.success(), "{accepted:?}");
     assert_eq!(names(&folder), ["mysql.sql", "shop.sql"]);
+}
+
+#[test]
+fn what_the_accounts_shell_prints_never_gets_into_a_dump() {
+    let (mut appliance, peer) = pair(&[]);
+    appliance.source_settings("[[source.command]]\nname = \"list\"\nrun = \"echo list\"");
+    run(&appliance, 0);
+    // As a ~/.bashrc does in ssh's sessions.
+    peer.through("echo welcome; exec sh -c \"$SSH_ORIGINAL_COMMAND\"");
+    let told = Run::of(appliance.command(&["backup", "run"]).output().unwrap());
+    assert_eq!(told.code, Some(1), "{told:?}");
+    assert!(told.stdout.contains("the account's shell prints \"welcome\\n\" before it runs anything"), "{told:?}");
+    assert_eq!(fs::read_to_string(dumps(&appliance, "command").join("list")).unwrap(), "list\n");
 }
 
 #[test]

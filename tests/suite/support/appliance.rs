@@ -44,6 +44,12 @@ impl Appliance {
         self.sources.push('\n');
     }
 
+    /// Changes what was said of sources.
+    pub fn instead(&mut self, of: &str, text: &str) {
+        assert!(self.sources.contains(of), "{of}");
+        self.sources = self.sources.replace(of, text);
+    }
+
     /// How often the source that was added last is tried again.
     pub fn retries(&mut self, retries: u16) {
         let at = self.sources.rfind("retries = ").unwrap() + "retries = ".len();

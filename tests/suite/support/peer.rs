@@ -94,6 +94,14 @@ impl Peer {
         self.start_again();
     }
 
+    /// Has `command` be run instead of what is asked for.
+    pub fn through(&self, command: &str) {
+        let path = self.folder.path().join("authorized_keys");
+        let keys = fs::read_to_string(&path).unwrap();
+        let forced = format!("command=\"{}\" ", command.replace('"', "\\\""));
+        fs::write(path, keys.lines().map(|key| format!("{forced}{key}\n")).collect::<String>()).unwrap();
+    }
+
     /// Lets nobody in any more.
     pub fn let_nobody_in(&self) {
         fs::write(self.folder.path().join("authorized_keys"), "").unwrap();
