@@ -177,7 +177,7 @@ fn what_a_killed_run_left_with_a_key_in_it_goes_at_the_next_start() {
     let left = base.join("vaultberry-cell-abcdef");
     fs::create_dir(&left).unwrap();
     fs::write(left.join("key"), "secret").unwrap();
-    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+    let old = std::time::SystemTime::now() - std::time::Duration::from_mins(1);
     fs::File::open(&left).unwrap().set_modified(old).unwrap();
     assert_eq!(appliance.run().code, Some(0));
     assert!(names(&base).iter().all(|name| !name.starts_with("vaultberry-")), "{:?}", names(&base));
