@@ -51,23 +51,24 @@ impl<'a> Transfer<'a> {
         stop: &Stop,
         warnings: &mut Warnings,
     ) -> Result<Result<Self, String>> {
-        let kind = match kind(connection, path, stop).await? {
-            Ok(kind) => kind,
-            Err(why) => return Ok(Err(why)),
-        };
-        let mut transfer = Self { connection, path, place: mirror::relative(path)?, kind, unreadable: None };
-        if !look {
-            return Ok(Ok(transfer));
-        }
         let mut each = |name: String| {
             let line = format!("{UNREADABLE}{name}");
             tracing::info!("{line}");
             warnings.push(line);
         };
-        match unreadable::look(connection, path, kind == Kind::Folder, stop, &mut each).await {
-            Ok(found) if found.itself() => return Ok(Err("it is unreadable on the server".to_owned())),
-            Ok(found) => transfer.unreadable = Some(found).filter(|found| found.count() > 0),
-            Err(error) => {
+        let looking = async { if look { Some(unreadable::look(connection, path, stop, &mut each).await) } else { None } };
+        // Side by side: each takes the server a while.
+        let (kind, found) = tokio::join!(kind(connection, path, stop), looking);
+        let kind = match kind? {
+            Ok(kind) => kind,
+            Err(why) => return Ok(Err(why)),
+        };
+        let mut transfer = Self { connection, path, place: mirror::relative(path)?, kind, unreadable: None };
+        match found {
+            None => {}
+            Some(Ok(found)) if found.itself() => return Ok(Err("it is unreadable on the server".to_owned())),
+            Some(Ok(found)) => transfer.unreadable = Some(found).filter(|found| found.count() > 0),
+            Some(Err(error)) => {
                 stop.check()?;
                 // rsync then meets what can't be read, and says so.
                 let path = printable(path.as_os_str().as_bytes());

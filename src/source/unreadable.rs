@@ -65,21 +65,15 @@ pub async fn can_be_found(connection: &Connection<'_>, stop: &Stop) -> Result<bo
     Ok(ended.is_ok_and(|code| code == Some(0)) && said == b"found\0")
 }
 
-/// Looks for what can't be read at `path`: below it when it is a `folder` or a link to one, or the file itself. Calls `each`
+/// Looks for what can't be read at `path`: below it when it is a folder or a link to one, or the file itself. Calls `each`
 /// with every name, printable; it is the whole name on the server.
 ///
 /// # Errors
 /// It couldn't be looked for, or there is too much. What was found until then counts for nothing.
-pub async fn look(
-    connection: &Connection<'_>,
-    path: &Path,
-    folder: bool,
-    stop: &Stop,
-    each: &mut dyn FnMut(String),
-) -> Result<Unreadable> {
+pub async fn look(connection: &Connection<'_>, path: &Path, stop: &Stop, each: &mut dyn FnMut(String)) -> Result<Unreadable> {
     let name = path.to_str().context("its name is not UTF-8")?;
-    let slash = if folder { "/" } else { "" };
-    let command = format!("env LC_ALL=C find -H {} {UNREADABLE}", ssh::word(&format!("{name}{slash}")));
+    // -H: the path may be a link.
+    let command = format!("env LC_ALL=C find -H {} {UNREADABLE}", ssh::word(name));
     let cell = connection.cell();
     let patterns = NamedTempFile::new_in(cell.folder()).context("making a file for rsync's patterns")?;
     cell.share(patterns.path(), 0o640)?;
