@@ -1,8 +1,8 @@
 //! One configured path on its way into the mirror: what it is on the server, what of it can't be read, and the rsync for it.
 //!
-//! A path is first asked for by name (`--list-only`), because rsync wants different arguments for a folder and for a
-//! file, and because a path that isn't there should be said plainly. The question goes through rsync too, so a server
-//! that lets this key run nothing but rsync answers it.
+//! A path is first asked for by name, because rsync wants different arguments for a folder and for a file, and because a path that
+//! isn't there should be said plainly. The `find` that looks for what can't be read tells what it is; where that can't be had, or the
+//! path neither, rsync is asked (`--list-only`), which every server answers.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -56,12 +56,15 @@ impl<'a> Transfer<'a> {
             tracing::info!("{line}");
             warnings.push(line);
         };
-        let looking = async { if look { Some(unreadable::look(connection, path, stop, &mut each).await) } else { None } };
-        // Side by side: each takes the server a while.
-        let (kind, found) = tokio::join!(kind(connection, path, stop), looking);
-        let kind = match kind? {
-            Ok(kind) => kind,
-            Err(why) => return Ok(Err(why)),
+        let found = if look { Some(unreadable::look(connection, path, stop, &mut each).await) } else { None };
+        let known = found.as_ref().and_then(|found| kind_from(found.as_ref().ok()?.kind()));
+        let kind = match known {
+            Some(kind) => kind,
+            // Or why it can't be had.
+            None => match kind(connection, path, stop).await? {
+                Ok(kind) => kind,
+                Err(why) => return Ok(Err(why)),
+            },
         };
         let mut transfer = Self { connection, path, place: mirror::relative(path)?, kind, unreadable: None };
         match found {
@@ -289,9 +292,14 @@ async fn kind(connection: &Connection<'_>, path: &Path, stop: &Stop) -> Result<R
 
 /// What rsync's listing says of the one path it was asked for.
 fn kind_of(listing: &[String]) -> Option<Kind> {
-    match listing.last()?.as_bytes().first()? {
+    kind_from(listing.last()?.as_bytes().first().copied())
+}
+
+/// From the letter that rsync or `find` has for it.
+fn kind_from(letter: Option<u8>) -> Option<Kind> {
+    match letter? {
         b'd' => Some(Kind::Folder),
-        b'-' => Some(Kind::File),
+        b'-' | b'f' => Some(Kind::File),
         _ => None,
     }
 }

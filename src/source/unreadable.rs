@@ -43,6 +43,7 @@ pub struct Unreadable {
     count: usize,
     bytes: usize,
     itself: bool,
+    kind: Option<u8>,
 }
 
 /// Whether the server lets this key run `find`, and whether that is one which knows all that is asked of it.
@@ -73,17 +74,22 @@ pub async fn can_be_found(connection: &Connection<'_>, stop: &Stop) -> Result<bo
 pub async fn look(connection: &Connection<'_>, path: &Path, stop: &Stop, each: &mut dyn FnMut(String)) -> Result<Unreadable> {
     let name = path.to_str().context("its name is not UTF-8")?;
     // -H: the path may be a link.
-    let command = format!("env LC_ALL=C find -H {} {UNREADABLE}", ssh::word(name));
+    let find = format!("env LC_ALL=C find -H {}", ssh::word(name));
+    let command = format!("{find} -maxdepth 0 -printf '%y\\0'; {find} {UNREADABLE}");
     let cell = connection.cell();
     let patterns = NamedTempFile::new_in(cell.folder()).context("making a file for rsync's patterns")?;
     cell.share(patterns.path(), 0o640)?;
-    let mut found = Unreadable { patterns: BufWriter::new(patterns), count: 0, bytes: 0, itself: false };
+    let mut found = Unreadable { patterns: BufWriter::new(patterns), count: 0, bytes: 0, itself: false, kind: None };
     let mut rest = Vec::new();
     let mut take = |block: &[u8]| {
         rest.extend_from_slice(block);
         let end = rest.iter().rposition(|&byte| byte == 0).map_or(0, |at| at + 1);
-        for name in rest[..end].split_inclusive(|&byte| byte == 0) {
-            found.add(path, &name[..name.len() - 1], each)?;
+        for name in rest[..end].split_inclusive(|&byte| byte == 0).map(|name| &name[..name.len() - 1]) {
+            match (found.kind, name) {
+                // What it is comes first.
+                (None, &[letter]) => found.kind = Some(letter),
+                _ => found.add(path, name, each)?,
+            }
         }
         rest.drain(..end);
         if rest.len() > LONGEST {
@@ -114,6 +120,11 @@ impl Unreadable {
     /// Whether it is the path itself that can't be read.
     pub fn itself(&self) -> bool {
         self.itself
+    }
+
+    /// What the path is, as the letter that `find` has for it; none when there is no such path.
+    pub fn kind(&self) -> Option<u8> {
+        self.kind
     }
 
     /// How many names there are.
@@ -189,7 +200,7 @@ mod tests {
     ];
 
     fn none() -> Unreadable {
-        Unreadable { patterns: BufWriter::new(NamedTempFile::new().unwrap()), count: 0, bytes: 0, itself: false }
+        Unreadable { patterns: BufWriter::new(NamedTempFile::new().unwrap()), count: 0, bytes: 0, itself: false, kind: None }
     }
 
     #[test]
