@@ -27,8 +27,8 @@ pub fn run(command: &Snapshot, verbosity: u8, out: &mut impl Write) -> Result<Ou
         Snapshot::Find(args) => find(args, out),
         Snapshot::Diff(args) => differences(args, out),
         Snapshot::Verify(args) => verify_all(args, verbosity, out),
-        Snapshot::Pin(args) => pin_one(args),
-        Snapshot::Unpin(args) => unpin(args),
+        Snapshot::Pin(args) => pin_one(args, out),
+        Snapshot::Unpin(args) => unpin(args, out),
         Snapshot::Prune(args) => prune(args, out),
     }
 }
@@ -101,17 +101,26 @@ fn verify_all(args: &Verify, verbosity: u8, out: &mut impl Write) -> Result<Outc
     Ok(outcome)
 }
 
-fn pin_one(args: &Pin) -> Result<Outcome> {
-    pin::pin(&catalog::archive(&args.snapshot, || load(&args.on.config))?, &args.reason)?;
+fn pin_one(args: &Pin, out: &mut impl Write) -> Result<Outcome> {
+    let archive = catalog::archive(&args.snapshot, || load(&args.on.config))?;
+    pin::pin(&archive, &args.reason)?;
+    pinned(&archive, Some(&args.reason), args.json, out)
+}
+
+/// Tells a program what a snapshot is pinned for now.
+fn pinned(archive: &Path, pin: Option<&str>, json: bool, out: &mut impl Write) -> Result<Outcome> {
+    if json {
+        say(out, &json::line(&serde_json::json!({ "archive": archive, "pin": pin }))?)?;
+    }
     Ok(Outcome::Complete)
 }
 
-fn unpin(args: &One) -> Result<Outcome> {
+fn unpin(args: &One, out: &mut impl Write) -> Result<Outcome> {
     let archive = catalog::archive(&args.snapshot, || load(&args.on.config))?;
     if !pin::unpin(&archive)? {
         tracing::warn!("{} wasn't pinned", archive.display());
     }
-    Ok(Outcome::Complete)
+    pinned(&archive, None, args.json, out)
 }
 
 /// One line of `prune`, for programs.

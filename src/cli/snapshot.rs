@@ -118,6 +118,9 @@ pub struct Pin {
     /// Why, for whoever sees the list
     #[arg(long, default_value = "", hide_default_value = true)]
     pub reason: String,
+    /// One JSON object a line, for programs
+    #[arg(long)]
+    pub json: bool,
     /// Where this is
     #[command(flatten)]
     pub on: OnAppliance,

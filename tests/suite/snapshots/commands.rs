@@ -105,7 +105,8 @@ fn what_the_rules_say_is_told_and_done_and_a_pin_stays() {
         keep(&appliance, mirror.path(), &format!("{day}T023000Z"), Outcome::Complete);
     }
     appliance.source_settings("keep = { last = 1, monthly = 2 }");
-    let run = snapshot(&appliance, &["pin", "web/20200101T023000Z", "--reason", "before the move"]);
+    let run = snapshot(&appliance, &["pin", "web/20200101T023000Z", "--reason", "before the move", "--json"]);
+    assert!(run.stdout.ends_with("\"pin\":\"before the move\"}\n"), "{run:?}");
     assert_eq!(run.code, Some(0), "{run:?}");
     assert!(snapshot(&appliance, &["list"]).stdout.contains("  pinned: before the move\n"));
     let told: Vec<(String, bool)> = lines(&appliance, &["prune", "--dry-run"])
@@ -118,7 +119,9 @@ fn what_the_rules_say_is_told_and_done_and_a_pin_stays() {
     let run = snapshot(&appliance, &["prune"]);
     assert!(run.code == Some(0) && run.stdout.contains("web/20200203T023000Z  stays    last, month 2020-02"), "{run:?}");
     assert_eq!(appliance.archives("web").len(), 3);
-    assert_eq!(snapshot(&appliance, &["unpin", "web/20200101T023000Z"]).code, Some(0));
+    let told: serde_json::Value =
+        serde_json::from_str(&snapshot(&appliance, &["unpin", "web/20200101T023000Z", "--json"]).stdout).unwrap();
+    assert!(told["archive"].as_str().unwrap().ends_with("20200101T023000Z.tar.gz") && told["pin"].is_null(), "{told}");
     assert_eq!(lines(&appliance, &["prune"]).iter().filter(|line| line["remove"] == true).count(), 1);
     assert_eq!(appliance.snapshots("web").len(), 4);
 }
