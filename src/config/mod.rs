@@ -67,6 +67,8 @@ pub struct Config {
     pub report: Option<Report>,
     /// The servers to pull from, at least one, each with a name of its own.
     pub sources: Vec<Source>,
+    /// The file as it was written. There are no secrets in it, only the names of files that hold some.
+    pub text: String,
 }
 
 /// `[appliance]`
