@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -324,6 +324,39 @@ fn what_is_there_is_never_overwritten_and_the_next_snapshot_goes_elsewhere() {
     scene.push(&config, &wednesday, Outcome::Complete).unwrap();
     assert_eq!(store.uploads(), Vec::<String>::new());
     assert_eq!(scene.clock()["sources"]["web"]["complete"]["snapshot"], "20261125T023000Z");
+}
+
+#[test]
+fn a_store_that_checks_by_md5_gets_no_newer_header_and_archives_have_their_class() {
+    let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
+    let archive = scene.snapshot(MONDAY, 33 << 20, Outcome::Complete);
+    let endpoint = format!("http://127.0.0.1:{}", store.port);
+    let config = scene.config_at(&endpoint, "checksums = \"md5\"\nstorage_class = \"STANDARD_IA\"\nparallel = 1");
+    scene.push(&config, &archive, Outcome::Complete).unwrap();
+    let heads = ["tar.gz.pgp", "index.jsonl.zst.pgp", "commit.json"].map(|end| store.head(&key(MONDAY, end)));
+    assert!(heads.iter().all(|head| !head.contains("x-amz-checksum-sha256")), "{heads:?}");
+    let classes = heads.map(|head| head.contains("x-amz-storage-class: standard_ia"));
+    assert_eq!(classes, [true, false, false]);
+    let sealed = scene.path("sealed");
+    fs::write(&sealed, store.get(&key(MONDAY, "tar.gz.pgp")).unwrap()).unwrap();
+    assert!(scene.owner.decrypt(&sealed) == fs::read(archive).unwrap());
+
+    // With SHA-256, which is the default, the store keeps what came along.
+    let tuesday = scene.snapshot(TUESDAY, 1000, Outcome::Complete);
+    scene.push(&scene.config(store.port), &tuesday, Outcome::Complete).unwrap();
+    assert!(store.head(&key(TUESDAY, "commit.json")).contains("x-amz-checksum-sha256"));
+}
+
+#[test]
+fn no_more_is_sent_in_a_second_than_the_bandwidth_says() {
+    let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
+    let archive = scene.snapshot(MONDAY, 20 << 20, Outcome::Complete);
+    let endpoint = format!("http://127.0.0.1:{}", store.port);
+    let config = scene.config_at(&endpoint, "bandwidth = \"8 MiB\"");
+    let begun = Instant::now();
+    scene.push(&config, &archive, Outcome::Complete).unwrap();
+    // 20 MiB at 8 MiB a second, by two parts at once.
+    assert!(begun.elapsed() >= Duration::from_millis(2400), "{:?}", begun.elapsed());
 }
 
 #[test]
