@@ -9,10 +9,11 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use aws_sdk_s3::error::ProvideErrorMetadata as _;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, Part as Listed, StorageClass};
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
+use tokio::task::{JoinSet, spawn_blocking};
 
 use super::body;
 use super::outbox::Outbox;
@@ -34,7 +35,7 @@ const COMPLETING: Duration = Duration::from_mins(10);
 /// What all objects but commit objects are.
 pub const CONTENT_TYPE: &str = "application/octet-stream";
 
-/// Brings the sealed file of `part` to the store, but for what is there already.
+/// Brings the sealed file of `part` to the store, but for what is there already, and gives the SHA-256 of each of its pieces.
 ///
 /// # Errors
 /// It didn't arrive as a whole, or a stop was asked for. What did arrive stays for the next try.
@@ -45,32 +46,29 @@ pub async fn bring(
     part: Part,
     file: &Sealed,
     progress: &Progress,
-) -> Result<()> {
+) -> Result<Vec<[u8; 32]>> {
     let key = pending.object(part).key.clone();
-    let (id, there) = match resumed(store, outbox, pending, part, file).await? {
+    let (id, there) = match resumed(store, outbox, pending, part).await? {
         Some(resumed) => resumed,
         None => (begin(store, outbox, pending, part).await?, BTreeMap::new()),
     };
-    let parts = send(store, &key, &id, file, there, progress).await?;
-    complete(store, &key, &id, parts).await
+    let (parts, sums) = send(store, &key, &id, file, there, progress).await?;
+    complete(store, &key, &id, parts).await?;
+    Ok(sums)
 }
 
-/// The upload that an earlier try has begun, and its parts that are as they should be; none when there is none any more.
-async fn resumed(
-    store: &Store,
-    outbox: &Outbox,
-    pending: &mut Pending,
-    part: Part,
-    file: &Sealed,
-) -> Result<Option<(String, BTreeMap<i32, CompletedPart>)>> {
+/// An upload's name in the store, and the parts that are there, by number.
+type Resumed = (String, BTreeMap<i32, Listed>);
+
+/// The upload that an earlier try has begun; none when there is none any more.
+async fn resumed(store: &Store, outbox: &Outbox, pending: &mut Pending, part: Part) -> Result<Option<Resumed>> {
     let key = pending.object(part).key.clone();
     match pending.upload(part).parts.as_ref().map(|parts| parts.id.clone()) {
         None => return Ok(None),
         Some(Some(id)) => {
             if let Some(listed) = list(store, &key, &id).await? {
-                let there = usable(file, &listed)?;
-                tracing::info!("going on with the upload of {key}: {} of {} parts are there", there.len(), file.pieces.len());
-                return Ok(Some((id, there)));
+                tracing::info!("going on with the upload of {key}: {} parts are there", listed.len());
+                return Ok(Some((id, listed.into_iter().filter_map(|part| Some((part.part_number()?, part))).collect())));
             }
             tracing::info!("the upload of {key} is no longer known to the store: it begins anew");
         }
@@ -106,27 +104,38 @@ pub fn storage_class(store: &Store, part: Part) -> Option<StorageClass> {
     class.map(StorageClass::from)
 }
 
-/// Sends what isn't there, and gives all parts.
+/// Sends what isn't there, and gives all parts, and the sums of all pieces.
 async fn send(
     store: &Store,
     key: &str,
     id: &str,
     file: &Sealed,
-    mut parts: BTreeMap<i32, CompletedPart>,
+    there: BTreeMap<i32, Listed>,
     progress: &Progress,
-) -> Result<Vec<CompletedPart>> {
-    let all: Vec<Piece> = pieces(file.sum.size, file.piece).collect();
-    let mut sent: u64 = all.iter().filter(|piece| parts.contains_key(&piece.number)).map(|piece| piece.length).sum();
-    let missing: Vec<Piece> = all.into_iter().filter(|piece| !parts.contains_key(&piece.number)).collect();
-    let mut rest = missing.into_iter().peekable();
+) -> Result<(Vec<CompletedPart>, Vec<[u8; 32]>)> {
     let content = File::open(&file.path).with_context(|| format!("reading {}", file.path.display()))?;
     let (content, upload) = (Arc::new(content), Arc::new((key.to_owned(), id.to_owned())));
-    let mut in_flight = JoinSet::new();
+    let (summed, mut ahead) = mpsc::channel(1);
+    // All of it is read once more, so that what has changed on the disk since it was sealed isn't committed.
+    let summing = spawn_blocking({
+        let (file, stop) = (file.clone(), store.stop.clone());
+        move || file.sums(&stop, |sum| summed.blocking_send(sum).is_ok())
+    });
+    let mut rest = pieces(file.sum.size, file.piece).peekable();
+    let (mut parts, mut sums, mut sent, mut in_flight) = (BTreeMap::new(), Vec::new(), 0, JoinSet::new());
     while rest.peek().is_some() || !in_flight.is_empty() {
         if in_flight.len() < usize::from(store.offsite.parallel)
             && let Some(piece) = rest.next()
         {
-            let sums = store.sums(sum_of(file, piece.number)?, || piece.md5(&file.path))?;
+            // Without a sum the file has ended too early, or can't be read: the thread says which.
+            let Some(sum) = store.wait(ahead.recv()).await? else { break };
+            sums.push(sum);
+            if let Some(part) = there.get(&piece.number).map(|listed| same(file, piece, &sum, listed)).transpose()?.flatten() {
+                parts.insert(piece.number, part);
+                sent += piece.length;
+                continue;
+            }
+            let sums = store.sums(&sum, || piece.md5(&file.path))?;
             in_flight.spawn(send_one(store.clone(), Arc::clone(&upload), Arc::clone(&content), piece, sums));
             continue;
         }
@@ -136,12 +145,23 @@ async fn send(
         sent += piece.length;
         progress.say("sending", sent, Some(file.sum.size));
     }
-    Ok(parts.into_values().collect())
+    drop(ahead);
+    let sum = summing.await.context("summing the sealed file")??;
+    ensure!(sum == file.sum, "{} isn't what was sealed any more: the disk has changed it", file.path.display());
+    Ok((parts.into_values().collect(), sums))
 }
 
-fn sum_of(file: &Sealed, number: i32) -> Result<&[u8; 32]> {
-    let index = usize::try_from(number - 1).ok();
-    index.and_then(|index| file.pieces.get(index)).context("there is no such part")
+/// The listed part, when it is this piece of the file.
+fn same(file: &Sealed, piece: Piece, sum: &[u8; 32], listed: &Listed) -> Result<Option<CompletedPart>> {
+    if listed.size() != i64::try_from(piece.length).ok() {
+        return Ok(None);
+    }
+    let right = match listed.checksum_sha256() {
+        Some(listed) => listed == sha256_base64(sum),
+        None => listed.e_tag().map(|etag| etag.trim_matches('"').to_owned()) == Some(etag(&[piece.md5(&file.path)?])?),
+    };
+    let part = CompletedPart::builder().part_number(piece.number).set_e_tag(listed.e_tag().map(String::from));
+    Ok(right.then(|| part.set_checksum_sha256(listed.checksum_sha256().map(String::from)).build()))
 }
 
 /// Sends one part. Dropped, it breaks off.
@@ -202,30 +222,6 @@ async fn list(store: &Store, key: &str, id: &str) -> Result<Option<Vec<Listed>>>
         }
     }
     Ok(Some(listed))
-}
-
-/// Those of the listed parts that are pieces of `file`.
-fn usable(file: &Sealed, listed: &[Listed]) -> Result<BTreeMap<i32, CompletedPart>> {
-    let pieces: BTreeMap<i32, Piece> = pieces(file.sum.size, file.piece).map(|piece| (piece.number, piece)).collect();
-    let mut usable = BTreeMap::new();
-    for part in listed {
-        let Some(piece) = part.part_number().and_then(|number| pieces.get(&number)) else { continue };
-        if part.size() != i64::try_from(piece.length).ok() {
-            continue;
-        }
-        let right = match part.checksum_sha256() {
-            Some(sum) => sum == sha256_base64(sum_of(file, piece.number)?),
-            None => part.e_tag().map(|etag| etag.trim_matches('"').to_owned()) == Some(etag(&[piece.md5(&file.path)?])?),
-        };
-        if right {
-            let part = CompletedPart::builder()
-                .part_number(piece.number)
-                .set_e_tag(part.e_tag().map(String::from))
-                .set_checksum_sha256(part.checksum_sha256().map(String::from));
-            usable.insert(piece.number, part.build());
-        }
-    }
-    Ok(usable)
 }
 
 /// The ids of the uploads to `key` that aren't completed.

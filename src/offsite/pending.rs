@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::commit::{Commit, Object};
 use super::seal::Sealed;
 use crate::config::Recipient;
-use crate::digest::{Sum, hex, unhex};
+use crate::digest::{Sum, unhex};
 
 /// The version of the format.
 const VERSION: u32 = 1;
@@ -37,8 +37,6 @@ pub struct Pending {
 pub struct Upload {
     /// Bytes of each piece but the last.
     piece: u64,
-    /// SHA-256 of each, in hexadecimal.
-    pieces: Vec<String>,
     /// The upload in parts, where one was begun.
     pub parts: Option<Parts>,
 }
@@ -64,11 +62,7 @@ pub enum Part {
 impl Pending {
     /// A push to `target` of which nothing is sent yet.
     pub fn new(target: String, commit: Commit, archive: &Sealed, index: &Sealed) -> Self {
-        let upload = |sealed: &Sealed| Upload {
-            piece: sealed.piece,
-            pieces: sealed.pieces.iter().map(|sum| hex(sum)).collect(),
-            parts: None,
-        };
+        let upload = |sealed: &Sealed| Upload { piece: sealed.piece, parts: None };
         Self { version: VERSION, target, commit, archive: upload(archive), index: upload(index), abandoned: false }
     }
 
@@ -123,19 +117,13 @@ impl Pending {
     /// The sealed file of `part`, which lies in `folder`.
     ///
     /// # Errors
-    /// The sums aren't sums.
+    /// The record was changed.
     pub fn sealed(&self, part: Part, folder: &Path) -> Result<Sealed> {
         let (object, upload) = (self.object(part), self.upload(part));
-        let sha256 = |text: &str| unhex(text).and_then(|sum| sum.try_into().ok()).context("a sum of a push isn't one");
-        let pieces: Vec<[u8; 32]> = upload.pieces.iter().map(|text| sha256(text)).collect::<Result<_>>()?;
-        let count = object.size.div_ceil(upload.piece.max(1)).max(1);
-        ensure!(pieces.len() as u64 == count && upload.piece > 0, "the sums of a push aren't those of its pieces");
-        Ok(Sealed {
-            path: folder.join(object.name()),
-            sum: Sum { size: object.size, sha256: sha256(&object.sha256)? },
-            piece: upload.piece,
-            pieces,
-        })
+        ensure!(upload.piece > 0, "the pieces of a push have no length");
+        let sha256 = unhex(&object.sha256).and_then(|sum| sum.try_into().ok()).context("the sum of a push isn't one")?;
+        let sum = Sum { size: object.size, sha256 };
+        Ok(Sealed { path: folder.join(object.name()), sum, piece: upload.piece })
     }
 }
 
@@ -150,26 +138,25 @@ mod tests {
     use crate::offsite::seal::Sealed;
     use crate::outcome::Outcome;
 
-    fn sealed(size: u64, count: u8) -> Sealed {
-        let pieces = (0..count).map(|number| [number; 32]).collect();
-        Sealed { path: PathBuf::from("/x"), sum: Sum { size, sha256: [7; 32] }, piece: 10, pieces }
+    fn sealed(size: u64, piece: u64) -> Sealed {
+        Sealed { path: PathBuf::from("/x"), sum: Sum { size, sha256: [7; 32] }, piece }
     }
 
     fn pending(archive: &Sealed) -> Pending {
         let keys = Keys::of("p", "web", "20261123T023000Z");
-        let objects = (Object::new(&keys.archive, &archive.sum), Object::new(&keys.index, &sealed(5, 1).sum));
+        let objects = (Object::new(&keys.archive, &archive.sum), Object::new(&keys.index, &sealed(5, 10).sum));
         let commit =
             Commit::new("web", "20261123T023000Z", Outcome::Complete, objects.0, objects.1, vec!["B".into(), "A".into()]);
-        Pending::new("here".into(), commit, archive, &sealed(5, 1))
+        Pending::new("here".into(), commit, archive, &sealed(5, 10))
     }
 
     #[test]
     fn what_is_written_reads_back_with_its_sums() {
-        let mut pending = pending(&sealed(25, 3));
+        let mut pending = pending(&sealed(25, 10));
         pending.upload_mut(Part::Archive).parts = Some(Parts { foreign: vec!["1".into()], id: Some("2".into()) });
         let back = Pending::parse(&pending.to_json().unwrap()).unwrap();
         assert_eq!(back, pending);
-        let expected = Sealed { path: PathBuf::from("/o/20261123T023000Z.tar.gz.pgp"), ..sealed(25, 3) };
+        let expected = Sealed { path: PathBuf::from("/o/20261123T023000Z.tar.gz.pgp"), ..sealed(25, 10) };
         assert_eq!(back.sealed(Part::Archive, Path::new("/o")).unwrap(), expected);
         assert!(back.sealed(Part::Index, Path::new("/o")).is_ok());
         assert!(Pending::parse(b"{}").is_err() && Pending::parse(b"").is_err());
@@ -178,15 +165,16 @@ mod tests {
     }
 
     #[test]
-    fn sums_that_cannot_be_are_refused() {
-        for damaged in [sealed(31, 3), sealed(25, 2), sealed(0, 0)] {
-            assert!(pending(&damaged).sealed(Part::Archive, Path::new("/o")).is_err(), "{damaged:?}");
-        }
+    fn a_changed_record_is_refused() {
+        assert!(pending(&sealed(25, 0)).sealed(Part::Archive, Path::new("/o")).is_err());
+        let mut changed = pending(&sealed(25, 10));
+        changed.commit.archive.sha256 = "07".into();
+        assert!(changed.sealed(Part::Archive, Path::new("/o")).is_err());
     }
 
     #[test]
     fn a_push_is_for_those_it_was_sealed_for() {
-        let pending = pending(&sealed(25, 3));
+        let pending = pending(&sealed(25, 10));
         let recipients = |names: &[&str]| -> Vec<Recipient> {
             names.iter().map(|name| Recipient { fingerprint: (*name).into(), armored: String::new() }).collect()
         };

@@ -161,14 +161,11 @@ impl<'a> Way<'a> {
             return why("it was sealed for others than [openpgp] recipients names now");
         }
         for part in [Part::Index, Part::Archive] {
-            let whole = pending.sealed(part, self.outbox.folder()).and_then(|sealed| {
-                let sum = seal::sum_of(&sealed.path, self.stop);
-                self.stop.check()?;
-                Ok(sum.is_ok_and(|sum| sum == sealed.sum))
-            });
-            // Only a stop is an error here.
-            self.stop.check()?;
-            if !whole.unwrap_or(false) {
+            let whole = match pending.sealed(part, self.outbox.folder()) {
+                Ok(sealed) => sealed.is_whole(self.stop)?,
+                Err(_) => false,
+            };
+            if !whole {
                 return why("what was sealed is no longer whole on the backup disk");
             }
         }

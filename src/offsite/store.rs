@@ -72,7 +72,8 @@ pub struct Store {
     pub offsite: Arc<Offsite>,
     /// What bounds all that is sent.
     pub pace: Option<Arc<Pace>>,
-    stop: Stop,
+    /// Ends every request.
+    pub stop: Stop,
 }
 
 /// What goes along with content, for the store to check it by: one of the two, as S3 writes them.

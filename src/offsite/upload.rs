@@ -6,14 +6,14 @@ use std::fmt;
 use std::fs::File;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::body;
 use super::multipart::{self, CONTENT_TYPE, storage_class, time_for};
 use super::outbox::Outbox;
 use super::pending::{Part, Pending};
 use super::pieces::{Piece, pieces};
-use super::proof::{Marks, etag};
+use super::proof::{Marks, Said, etag};
 use super::seal::Sealed;
 use super::store::{Store, patience};
 use crate::progress::Progress;
@@ -45,31 +45,32 @@ impl std::error::Error for Taken {}
 pub async fn upload(store: &Store, outbox: &Outbox, pending: &mut Pending, part: Part, progress: &Progress) -> Result<()> {
     let key = pending.object(part).key.clone();
     let file = pending.sealed(part, outbox.folder())?;
-    if is_there(store, &key, &file).await? {
-        return Ok(());
+    if let Some(said) = store.head(&key).await? {
+        let mut sums = Vec::new();
+        file.sums(&store.stop, |sum| {
+            sums.push(sum);
+            true
+        })?;
+        return prove(&key, &file, &sums, &said);
     }
-    if let [_] = file.pieces.as_slice() {
+    let sums = if file.sum.size <= file.piece {
         whole(store, &key, part, &file, progress).await?;
+        vec![file.sum.sha256]
     } else {
-        multipart::bring(store, outbox, pending, part, &file, progress).await?;
-    }
-    if !is_there(store, &key, &file).await? {
-        bail!("proving that {key} has arrived: the store doesn't have it");
-    }
-    Ok(())
+        multipart::bring(store, outbox, pending, part, &file, progress).await?
+    };
+    let said = store.head(&key).await?;
+    prove(&key, &file, &sums, &said.with_context(|| format!("proving that {key} has arrived: the store doesn't have it"))?)
 }
 
-/// Whether the store has the file at `key`.
-async fn is_there(store: &Store, key: &str, file: &Sealed) -> Result<bool> {
-    let Some(said) = store.head(key).await? else { return Ok(false) };
+/// Makes sure that what the store says of `key` is what it would say of the file, whose pieces have these sums.
+fn prove(key: &str, file: &Sealed, sums: &[[u8; 32]], said: &Said) -> Result<()> {
     let etag = || {
         let md5s: Result<Vec<[u8; 16]>> = pieces(file.sum.size, file.piece).map(|piece| piece.md5(&file.path)).collect();
         etag(&md5s?)
     };
-    match Marks::of(&file.sum, &file.pieces).prove(&said, etag) {
-        Ok(()) => Ok(true),
-        Err(error) => Err(Taken { key: key.to_owned(), why: format!("{error:#}") }.into()),
-    }
+    let proven = Marks::of(&file.sum, sums).prove(said, etag);
+    proven.map_err(|error| Taken { key: key.to_owned(), why: format!("{error:#}") }.into())
 }
 
 async fn whole(store: &Store, key: &str, part: Part, file: &Sealed, progress: &Progress) -> Result<()> {

@@ -6,22 +6,22 @@
 //!
 //! Certificates expire and are revoked, so which of them can be used is asked anew each time ([`Recipients::at`]).
 
-use std::io::{self, Read, Write};
+mod message;
+
+use std::io::{Read, Write};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use sequoia_openpgp::Cert;
+use sequoia_openpgp::armor;
 use sequoia_openpgp::cert::amalgamation::ValidAmalgamation as _;
+use sequoia_openpgp::packet::key::{Key, PublicParts, UnspecifiedRole};
 use sequoia_openpgp::parse::Parse as _;
 use sequoia_openpgp::policy::StandardPolicy;
-use sequoia_openpgp::serialize::stream::{Armorer, Encryptor, LiteralWriter, Message, Recipient};
-use sequoia_openpgp::types::{Features, KeyFlags, RevocationStatus, SymmetricAlgorithm};
+use sequoia_openpgp::types::{KeyFlags, RevocationStatus};
 
 use crate::config;
 use crate::log::printable;
-
-/// How much is sealed at a time, in bytes.
-const BLOCK: usize = 1 << 20;
 
 /// Which algorithms are safe enough.
 pub(crate) static POLICY: StandardPolicy<'static> = StandardPolicy::new();
@@ -97,41 +97,28 @@ impl Recipients {
     ///
     /// # Errors
     /// There is none to seal for, or reading or writing failed.
-    pub fn seal(&self, content: &mut dyn Read, out: &mut (dyn Write + Send + Sync), armored: bool) -> Result<()> {
-        let mut message = self.begin(out, armored)?;
-        let mut block = vec![0; BLOCK];
-        loop {
-            match content.read(&mut block) {
-                Ok(0) => break,
-                Ok(length) => message.write_all(&block[..length]).context("sealing")?,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error).context("sealing: reading what to seal"),
-            }
-        }
-        message.finalize().context("sealing: closing the message")
-    }
-
-    fn begin<'a>(&'a self, out: &'a mut (dyn Write + Send + Sync), armored: bool) -> Result<Message<'a>> {
-        let mut keys = Vec::new();
-        for certificate in &self.usable {
-            for key in certificate.keys().with_policy(&POLICY, self.now).supported().alive().revoked(false).key_flags(flags()) {
-                let key = key.key();
-                // Said outright, so that no newer form is chosen for a certificate that advertises it.
-                keys.push(Recipient::new(Features::empty().set_seipdv1(), Some(key.keyid().into()), key));
-            }
-        }
+    pub fn seal(&self, content: &mut dyn Read, out: &mut (dyn Write + Send), armored: bool) -> Result<()> {
+        let keys = self.keys();
         if keys.is_empty() {
             bail!("sealing: there is no certificate to seal for");
         }
-        let mut message = Message::new(out);
-        if armored {
-            message = Armorer::new(message).build().context("sealing: beginning the armor")?;
+        if !armored {
+            return message::write(&keys, content, out).context("sealing");
         }
-        let message = Encryptor::for_recipients(message, keys)
-            .symmetric_algo(SymmetricAlgorithm::AES256)
-            .build()
-            .context("sealing: encrypting the session key")?;
-        LiteralWriter::new(message).build().context("sealing: beginning the message")
+        let mut armor = armor::Writer::new(out, armor::Kind::Message).context("sealing: beginning the armor")?;
+        message::write(&keys, content, &mut armor).context("sealing")?;
+        armor.finalize().context("sealing: ending the armor")?;
+        Ok(())
+    }
+
+    /// The keys for encryption of those that can be used, all of them: which of a certificate's keys its owner still has is
+    /// not for us to guess.
+    fn keys(&self) -> Vec<Key<PublicParts, UnspecifiedRole>> {
+        let keys = self.usable.iter().flat_map(|certificate| {
+            let keys = certificate.keys().with_policy(&POLICY, self.now).supported().alive().revoked(false);
+            keys.key_flags(flags()).map(|key| key.key().clone())
+        });
+        keys.collect()
     }
 }
 
