@@ -1,10 +1,10 @@
 //! Writing an encrypted message (RFC 9580): session keys, and one container with a modification detection code.
 //!
 //! sequoia makes the session key packets. The container, which is nearly all of a message, is made here, because two
-//! threads make it in a third of the time: one reads and encrypts, the other sums what was read and writes what was
-//! encrypted. AES in cipher feedback mode can't be divided further, each block depends on the one before. And SHA-1 is
-//! OpenSSL's: the modification detection code isn't a signature, so that sequoia's search for collisions, which costs as
-//! much as all else, finds nothing here that matters.
+//! threads make it in a fraction of the time: one reads and encrypts, the other sums what was read and writes what was
+//! encrypted. The cipher can't be divided further, since each block depends on the one before. And SHA-1 is OpenSSL's: the
+//! modification detection code isn't a signature, so that sequoia's search for collisions, which costs as much as all else,
+//! finds nothing here that matters.
 //!
 //! ```text
 //! PKESK v3 …                                     section 5.1.1, one for each key
@@ -21,7 +21,6 @@ use std::thread;
 
 use anyhow::{Context as _, Result, anyhow};
 use openssl::sha::Sha1;
-use openssl::symm::{Cipher, Crypter, Mode};
 use sequoia_openpgp::Packet;
 use sequoia_openpgp::crypto::SessionKey;
 use sequoia_openpgp::packet::PKESK;
@@ -30,12 +29,11 @@ use sequoia_openpgp::packet::pkesk::PKESK3;
 use sequoia_openpgp::serialize::Serialize as _;
 use sequoia_openpgp::types::SymmetricAlgorithm;
 
+use super::cfb::{BLOCK, Cfb};
+
 /// Bytes of a chunk: 2 to this.
 const CHUNK_BITS: u8 = 20;
 const CHUNK: usize = 1 << CHUNK_BITS;
-
-/// The block size of AES.
-const BLOCK: usize = 16;
 
 /// How many chunks wait for the thread that writes.
 const WAITING: usize = 2;
@@ -56,7 +54,7 @@ pub fn write(keys: &[Key<PublicParts, UnspecifiedRole>], content: &mut dyn Read,
             PKESK3::for_recipient(SymmetricAlgorithm::AES256, &session_key, key).context("encrypting the session key")?;
         Packet::from(PKESK::V3(packet)).serialize(out).context("writing the session key")?;
     }
-    let mut cipher = Crypter::new(Cipher::aes_256_cfb128(), Mode::Encrypt, &session_key, Some(&[0; BLOCK]))?;
+    let mut cipher = Cfb::new(&session_key).context("encrypting")?;
     let mut body = Chunks { buffer: Vec::with_capacity(CHUNK + 8), out };
     body.out.write_all(&[SEIPD]).context(WRITING)?;
     body.add(&[1]).context(WRITING)?;
@@ -68,11 +66,11 @@ pub fn write(keys: &[Key<PublicParts, UnspecifiedRole>], content: &mut dyn Read,
         (read, writer.join())
     });
     // Why nothing more can be written says more than that.
-    let (mut body, sha1) = written.map_err(|_| anyhow!("the thread that writes has ended"))?.context(WRITING)?;
-    read?;
-    let mut end = [0; 20 + BLOCK];
-    let length = cipher.update(&sha1.finish(), &mut end)?;
-    body.add(&end[..length]).and_then(|()| body.finish()).context(WRITING)
+    let (mut body, mut sha1) = written.map_err(|_| anyhow!("the thread that writes has ended"))?.context(WRITING)?;
+    let mut end = read?;
+    sha1.update(&end);
+    end.extend(sha1.finish());
+    body.add(&cipher.finish(&end).context("encrypting")?).and_then(|()| body.finish()).context(WRITING)
 }
 
 const WRITING: &str = "writing the message";
@@ -83,8 +81,9 @@ struct Stretch {
     sealed: Vec<u8>,
 }
 
-/// Reads all of `content` and encrypts it, with everything round it but the sum.
-fn read_ahead(content: &mut dyn Read, cipher: &mut Crypter, send: &SyncSender<Stretch>) -> Result<()> {
+/// Reads all of `content` and encrypts it, with everything round it but the sum; gives the last bytes, of which there is no
+/// whole block.
+fn read_ahead(content: &mut dyn Read, cipher: &mut Cfb, send: &SyncSender<Stretch>) -> Result<Vec<u8>> {
     let mut plain = vec![0; BLOCK];
     openssl::rand::rand_bytes(&mut plain).context("drawing the beginning of a message")?;
     plain.extend_from_within(BLOCK - 2..);
@@ -104,13 +103,14 @@ fn read_ahead(content: &mut dyn Read, cipher: &mut Crypter, send: &SyncSender<St
             plain.splice(at..=at, length);
             plain.extend(MDC);
         }
-        let mut sealed = vec![0; plain.len() + BLOCK];
-        let length = cipher.update(&plain, &mut sealed).context("encrypting")?;
-        sealed.truncate(length);
-        if send.send(Stretch { plain: std::mem::take(&mut plain), sealed }).is_err() || last {
-            return Ok(());
+        let mut rest = Vec::with_capacity(CHUNK + 2 * BLOCK);
+        rest.extend(plain.drain(plain.len() / BLOCK * BLOCK..));
+        let sealed = cipher.encrypt(&plain).context("encrypting")?;
+        // Who can't write any more says why.
+        if send.send(Stretch { plain, sealed }).is_err() || last {
+            return Ok(rest);
         }
-        plain.reserve(CHUNK + 8);
+        plain = rest;
     }
 }
 

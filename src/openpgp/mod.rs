@@ -6,6 +6,7 @@
 //!
 //! Certificates expire and are revoked, so which of them can be used is asked anew each time ([`Recipients::at`]).
 
+mod cfb;
 mod message;
 
 use std::io::{Read, Write};
