@@ -45,12 +45,33 @@ impl Pace {
     }
 }
 
-/// The content of `piece` of `file`, as often as it must be sent.
-pub fn of(file: &Arc<File>, piece: Piece, pace: Option<&Arc<Pace>>) -> ByteStream {
-    let (file, pace) = (Arc::clone(file), pace.cloned());
+/// When something of a request last moved.
+#[derive(Clone, Debug)]
+pub struct Pulse(Arc<Mutex<Instant>>);
+
+impl Pulse {
+    /// It begins to beat.
+    pub fn new() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    /// How long nothing has moved.
+    pub fn silence(&self) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    fn beat(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
+/// The content of `piece` of `file`, as often as it must be sent. `pulse` beats as it goes.
+pub fn of(file: &Arc<File>, piece: Piece, pace: Option<&Arc<Pace>>, pulse: &Pulse) -> ByteStream {
+    let (file, pace, pulse) = (Arc::clone(file), pace.cloned(), pulse.clone());
     ByteStream::new(SdkBody::retryable(move || {
-        let (file, pace) = (Arc::clone(&file), pace.clone());
-        SdkBody::from_body_1_x(Stretch { file, at: piece.offset, end: piece.offset + piece.length, pace, wait: None })
+        let (file, pace, pulse) = (Arc::clone(&file), pace.clone(), pulse.clone());
+        let end = piece.offset + piece.length;
+        SdkBody::from_body_1_x(Stretch { file, at: piece.offset, end, pace, wait: None, pulse })
     }))
 }
 
@@ -60,6 +81,7 @@ struct Stretch {
     end: u64,
     pace: Option<Arc<Pace>>,
     wait: Option<Pin<Box<Sleep>>>,
+    pulse: Pulse,
 }
 
 impl Stretch {
@@ -93,6 +115,7 @@ impl Body for Stretch {
             return Poll::Ready(Some(Err(error)));
         }
         self.at += length;
+        self.pulse.beat();
         Poll::Ready(Some(Ok(Frame::data(Bytes::from(block)))))
     }
 
@@ -111,7 +134,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::{Duration, Instant};
 
-    use super::{Pace, of};
+    use super::{Pace, Pulse, of};
     use crate::offsite::pieces::Piece;
 
     #[test]
@@ -122,13 +145,13 @@ mod tests {
         let file = Arc::new(File::open(file.path()).unwrap());
         let piece = Piece { number: 1, offset: 1000, length: 500_000 };
         let runtime = crate::offsite::runtime().unwrap();
-        let all = |pace| runtime.block_on(async { of(&file, piece, pace).collect().await.unwrap().into_bytes() });
+        let all = |pace| runtime.block_on(async { of(&file, piece, pace, &Pulse::new()).collect().await.unwrap().into_bytes() });
         assert!(all(None) == content[1000..501_000]);
         let (begun, pace) = (Instant::now(), Arc::new(Pace::new(1_000_000)));
         assert!(all(Some(&pace)) == content[1000..501_000]);
         // The first block goes at once.
         assert!(begun.elapsed() >= Duration::from_millis(480), "{:?}", begun.elapsed());
         let short = Piece { length: 600_000, ..piece };
-        assert!(runtime.block_on(async { of(&file, short, None).collect().await.is_err() }));
+        assert!(runtime.block_on(async { of(&file, short, None, &Pulse::new()).collect().await.is_err() }));
     }
 }

@@ -15,7 +15,7 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPa
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
 
-use super::body;
+use super::body::{self, Pulse};
 use super::outbox::Outbox;
 use super::pending::{Part, Parts, Pending};
 use super::pieces::{Piece, pieces};
@@ -54,6 +54,11 @@ pub async fn bring(
     };
     let (parts, sums) = send(store, &key, &id, file, there, progress).await?;
     complete(store, &key, &id, parts).await?;
+    // A request to begin that was tried again may have begun two.
+    let begun = pending.upload(part).parts.as_ref().map(|parts| Parts { foreign: parts.foreign.clone(), id: None });
+    if let Err(error) = abort_all(store, &key, begun.as_ref()).await {
+        tracing::warn!("{error:#}");
+    }
     Ok(sums)
 }
 
@@ -173,11 +178,14 @@ async fn send_one(
     sums: Sums,
 ) -> Result<(Piece, CompletedPart)> {
     let (key, id) = &*upload;
-    let request = store.client.upload_part().bucket(&store.bucket).key(key).upload_id(id).part_number(piece.number);
-    let request = request.set_checksum_sha256(sums.sha256.clone()).set_content_md5(sums.md5);
-    let request = request.body(body::of(&content, piece, store.pace.as_ref())).customize();
-    let request = request.config_override(patience(time_for(&store, piece.length)));
-    let answer = store.ask(format!("uploading part {} of {key}", piece.number), request.send()).await?;
+    let request = |pulse: &Pulse| {
+        let request = store.client.upload_part().bucket(&store.bucket).key(key).upload_id(id).part_number(piece.number);
+        let request = request.set_checksum_sha256(sums.sha256.clone()).set_content_md5(sums.md5.clone());
+        let request = request.body(body::of(&content, piece, store.pace.as_ref(), pulse)).customize();
+        request.config_override(patience(time_for(&store, piece.length))).send()
+    };
+    let doing = || format!("uploading part {} of {key}", piece.number);
+    let answer = store.send(request).await.with_context(doing)?.map_err(|error| trouble::told(&error)).with_context(doing)?;
     let part = CompletedPart::builder().part_number(piece.number).set_checksum_sha256(sums.sha256);
     Ok((piece, part.set_e_tag(answer.e_tag().map(String::from)).build()))
 }

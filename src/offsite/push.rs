@@ -224,30 +224,34 @@ impl<'a> Way<'a> {
     /// Brings both objects to the store, proves them, and only then commits. The small one goes first: a store that gives
     /// nothing to prove it by isn't sent the large one, night after night.
     async fn bring(&self, store: &Store, pending: &mut Pending) -> Result<Pushed> {
+        let brought = self.bring_and_commit(store, pending).await;
+        if brought.as_ref().is_err_and(|error| error.downcast_ref::<Taken>().is_some()) {
+            // It would never get through: the next run begins with another snapshot.
+            pending.abandoned = true;
+            self.outbox.save(pending)?;
+        }
+        let key = brought?;
+        let problem = lock::missing(store, &pending.commit, &key, Timestamp::now()).await?;
+        self.proven(&pending.commit, problem)
+    }
+
+    /// Gives the commit object's key.
+    async fn bring_and_commit(&self, store: &Store, pending: &mut Pending) -> Result<String> {
         for part in [Part::Index, Part::Archive] {
-            let uploaded = upload(store, &self.outbox, pending, part, self.progress).await;
-            if let Err(error) = uploaded {
-                if error.downcast_ref::<Taken>().is_some() {
-                    // It would never get through: the next run begins with another snapshot.
-                    pending.abandoned = true;
-                    self.outbox.save(pending)?;
-                }
-                return Err(error);
-            }
+            upload(store, &self.outbox, pending, part, self.progress).await?;
         }
         let commit = &pending.commit;
-        let keys = store.keys(&commit.source, &commit.snapshot);
+        let key = store.keys(&commit.source, &commit.snapshot).commit;
         let json = commit.to_json()?;
-        store.put_new(&keys.commit, &json).await?;
-        match store.read(&keys.commit).await? {
-            Some(back) if back == json => {}
+        store.put_new(&key, &json).await?;
+        match store.read(&key).await? {
+            Some(back) if back == json => Ok(key),
             Some(_) => {
-                bail!("the store gives back another commit object than was written\nhint: does another appliance write there?")
+                let why = String::from("the store gives back another commit object than was written");
+                Err(Taken { key, why }.into())
             }
             None => bail!("the store doesn't give back the commit object that was written"),
         }
-        let problem = lock::missing(store, commit, &keys.commit, Timestamp::now()).await?;
-        self.proven(commit, problem)
     }
 
     /// Sets the push clock, and lets go of what was sealed.

@@ -31,7 +31,7 @@ use openssl::hash::{MessageDigest, hash};
 use openssl::sha::sha256;
 use tokio::time::timeout;
 
-use super::body::Pace;
+use super::body::{Pace, Pulse};
 use super::bounded::Bounded;
 use super::commit::Keys;
 use super::proof::{Said, sha256_base64};
@@ -179,6 +179,27 @@ impl Store {
         }
     }
 
+    /// Makes a request that sends content, with a body whose pulse is given to it, and waits for its answer as long as
+    /// something moves. One that falls silent is made again; the SDK itself only sees whether bytes go out, and they are all
+    /// gone when a store stops answering.
+    ///
+    /// # Errors
+    /// A stop was asked for, or the store stayed silent. The inner error is the request's own.
+    pub async fn send<T, F: Future<Output = T>>(&self, request: impl Fn(&Pulse) -> F) -> Result<T> {
+        for _ in 0..TRIES {
+            let pulse = Pulse::new();
+            let mut answer = Box::pin(request(&pulse));
+            while pulse.silence() < STALLED {
+                self.stop.check()?;
+                if let Ok(answer) = timeout(LOOK, answer.as_mut()).await {
+                    return Ok(answer);
+                }
+            }
+            tracing::warn!("the store has been silent for {} seconds: trying again", STALLED.as_secs());
+        }
+        bail!("the store takes content and doesn't answer\nhint: {}", trouble::TRY_LATER)
+    }
+
     /// What the store says of the object at `key`; none when there is none.
     ///
     /// # Errors
@@ -251,7 +272,7 @@ impl Store {
     pub async fn put_new(&self, key: &str, content: &[u8]) -> Result<()> {
         let md5 = || hash(MessageDigest::md5(), content)?.as_ref().try_into().context("an MD5 has 16 bytes");
         let sums = self.sums(&sha256(content), md5)?;
-        let request = || {
+        let request = |_: &Pulse| {
             let request = self.client.put_object().content_type("application/json");
             let request = request.set_checksum_sha256(sums.sha256.clone()).set_content_md5(sums.md5.clone());
             (request.body(ByteStream::from(content.to_vec())), patience(ATTEMPT))
@@ -267,12 +288,15 @@ impl Store {
     pub async fn put_where_none_is(
         &self,
         key: &str,
-        request: impl Fn() -> (PutObjectFluentBuilder, aws_sdk_s3::config::Builder),
+        request: impl Fn(&Pulse) -> (PutObjectFluentBuilder, aws_sdk_s3::config::Builder),
     ) -> Result<()> {
         for only_new in [true, false] {
-            let (request, patience) = request();
-            let request = request.bucket(&self.bucket).key(key).set_if_none_match(only_new.then(|| String::from("*")));
-            match self.wait(request.customize().config_override(patience).send()).await? {
+            let put = |pulse: &Pulse| {
+                let (request, patience) = request(pulse);
+                let request = request.bucket(&self.bucket).key(key).set_if_none_match(only_new.then(|| String::from("*")));
+                request.customize().config_override(patience).send()
+            };
+            match self.send(put).await? {
                 Ok(_) => break,
                 Err(error) => match error.code() {
                     Some("PreconditionFailed") => break,

@@ -11,7 +11,8 @@ use crate::log::printable;
 /// How much is told of what a store says, in characters: it goes into logs and mails.
 const LONGEST: usize = 300;
 
-const TRY_LATER: &str = "the store is in trouble: the next run tries again";
+/// What helps when only time does.
+pub const TRY_LATER: &str = "the store is in trouble: the next run tries again";
 
 /// The error of a request that failed.
 pub fn told<E>(error: &SdkError<E, HttpResponse>) -> anyhow::Error

@@ -18,11 +18,13 @@ use super::seal::Sealed;
 use super::store::{Store, patience};
 use crate::progress::Progress;
 
-/// Something else stands where the object belongs.
+/// Something else stands where an object belongs.
 #[derive(Debug)]
 pub struct Taken {
-    key: String,
-    why: String,
+    /// Its key.
+    pub key: String,
+    /// How it is something else.
+    pub why: String,
 }
 
 impl fmt::Display for Taken {
@@ -78,10 +80,10 @@ async fn whole(store: &Store, key: &str, part: Part, file: &Sealed, progress: &P
     let (content, piece) = (Arc::new(content), Piece { number: 1, offset: 0, length: file.sum.size });
     let sums = store.sums(&file.sum.sha256, || piece.md5(&file.path))?;
     store
-        .put_where_none_is(key, || {
+        .put_where_none_is(key, |pulse| {
             let request = store.client.put_object().content_type(CONTENT_TYPE).set_storage_class(storage_class(store, part));
             let request = request.set_checksum_sha256(sums.sha256.clone()).set_content_md5(sums.md5.clone());
-            let request = request.body(body::of(&content, piece, store.pace.as_ref()));
+            let request = request.body(body::of(&content, piece, store.pace.as_ref(), pulse));
             (request, patience(time_for(store, piece.length)))
         })
         .await

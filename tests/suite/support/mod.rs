@@ -11,6 +11,7 @@ pub mod postgresql;
 pub mod servers;
 pub mod small_disk;
 pub mod store;
+pub mod way;
 
 use std::path::Path;
 use std::process::Command;

@@ -1,13 +1,11 @@
 //! An S3 store: moto's server on loopback, as `tools/setup` installs it, and a way to it that can be disturbed.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{JoinHandle, sleep, spawn};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -150,88 +148,4 @@ fn request(port: u16, method: &str, path: &str, body: &[u8]) -> Answer {
     let head = String::from_utf8(answer[..end].to_vec()).unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     Answer { status, head, body: answer[end + 4..].to_vec() }
-}
-
-/// What becomes of a request on its way.
-pub enum Fate {
-    /// It goes on to the store.
-    Pass,
-    /// The store isn't asked; this status is the answer.
-    Answer(u16),
-    /// It goes on, and the answer lacks the headers that begin so, in lower case.
-    Strip(&'static str),
-}
-
-/// The way to a store, through which each request's first line is looked at. Dropped, it is closed.
-pub struct Way {
-    /// Its port on 127.0.0.1.
-    pub port: u16,
-    closed: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Way {
-    /// One to the store at `port`. `fate` sees lines like `PUT /backups/key HTTP/1.1`.
-    pub fn to(port: u16, fate: impl Fn(&str) -> Fate + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let own = listener.local_addr().unwrap().port();
-        let closed = Arc::new(AtomicBool::new(false));
-        let (fate, seen) = (Arc::new(fate), Arc::clone(&closed));
-        let thread = spawn(move || {
-            for stream in listener.incoming() {
-                if seen.load(Ordering::SeqCst) {
-                    return;
-                }
-                let fate = Arc::clone(&fate);
-                // A client that breaks off is no failure of the way.
-                spawn(move || carry(&stream.unwrap(), port, &*fate));
-            }
-        });
-        Self { port: own, closed, thread: Some(thread) }
-    }
-}
-
-impl Drop for Way {
-    fn drop(&mut self) {
-        self.closed.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
-        let _ = self.thread.take().unwrap().join();
-    }
-}
-
-/// Carries one request and its answer, and ends the connection.
-fn carry(stream: &TcpStream, port: u16, fate: &dyn Fn(&str) -> Fate) -> Option<()> {
-    let mut reader = BufReader::new(stream);
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        if reader.read_until(b'\n', &mut head).ok()? == 0 {
-            return None;
-        }
-    }
-    let head = String::from_utf8(head).ok()?;
-    let lower = head.to_lowercase();
-    let length = lower.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |length| length.parse().unwrap());
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
-    let line = head.lines().next()?;
-    let strip = match fate(line) {
-        Fate::Pass => None,
-        Fate::Strip(start) => Some(start),
-        Fate::Answer(status) => {
-            let answer = format!("HTTP/1.1 {status} Injected\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-            return (&*stream).write_all(answer.as_bytes()).ok();
-        }
-    };
-    let mut store = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    let head = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
-    store.write_all(head.as_bytes()).and_then(|()| store.write_all(&body)).ok()?;
-    let mut answer = Vec::new();
-    store.read_to_end(&mut answer).ok()?;
-    if let Some(start) = strip {
-        let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
-        let head = String::from_utf8(answer[..end].to_vec()).ok()?;
-        let kept: Vec<&str> = head.split("\r\n").filter(|line| !line.to_lowercase().starts_with(start)).collect();
-        answer = [kept.join("\r\n").as_bytes(), &answer[end..]].concat();
-    }
-    (&*stream).write_all(&answer).ok()
 }

@@ -1,0 +1,124 @@
+//! A way to an S3 store that can be disturbed: a proxy that looks at each request.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{JoinHandle, sleep, spawn};
+use std::time::Duration;
+
+/// What becomes of a request on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes on to the store.
+    Pass,
+    /// The store isn't asked; this status is the answer, with this code of S3, if it isn't empty.
+    Answer(u16, &'static str),
+    /// It goes on, and the answer lacks the headers that begin so, in lower case.
+    Strip(&'static str),
+    /// The connection breaks before the store hears of it.
+    Break,
+    /// The store does it, and the connection breaks before its answer comes.
+    Lose,
+    /// Half of the answer comes, and then the connection breaks.
+    Cut,
+    /// A byte of what is sent changes.
+    Corrupt,
+    /// Nothing comes back until the way is closed.
+    Stall,
+}
+
+/// The way to a store, through which each request's first line is looked at. Dropped, it is closed.
+pub struct Way {
+    /// Its port on 127.0.0.1.
+    pub port: u16,
+    closed: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Way {
+    /// One to the store at `port`. `fate` sees lines like `PUT /backups/key HTTP/1.1`.
+    pub fn to(port: u16, fate: impl Fn(&str) -> Fate + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let own = listener.local_addr().unwrap().port();
+        let closed = Arc::new(AtomicBool::new(false));
+        let (fate, seen) = (Arc::new(fate), Arc::clone(&closed));
+        let thread = spawn(move || {
+            for stream in listener.incoming() {
+                if seen.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (fate, seen) = (Arc::clone(&fate), Arc::clone(&seen));
+                // A client that breaks off is no failure of the way.
+                spawn(move || carry(&stream.unwrap(), port, &*fate, &seen));
+            }
+        });
+        Self { port: own, closed, thread: Some(thread) }
+    }
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        self.closed.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        let _ = self.thread.take().unwrap().join();
+    }
+}
+
+/// Carries one request and its answer, and ends the connection.
+fn carry(stream: &TcpStream, port: u16, fate: &dyn Fn(&str) -> Fate, closed: &AtomicBool) -> Option<()> {
+    let mut reader = BufReader::new(stream);
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        if reader.read_until(b'\n', &mut head).ok()? == 0 {
+            return None;
+        }
+    }
+    let head = String::from_utf8(head).ok()?;
+    let lower = head.to_lowercase();
+    let length = lower.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |length| length.parse().unwrap());
+    let fate = fate(head.lines().next()?);
+    if fate == Fate::Break {
+        // What isn't read makes a reset of it.
+        return None;
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    match fate {
+        Fate::Answer(status, code) => {
+            let body = if code.is_empty() { String::new() } else { format!("<Error><Code>{code}</Code></Error>") };
+            let answer =
+                format!("HTTP/1.1 {status} Injected\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+            return (&*stream).write_all(answer.as_bytes()).ok();
+        }
+        Fate::Stall => {
+            while !closed.load(Ordering::SeqCst) {
+                sleep(Duration::from_millis(50));
+            }
+            return None;
+        }
+        Fate::Corrupt => {
+            if let Some(byte) = body.get_mut(length / 2) {
+                *byte ^= 1;
+            }
+        }
+        _ => {}
+    }
+    let mut store = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    let head = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+    store.write_all(head.as_bytes()).and_then(|()| store.write_all(&body)).ok()?;
+    let mut answer = Vec::new();
+    store.read_to_end(&mut answer).ok()?;
+    match fate {
+        Fate::Strip(start) => {
+            let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
+            let head = String::from_utf8(answer[..end].to_vec()).ok()?;
+            let kept: Vec<&str> = head.split("\r\n").filter(|line| !line.to_lowercase().starts_with(start)).collect();
+            answer = [kept.join("\r\n").as_bytes(), &answer[end..]].concat();
+        }
+        Fate::Lose => return None,
+        Fate::Cut => answer.truncate(answer.len() - answer.len().min(40) / 2),
+        _ => {}
+    }
+    (&*stream).write_all(&answer).ok()
+}
