@@ -180,7 +180,10 @@ async fn send_one(
     let (key, id) = &*upload;
     let request = |pulse: &Pulse| {
         let request = store.client.upload_part().bucket(&store.bucket).key(key).upload_id(id).part_number(piece.number);
-        let request = request.set_checksum_sha256(sums.sha256.clone()).set_content_md5(sums.md5.clone());
+        let request = request
+            .set_checksum_sha256(sums.sha256.clone())
+            .set_content_md5(sums.md5.clone())
+            .set_checksum_algorithm(sums.algorithm());
         let request = request.body(body::of(&content, piece, store.pace.as_ref(), pulse)).customize();
         request.config_override(patience(time_for(&store, piece.length))).send()
     };

@@ -21,7 +21,7 @@ use aws_sdk_s3::operation::get_object::GetObjectError;
 use aws_sdk_s3::operation::head_object::HeadObjectError;
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::ChecksumMode;
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode};
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
@@ -76,13 +76,21 @@ pub struct Store {
     pub stop: Stop,
 }
 
-/// What goes along with content, for the store to check it by: one of the two, as S3 writes them.
+/// What goes along with content, for the store to check it by: one of the two, as S3 writes them. Some stores also want to
+/// be told the algorithm, which is [`Self::algorithm`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sums {
     /// For `x-amz-checksum-sha256`.
     pub sha256: Option<String>,
     /// For `Content-MD5`.
     pub md5: Option<String>,
+}
+
+impl Sums {
+    /// For `x-amz-sdk-checksum-algorithm`.
+    pub fn algorithm(&self) -> Option<ChecksumAlgorithm> {
+        self.sha256.as_ref().map(|_| ChecksumAlgorithm::Sha256)
+    }
 }
 
 /// An object in a listing.
@@ -274,7 +282,10 @@ impl Store {
         let sums = self.sums(&sha256(content), md5)?;
         let request = |_: &Pulse| {
             let request = self.client.put_object().content_type("application/json");
-            let request = request.set_checksum_sha256(sums.sha256.clone()).set_content_md5(sums.md5.clone());
+            let request = request
+                .set_checksum_sha256(sums.sha256.clone())
+                .set_content_md5(sums.md5.clone())
+                .set_checksum_algorithm(sums.algorithm());
             (request.body(ByteStream::from(content.to_vec())), patience(ATTEMPT))
         };
         self.put_where_none_is(key, request).await.with_context(|| format!("writing {key}"))

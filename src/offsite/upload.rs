@@ -82,7 +82,10 @@ async fn whole(store: &Store, key: &str, part: Part, file: &Sealed, progress: &P
     store
         .put_where_none_is(key, |pulse| {
             let request = store.client.put_object().content_type(CONTENT_TYPE).set_storage_class(storage_class(store, part));
-            let request = request.set_checksum_sha256(sums.sha256.clone()).set_content_md5(sums.md5.clone());
+            let request = request
+                .set_checksum_sha256(sums.sha256.clone())
+                .set_content_md5(sums.md5.clone())
+                .set_checksum_algorithm(sums.algorithm());
             let request = request.body(body::of(&content, piece, store.pace.as_ref(), pulse));
             (request, patience(time_for(store, piece.length)))
         })

@@ -316,6 +316,49 @@ fn a_stop_breaks_a_push_off_and_the_next_run_goes_on() {
 }
 
 #[test]
+fn uploads_of_others_are_left_alone() {
+    let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
+    let archive = scene.snapshot(MONDAY, 33 << 20, Outcome::Complete);
+    // Under the very key, and beside it.
+    let foreign = [key(MONDAY, "tar.gz.pgp"), key(MONDAY, "tar.gz.pgp.other"), key(TUESDAY, "tar.gz.pgp")];
+    foreign.iter().for_each(|key| store.begin_upload(key));
+    let answers = AtomicUsize::new(0);
+    let way = Way::to(store.port, move |line| {
+        // The store begins one, and its answer is lost: that one is ours.
+        let begins = line.starts_with("POST ") && line.contains("?uploads");
+        if begins && answers.fetch_add(1, Ordering::SeqCst) == 0 { Fate::Lose } else { Fate::Pass }
+    });
+    scene.push(&scene.config(way.port), &archive, Outcome::Complete).unwrap();
+    assert_eq!(store.uploads(), foreign);
+}
+
+#[test]
+fn a_copy_that_the_store_does_not_lock_counts_and_is_told_of() {
+    for (store, expected) in [
+        (Store::start(), "tar.gz.pgp isn't locked"),
+        (Store::start_locking(7), "is locked until "),
+        (Store::start_locking(30), ""),
+    ] {
+        let scene = Scene::new(GnuPg::new());
+        // In one piece: what came in parts this store doesn't lock.
+        let archive = scene.snapshot(MONDAY, 1000, Outcome::Complete);
+        let endpoint = format!("http://127.0.0.1:{}", store.port);
+        let config = scene.config_at(&endpoint, "locked = \"30d\"");
+        let problem = scene.push(&config, &archive, Outcome::Complete).unwrap().problem.unwrap_or_default();
+        if expected.is_empty() {
+            assert_eq!(problem, "");
+        } else {
+            assert!(problem.contains(expected) && problem.contains("\nhint: whoever has the appliance's"), "{problem}");
+        }
+        assert_eq!(scene.clock()["sources"]["web"]["complete"]["snapshot"], MONDAY);
+        // Asked again, the store says the same.
+        fs::remove_file(scene.path("state/pushes.json")).unwrap();
+        let again = scene.push(&config, &archive, Outcome::Complete).unwrap().problem.unwrap_or_default();
+        assert_eq!(again, problem);
+    }
+}
+
+#[test]
 fn a_push_for_others_or_elsewhere_is_given_up_with_what_it_had_begun() {
     let (mut scene, store) = (Scene::new(GnuPg::new()), Store::start());
     let archive = scene.snapshot(MONDAY, 33 << 20, Outcome::Complete);

@@ -36,6 +36,24 @@ impl Store {
         store
     }
 
+    /// Starts one whose bucket keeps what comes from being deleted, for so many days.
+    pub fn start_locking(days: u32) -> Self {
+        let store = Self::launch(free_port(), &[]);
+        let made = request_with(store.port, "PUT", &format!("/{BUCKET}"), b"", "x-amz-bucket-object-lock-enabled: true\r\n");
+        assert_eq!(made.status, 200);
+        let rule = format!(
+            "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention>\
+             <Mode>COMPLIANCE</Mode><Days>{days}</Days></DefaultRetention></Rule></ObjectLockConfiguration>"
+        );
+        assert_eq!(request(store.port, "PUT", &format!("/{BUCKET}?object-lock"), rule.as_bytes()).status, 200);
+        store
+    }
+
+    /// Begins an upload in parts, as somebody else.
+    pub fn begin_upload(&self, key: &str) {
+        assert_eq!(request(self.port, "POST", &format!("/{BUCKET}/{key}?uploads"), b"").status, 200);
+    }
+
     /// Starts one that speaks TLS with this certificate, and has no bucket.
     pub fn start_tls(certificate: &Path, key: &Path) -> Self {
         Self::launch(free_port(), &["--ssl-cert", certificate.to_str().unwrap(), "--ssl-key", key.to_str().unwrap()])
@@ -134,12 +152,17 @@ struct Answer {
 }
 
 fn request(port: u16, method: &str, path: &str, body: &[u8]) -> Answer {
+    request_with(port, method, path, body, "")
+}
+
+/// The same with these header lines more.
+fn request_with(port: u16, method: &str, path: &str, body: &[u8], more: &str) -> Answer {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let length = body.len();
     // moto answers only those who say who they are; whether it is true it doesn't ask
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\nContent-Length: {length}\r\n\
-         x-amz-checksum-mode: ENABLED\r\nAuthorization: AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request\r\n\r\n"
+         {more}x-amz-checksum-mode: ENABLED\r\nAuthorization: AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request\r\n\r\n"
     );
     stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
     let mut answer = Vec::new();
