@@ -103,7 +103,7 @@ pub(super) const OFFSITE: Shape = Shape {
 pub(super) const REPORT: Shape = Shape {
     name: "report",
     repeated: false,
-    inner: &[],
+    inner: &["fallback"],
     keys: &[
         key("to", "[\"me@example.org\"]"),
         key("from", "\"vaultberry@example.org\""),
@@ -112,7 +112,20 @@ pub(super) const REPORT: Shape = Shape {
         key("security", "\"starttls\""),
         key("credentials", "\"/etc/vaultberry/credentials/smtp\""),
         key("ca", CA),
-        key("log_limit", "\"1 MiB\""),
+        key("size_limit", "\"1 MiB\""),
+    ],
+};
+
+pub(super) const FALLBACK: Shape = Shape {
+    name: "report.fallback",
+    repeated: true,
+    inner: &[],
+    keys: &[
+        key("server", "\"mail.example.net\""),
+        key("port", "587"),
+        key("security", "\"starttls\""),
+        key("credentials", "\"/etc/vaultberry/credentials/smtp-fallback\""),
+        key("ca", CA),
     ],
 };
 

@@ -172,9 +172,18 @@ fn read_config(path: Option<&Path>) -> Result<(String, Config)> {
 /// What the appliance logs in to store and mail server with, as far as the owner has put it into the secrets folder.
 fn credentials(config: &Config, folder: &SecretsFolder) -> Result<Vec<(PathBuf, Secret<Vec<u8>>)>> {
     let store = config.offsite.as_ref().map(|offsite| ("s3", &offsite.credentials));
-    let mail = config.report.as_ref().and_then(|report| report.credentials.as_ref()).map(|path| ("smtp", path));
-    let mut found = Vec::new();
+    let servers = config.report.iter().flat_map(|report| report.servers.iter().enumerate());
+    let mail = servers.filter_map(|(number, server)| {
+        let path = server.credentials.as_ref()?;
+        // Those of further servers go by the names that they have on the appliance.
+        let name = if number == 0 { "smtp" } else { path.file_name()?.to_str()? };
+        Some((name, path))
+    });
+    let mut found: Vec<(PathBuf, Secret<Vec<u8>>)> = Vec::new();
     for (name, path) in store.into_iter().chain(mail) {
+        if found.iter().any(|(known, _)| known == path) {
+            continue;
+        }
         if let Some(content) = folder.credentials(name)? {
             found.push((path.clone(), content));
         } else {

@@ -180,7 +180,8 @@ pub fn refuse_unreachable(config: &Config) -> Result<()> {
         refuse(key, folder, &UNREACHABLE, "can't keep anything in\nhint: write a folder below /mnt, /srv or /var/lib")?;
     }
     let credentials = config.offsite.iter().map(|offsite| ("offsite.credentials", &offsite.credentials));
-    let login = config.report.iter().filter_map(|report| Some(("report.credentials", report.credentials.as_ref()?)));
+    let servers = config.report.iter().flat_map(|report| &report.servers);
+    let login = servers.filter_map(|server| Some(("report.credentials", server.credentials.as_ref()?)));
     let identities = config.sources.iter().map(|source| ("source.identity", &source.identity));
     for (key, file) in credentials.chain(login).chain(identities) {
         refuse(key, file, &UNSEEN, "can't see\nhint: write a file below /etc/vaultberry or /var/lib/vaultberry")?;

@@ -20,7 +20,7 @@ mod proof;
 mod push;
 mod store;
 mod trouble;
-mod unseal;
+pub(crate) mod unseal;
 mod upload;
 
 use std::path::Path;

@@ -1,9 +1,11 @@
-//! The mails that wait, on root: `<state>/queue/`, one file a mail.
+//! The mails that wait, on root: `<state>/queue/`, one file a mail, and its short form beside it where it has one.
 //!
 //! A name begins with the time at which the mail was made, so that sorted names go from old to new. A mail is written whole
 //! and synced before anything is sent, and removed only after the server has accepted it. Two runs may end at once, so
 //! sending wants a lock. Its holder looks for new mails until there are none; who doesn't get it waits a while, and then
 //! leaves its mail to the holder.
+//!
+//! A mail that is too large for the server goes in its short form, `NAME.short`, and then both leave the queue.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -18,8 +20,9 @@ use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
-use super::limits::{MOST, MOST_BYTES, refused_once_more, stem, surplus};
-use super::{Delivery, Failure};
+use super::Delivery;
+use super::limits::{MOST, MOST_BYTES, refused_once_more, stem, surplus, was_refused};
+use super::mail::Failure;
 use crate::durable;
 
 /// How long another process is waited for.
@@ -30,6 +33,16 @@ const LEFTOVER: Duration = Duration::from_hours(1);
 
 /// What sends one mail, and gives what isn't right although it was sent.
 pub type Send<'a> = dyn FnMut(&[u8]) -> Result<Vec<String>, Failure> + 'a;
+
+/// Which of the mails are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// All that wait.
+    All,
+    /// Those that no server has refused for good: the others have a turn with each run, so that they aren't refused five
+    /// times within hours.
+    NotRefused,
+}
 
 /// The queue of one appliance.
 #[derive(Clone, Debug)]
@@ -45,9 +58,13 @@ impl Queue {
     }
 
     /// Keeps a mail: when this returns, a power cut doesn't lose it.
-    pub fn put(&self, name: &str, mail: &[u8]) -> Result<()> {
+    pub fn put(&self, name: &str, mail: &[u8], short: Option<&[u8]>) -> Result<()> {
         durable::private_folder(&self.folder)?;
         durable::sync_folder_of(&self.folder)?;
+        // First, so that whoever finds the mail finds it.
+        if let Some(short) = short {
+            durable::write(&self.short_of(name), short, 0o600)?;
+        }
         durable::write(&self.folder.join(format!("{name}.eml")), mail, 0o600)
     }
 
@@ -56,9 +73,10 @@ impl Queue {
         self.names(".eml")
     }
 
-    /// Gives each mail to `send`, the newest and then from the oldest on, those too that come meanwhile, until one fails for
-    /// a reason that the next would meet too. What came of each goes to `tell`; when nobody listens any more, it stops.
-    pub fn send_all(&self, send: &mut Send<'_>, tell: &Sender<Delivery>) -> Result<()> {
+    /// Gives each mail of this choice to `send`, the newest and then from the oldest on, those too that come meanwhile, until
+    /// one fails for a reason that the next would meet too. What came of each goes to `tell`; when nobody listens any more, it
+    /// stops.
+    pub fn send(&self, which: Which, send: &mut Send<'_>, tell: &Sender<Delivery>) -> Result<()> {
         if !self.folder.exists() {
             return Ok(());
         }
@@ -67,7 +85,7 @@ impl Queue {
         };
         self.remove_leftovers()?;
         let mut tried = BTreeSet::new();
-        while let Some(name) = self.next(&tried)? {
+        while let Some(name) = self.next(which, &tried)? {
             tried.insert(stem(&name).to_owned());
             let mut delivery = Delivery::default();
             let alive = self.attempt(&name, send, &mut delivery);
@@ -84,8 +102,9 @@ impl Queue {
     }
 
     /// The next mail to send: tonight's tells most, and then those that wait have their turns.
-    fn next(&self, tried: &BTreeSet<String>) -> Result<Option<String>> {
-        let mut left = self.waiting()?.into_iter().filter(|name| !tried.contains(stem(name)));
+    fn next(&self, which: Which, tried: &BTreeSet<String>) -> Result<Option<String>> {
+        let chosen = |name: &String| which == Which::All || !was_refused(name);
+        let mut left = self.waiting()?.into_iter().filter(|name| chosen(name) && !tried.contains(stem(name)));
         Ok(if tried.is_empty() { left.next_back() } else { left.next() })
     }
 
@@ -97,12 +116,13 @@ impl Queue {
                 delivery.problems.extend(problems);
             }
             Err(Failure::Mail(error)) => delivery.problem(&error),
+            Err(Failure::TooLarge(error)) => {
+                delivery.problem(&error);
+                return self.attempt_short(name, send, delivery);
+            }
             Err(Failure::Refused(error)) => {
                 delivery.problem(&error);
-                match self.count_refusal(name) {
-                    Ok(dropped) => delivery.problems.extend(dropped),
-                    Err(error) => delivery.problem(&error),
-                }
+                self.refused(name, delivery);
             }
             Err(Failure::Server(error)) => {
                 delivery.problem(&error);
@@ -112,11 +132,46 @@ impl Queue {
         true
     }
 
+    /// Tries the short form of a mail that was too large. Without one the mail counts as refused.
+    fn attempt_short(&self, name: &str, send: &mut Send<'_>, delivery: &mut Delivery) -> bool {
+        let path = self.short_of(stem(name));
+        let Ok(short) = fs::read(&path) else {
+            self.refused(name, delivery);
+            return true;
+        };
+        match send(&short) {
+            Ok(problems) => {
+                delivery.sent += 1;
+                delivery.problems.extend(problems);
+                if let Err(error) = self.remove(name).and_then(|()| durable::sync_folder_of(&path)) {
+                    delivery.problem(&error);
+                }
+            }
+            Err(Failure::Refused(error) | Failure::TooLarge(error)) => {
+                delivery.problem(&error);
+                self.refused(name, delivery);
+            }
+            Err(Failure::Mail(error)) => delivery.problem(&error),
+            Err(Failure::Server(error)) => {
+                delivery.problem(&error);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn refused(&self, name: &str, delivery: &mut Delivery) {
+        match self.count_refusal(name) {
+            Ok(dropped) => delivery.problems.extend(dropped),
+            Err(error) => delivery.problem(&error),
+        }
+    }
+
     /// Counts in a mail's name that it was refused. After the last time the mail is dropped, and that is told.
     fn count_refusal(&self, name: &str) -> Result<Option<String>> {
         let path = self.folder.join(name);
         let Some(next) = refused_once_more(name) else {
-            remove(&path)?;
+            self.remove(name)?;
             return Ok(Some(format!(
                 "the mail {name} is dropped: the server refused it too often\n\
                  hint: what it told is in the run's log on the appliance"
@@ -132,7 +187,7 @@ impl Queue {
         let mail = fs::read(&path).with_context(|| format!("reading the mail {}", path.display())).map_err(Failure::Mail)?;
         let mut problems = send(&mail)?;
         // The server has it: what goes wrong from here on makes it arrive a second time, no more.
-        if let Err(error) = remove(&path).and_then(|()| durable::sync_folder_of(&path)) {
+        if let Err(error) = self.remove(name).and_then(|()| durable::sync_folder_of(&path)) {
             problems.push(format!("{error:#}"));
         }
         Ok(problems)
@@ -164,7 +219,10 @@ impl Queue {
 
     /// Removes what a power cut left half written.
     fn remove_leftovers(&self) -> Result<()> {
-        for name in self.names(".part")? {
+        let waiting = self.waiting()?;
+        let is_left = |name: &String| !waiting.iter().any(|mail| stem(mail) == stem(name));
+        let shorts = self.names(".short")?.into_iter().filter(is_left);
+        for name in self.names(".part")?.into_iter().chain(shorts) {
             let path = self.folder.join(name);
             let modified = fs::metadata(&path).and_then(|metadata| metadata.modified());
             let age = modified.ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
@@ -183,10 +241,21 @@ impl Queue {
         let sizes: Vec<u64> = names.iter().map(size).collect();
         let mut dropped = Vec::new();
         for name in &names[..surplus(&sizes)] {
-            remove(&self.folder.join(name))?;
+            self.remove(name)?;
             dropped.push(format!("more than {MOST} mails or {} MiB wait: the oldest, {name}, goes unsent", MOST_BYTES >> 20));
         }
         Ok(dropped)
+    }
+
+    /// Removes a mail, and its short form after it.
+    fn remove(&self, name: &str) -> Result<()> {
+        remove(&self.folder.join(name))?;
+        let short = self.short_of(stem(name));
+        if short.exists() { remove(&short) } else { Ok(()) }
+    }
+
+    fn short_of(&self, stem: &str) -> PathBuf {
+        self.folder.join(format!("{stem}.short"))
     }
 
     /// The sorted names that end in `end`; none without the folder.
@@ -220,13 +289,13 @@ mod tests {
 
     use anyhow::anyhow;
 
-    use super::{Delivery, Failure, Queue};
+    use super::{Delivery, Failure, Queue, Which};
 
     fn filled(mails: &[&str]) -> (tempfile::TempDir, Queue) {
         let state = tempfile::tempdir().unwrap();
         let queue = Queue::below(state.path());
         for mail in mails {
-            queue.put(mail, mail.as_bytes()).unwrap();
+            queue.put(mail, mail.as_bytes(), None).unwrap();
         }
         (state, queue)
     }
@@ -241,7 +310,7 @@ mod tests {
             failure.map_or(Ok(Vec::new()), Err)
         };
         let (tell, told) = mpsc::channel();
-        if let Err(error) = queue.send_all(&mut send, &tell) {
+        if let Err(error) = queue.send(Which::All, &mut send, &tell) {
             delivery.problem(&error);
         }
         for part in told.try_iter() {
@@ -266,7 +335,7 @@ mod tests {
             left.push(queue.waiting().unwrap().len());
             Ok(Vec::new())
         };
-        queue.send_all(&mut send, &tell).unwrap();
+        queue.send(Which::All, &mut send, &tell).unwrap();
         assert_eq!(left, [3, 2, 1], "a mail is there while it is sent");
         assert_eq!(queue.waiting().unwrap(), strings(&[]));
     }
@@ -298,11 +367,48 @@ mod tests {
     }
 
     #[test]
+    fn a_mail_that_is_too_large_goes_in_its_short_form() {
+        let (state, queue) = filled(&["1", "3"]);
+        queue.put("2", b"2", Some(b"short 2")).unwrap();
+        let failed = attempt(&queue, |mail| (mail == "2").then(|| Failure::TooLarge(anyhow!("too large"))));
+        assert_eq!(failed, (strings(&["3", "1", "2", "short 2"]), 3, strings(&["too large"]), strings(&[])));
+        assert!(!state.path().join("queue/2.short").exists());
+        queue.put("2", b"2", Some(b"short 2")).unwrap();
+        assert_eq!(attempt(&queue, |mail| (mail == "2").then(|| Failure::TooLarge(anyhow!("too large")))).1, 1);
+    }
+
+    #[test]
+    fn what_has_no_short_form_or_one_that_is_refused_counts_as_refused() {
+        let (state, queue) = filled(&["1"]);
+        queue.put("2", b"2", Some(b"short")).unwrap();
+        let failed = attempt(&queue, |_| Some(Failure::TooLarge(anyhow!("too large"))));
+        assert_eq!(failed, (strings(&["2", "short", "1"]), 0, strings(&["too large"]), strings(&["1.1.eml", "2.1.eml"])));
+        assert!(state.path().join("queue/2.short").exists());
+        let later = attempt(&queue, |mail| {
+            Some(if mail == "short" { Failure::Mail(anyhow!("later")) } else { Failure::TooLarge(anyhow!("too large")) })
+        });
+        assert_eq!(later.3, strings(&["1.2.eml", "2.1.eml"]));
+        for _ in 0..5 {
+            attempt(&queue, |_| Some(Failure::Refused(anyhow!("never"))));
+        }
+        assert_eq!(fs::read_dir(state.path().join("queue")).unwrap().count(), 1, "only the lock");
+    }
+
+    #[test]
+    fn between_runs_the_refused_ones_rest() {
+        let (_state, queue) = filled(&["1", "2"]);
+        attempt(&queue, |mail| (mail == "1").then(|| Failure::Refused(anyhow!("never"))));
+        let (tell, _told) = mpsc::channel();
+        queue.send(Which::NotRefused, &mut |_| panic!("none is left to try"), &tell).unwrap();
+        assert_eq!(queue.waiting().unwrap(), strings(&["1.1.eml"]));
+    }
+
+    #[test]
     fn what_comes_while_it_sends_is_sent_too() {
         let (_state, queue) = filled(&["1"]);
         let sent = attempt(&queue, |mail| {
             if mail == "1" {
-                queue.put("2", b"2").unwrap();
+                queue.put("2", b"2", None).unwrap();
             }
             None
         });
@@ -313,7 +419,7 @@ mod tests {
     fn when_nobody_listens_it_stops() {
         let (_state, queue) = filled(&["1", "2"]);
         let (tell, _) = mpsc::channel();
-        queue.send_all(&mut |_| Ok(Vec::new()), &tell).unwrap();
+        queue.send(Which::All, &mut |_| Ok(Vec::new()), &tell).unwrap();
         assert_eq!(queue.waiting().unwrap(), strings(&["1.eml"]));
     }
 

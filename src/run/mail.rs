@@ -31,7 +31,7 @@ pub fn post(config: &Config, report: &mut RunReport, log: Option<PathBuf>) {
         return;
     }
     let subject = format!("[vaultberry] {}: {}", config.appliance.hostname, report.outcome);
-    let delivery = report::post(config, &Letter { subject, text: report.summary(), log }, Timestamp::now());
+    let delivery = report::post(config, &Letter { subject, text: report.summary(), html: None, log }, Timestamp::now());
     for problem in &delivery.problems {
         tracing::warn!("{problem}");
     }

@@ -119,8 +119,8 @@ impl Mail {
         let sealed = tempfile::NamedTempFile::new().unwrap();
         fs::write(&sealed, outer["parts"][1]["content"].as_str().unwrap()).unwrap();
         let inner = parse(&owner.decrypt(sealed.path()));
-        let part = |number: usize| inner["parts"][number]["content"].as_str().unwrap_or_default().to_owned();
-        Self { subject, text: part(0), log: part(1) }
+        let part = |part: &Value| part["content"].as_str().unwrap_or_default().to_owned();
+        Self { subject, text: part(&inner["parts"][0]["parts"][0]), log: part(&inner["parts"][1]) }
     }
 }
 
