@@ -36,6 +36,7 @@ use uuid::Uuid;
 
 use crate::config::{Config, MailServer};
 use crate::log::printable;
+use crate::redact::Redactor;
 use mail::Mailer;
 use queue::{Queue, Which};
 
@@ -82,12 +83,31 @@ impl Delivery {
     }
 }
 
+/// What a mail says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preview {
+    /// The subject, the text, and where the log is.
+    pub text: String,
+    /// The page, if it has one.
+    pub html: Option<String>,
+}
+
 /// A mail that is queued, or couldn't be.
 #[derive(Debug, Default)]
 pub struct Queued {
-    problems: Vec<String>,
+    /// What went wrong, each told for a person.
+    pub problems: Vec<String>,
     /// One that is nowhere but here.
     unqueued: Option<Vec<u8>>,
+    /// Whether it's on root.
+    safe: bool,
+}
+
+impl Queued {
+    /// Whether there is a mail, and a power cut doesn't lose it.
+    pub fn is_safe(&self) -> bool {
+        self.safe
+    }
 }
 
 /// A name for a mail that is made `now`: names sort by time.
@@ -104,9 +124,12 @@ pub fn queue(config: &Config, letter: &Letter, name: &str, now: Timestamp) -> Qu
         Err(error) => queued.problems.push(format!("{error:#}")),
         Ok(composed) => {
             queued.problems.extend(composed.problems);
-            if let Err(error) = Queue::below(&config.backup.state).put(name, &composed.mail, composed.short.as_deref()) {
-                queued.problems.push(format!("{error:#}"));
-                queued.unqueued = Some(composed.mail);
+            match Queue::below(&config.backup.state).put(name, &composed.mail, composed.short.as_deref()) {
+                Ok(()) => queued.safe = true,
+                Err(error) => {
+                    queued.problems.push(format!("{error:#}"));
+                    queued.unqueued = Some(composed.mail);
+                }
             }
         }
     }
@@ -226,6 +249,32 @@ pub fn test(config: &Config, now: Timestamp) -> Result<String> {
     }
     let told = delivery.problems.join("\n");
     bail!("trying the report: {} sent, {} waiting: {told}", mails(delivery.sent), delivery.waiting)
+}
+
+/// What the mail of `letter` says, for a terminal, with secrets masked as in the mail. Nothing is sealed, nothing sent.
+pub fn preview(config: &Config, letter: &Letter) -> Preview {
+    let redactor = Redactor::of(config);
+    let mut text = format!("Subject: {}\n\n{}", redactor.masked(&letter.subject), redactor.masked(&letter.text));
+    if let Some(log) = &letter.log {
+        text.push_str(&format!("\nlog: {}\n", printable(log.as_os_str().as_encoded_bytes())));
+    }
+    Preview { text, html: letter.html.as_deref().map(|html| redactor.masked(html)) }
+}
+
+/// Sends what waits, for the hourly timer; gives a line that says so. Without a `[report]` nothing is done.
+///
+/// # Errors
+/// Something still waits, or was dropped: what went wrong with it.
+pub fn send_now(config: &Config) -> Result<String> {
+    if config.report.is_none() {
+        return Ok(String::new());
+    }
+    let delivery = send_waiting(config);
+    let told = format!("{} sent, {} waiting", mails(delivery.sent), delivery.waiting);
+    if delivery.problems.is_empty() {
+        return Ok(format!("{told}\n"));
+    }
+    bail!("sending the reports that wait: {told}: {}", delivery.problems.join("\n"))
 }
 
 fn mails(count: usize) -> String {

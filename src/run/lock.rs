@@ -5,7 +5,7 @@
 //! no stale locks; what stands in the file (pid and start) is for people, and means nothing unless the lock is held.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -60,6 +60,22 @@ pub fn acquire(path: &Path, now: Timestamp) -> Result<Attempt> {
     }
 }
 
+/// Whether nobody holds the lock in the file `path`. It is held for no longer than that takes.
+///
+/// # Errors
+/// It can't be opened or asked.
+pub fn is_free(path: &Path) -> Result<bool> {
+    let file = match OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+        file => file.with_context(|| format!("opening the lock {}", path.display()))?,
+    };
+    match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        Ok(_) => Ok(true),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(false),
+        Err((_, errno)) => Err(errno).with_context(|| format!("asking for the lock {}", path.display())),
+    }
+}
+
 /// What the holder wrote; it may have the lock and not have written yet.
 fn holder(file: &mut File) -> String {
     let mut text = Vec::new();
@@ -77,18 +93,21 @@ mod tests {
 
     use jiff::Timestamp;
 
-    use super::{Attempt, acquire};
+    use super::{Attempt, acquire, is_free};
 
     #[test]
     fn the_second_asker_learns_who_holds_it_and_since_when() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
         let now: Timestamp = "2026-11-23T02:30:00Z".parse().unwrap();
+        assert!(is_free(&path).unwrap() && !path.exists());
         let Attempt::Taken(lock) = acquire(&path, now).unwrap() else { panic!("nobody holds it") };
+        assert!(!is_free(&path).unwrap());
         let inode = fs::metadata(&path).unwrap().ino();
         let Attempt::Held(holder) = acquire(&path, now).unwrap() else { panic!("it's held") };
         assert_eq!(holder, format!("pid {}, since 2026-11-23T02:30:00Z", std::process::id()));
         drop(lock);
+        assert!(is_free(&path).unwrap());
         assert!(matches!(acquire(&path, now).unwrap(), Attempt::Taken(_)));
         assert_eq!(fs::metadata(&path).unwrap().ino(), inode, "the file is never replaced");
     }

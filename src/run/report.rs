@@ -17,7 +17,7 @@ use crate::warnings::Warnings;
 const SHOWN: usize = 5;
 
 /// How a run went.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RunReport {
     /// The run's name: when it began, as `20261123T023000Z`. Its snapshots and its log bear it.
     pub run: String,
@@ -40,7 +40,7 @@ pub struct RunReport {
 }
 
 /// How the mail of a run went.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MailReport {
     /// Mails that the server took, those that had waited included.
     pub sent: usize,
@@ -51,7 +51,7 @@ pub struct MailReport {
 }
 
 /// How a source went.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SourceReport {
     /// The source's name.
     pub name: String,
@@ -82,7 +82,7 @@ pub struct SourceReport {
 }
 
 /// How a snapshot's way off-site went.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PushReport {
     /// `complete` when the store has it, proven; `skipped` when it isn't due; `failed`.
     pub outcome: Outcome,

@@ -1,5 +1,8 @@
 //! The mail to the owner: through a real mail server, opened by GnuPG, and read by Python's parser.
 
+mod cut_short;
+mod postfix;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -32,6 +35,11 @@ impl Sender {
 
     /// One with these settings of `[report]`.
     fn with(mailbox: &Mailbox, keys: &[&GnuPg], settings: &str) -> Self {
+        Self::through(mailbox.port, keys, settings)
+    }
+
+    /// The same through whatever listens at the port.
+    fn through(port: u16, keys: &[&GnuPg], settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let recipients: Vec<String> = keys.iter().map(|key| format!("'''{}'''", key.certificate())).collect();
         let text = format!(
@@ -43,9 +51,15 @@ impl Sender {
              [\"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMh7Oc72oDI68tGdq9dpvf7hMMt3+TLrjHH6kuO4ZSUW\"]\n",
             folder.path().display(),
             recipients.join(", "),
-            mailbox.port,
+            port,
         );
         Self { folder, text }
+    }
+
+    /// Adds a server that is tried when the ones before don't take a mail.
+    fn fall_back(&mut self, port: u16, ca: &str) {
+        let section = format!("[[report.fallback]]\nserver = \"127.0.0.1\"\nport = {port}\nca = '''{ca}'''\n[[source]]");
+        self.text = self.text.replace("[[source]]", &section);
     }
 
     /// Mails `TEXT` as if it were some seconds later, with the log if there is one. Later mails are made later.
@@ -63,10 +77,15 @@ impl Sender {
 
     /// `vaultberry report test`.
     fn test(&self) -> Run {
+        self.command("test")
+    }
+
+    /// `vaultberry report COMMAND`.
+    fn command(&self, command: &str) -> Run {
         let config = self.folder.path().join("appliance.toml");
         fs::write(&config, &self.text).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vaultberry"));
-        Run::of(command.args(["report", "test", "--config"]).arg(config).output().unwrap())
+        let mut program = Command::new(env!("CARGO_BIN_EXE_vaultberry"));
+        Run::of(program.args(["report", command, "--config"]).arg(config).output().unwrap())
     }
 
     /// The mails in the queue, oldest first.

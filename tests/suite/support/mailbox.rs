@@ -137,7 +137,7 @@ pub fn parse(mail: &[u8]) -> Value {
 }
 
 /// Makes an authority, and a certificate of its for 127.0.0.1, which a guest knows as 10.0.2.2.
-fn certify(folder: &Path) {
+pub fn certify(folder: &Path) {
     let openssl = |arguments: &str| {
         let made = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output().unwrap();
         assert!(made.status.success(), "{made:?}");
