@@ -43,10 +43,10 @@ struct Bounded {
 impl Bounded {
     /// Writes `line` if it fits. The first that doesn't is replaced by a word of that, and nothing comes after it.
     fn write(&mut self, line: &[u8]) -> io::Result<()> {
-        // A line comes whole, and is JSON.
-        let line = self.redactor.masked(&String::from_utf8_lossy(line));
         const CUT: &[u8] =
             b"{\"level\":\"WARN\",\"fields\":{\"message\":\"the log is full; what comes after this is left out\"}}\n";
+        // A line comes whole, and is JSON.
+        let line = self.redactor.masked(&String::from_utf8_lossy(line));
         match self.left.checked_sub(line.len() as u64) {
             _ if self.full => Ok(()),
             Some(left) => {

@@ -26,6 +26,13 @@ const SHORTEST: usize = 6;
 /// A credentials file has a few lines; see [`credentials`](crate::credentials).
 const LARGEST: u64 = 64 << 10;
 
+/// How far the end of a private key is looked for, in bytes; the largest have a fifth of it. Each search is bounded, so that
+/// a server's text that is made of nothing but beginnings takes no more time than any other.
+const LONGEST_KEY: usize = 64 << 10;
+
+/// The same for values.
+const LONGEST_VALUE: usize = 4 << 10;
+
 /// What a name has in it whose value is secret.
 const TELLTALE: [&str; 8] = ["password", "passwd", "passphrase", "secret", "token", "api_key", "apikey", "access_key"];
 
@@ -117,10 +124,19 @@ fn percent(text: &str) -> String {
     text.bytes().map(|byte| if unreserved(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
+/// The beginning of a text, of about `most` bytes.
+fn start_of(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most)]
+}
+
 /// From the beginning of a private key in PEM (RFC 7468), or of an OpenPGP one, to its end, or to the text's.
 fn private_keys(text: &str, found: &mut Vec<Range<usize>>) {
+    let mut done = 0;
     for (at, begin) in text.match_indices("-----BEGIN ") {
-        let rest = &text[at + begin.len()..];
+        if at < done {
+            continue;
+        }
+        let rest = start_of(&text[at + begin.len()..], LONGEST_KEY);
         let label = rest.split("-----").next().unwrap_or_default();
         if label.len() > 64 || !label.contains("PRIVATE KEY") {
             continue;
@@ -129,7 +145,8 @@ fn private_keys(text: &str, found: &mut Vec<Range<usize>>) {
         // One that was cut ends with the JSON text that it stands in.
         let whole = rest.find(&end).map(|to| to + end.len());
         let cut = || rest.find('"').map(|to| rest[..to].trim_end_matches('\\').len());
-        found.push(at..at + begin.len() + whole.or_else(cut).unwrap_or(rest.len()));
+        done = at + begin.len() + whole.or_else(cut).unwrap_or(rest.len());
+        found.push(at..done);
     }
 }
 
@@ -142,6 +159,7 @@ fn values(text: &str, found: &mut Vec<Range<usize>>) {
         let after = &text[at + 1..];
         let value = after.trim_start_matches([' ', '\t']);
         let begin = at + 1 + (after.len() - value.len());
+        let value = start_of(value, LONGEST_VALUE);
         if name.len() > 64 {
             continue;
         }
@@ -175,7 +193,7 @@ fn is_telltale(name: &str) -> bool {
 fn access_keys(text: &str, found: &mut Vec<Range<usize>>) {
     for prefix in ["AKIA", "ASIA"] {
         for (at, _) in text.match_indices(prefix) {
-            let key = text[at..].bytes().take_while(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit()).count();
+            let key = text[at..].bytes().take(64).take_while(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit()).count();
             if key >= 16 {
                 found.push(at..at + key);
             }
@@ -185,25 +203,39 @@ fn access_keys(text: &str, found: &mut Vec<Range<usize>>) {
 
 /// In addresses, the password of `user:password@host`, and UUIDs.
 fn addresses(text: &str, found: &mut Vec<Range<usize>>) {
-    for (at, slashes) in text.match_indices("://") {
-        let start = at + slashes.len();
-        let whole = &text[start..];
-        let whole = &whole
-            [..whole.find(|character: char| character.is_whitespace() || "\"'<>\\".contains(character)).unwrap_or(whole.len())];
-        let authority = &whole[..whole.find(['/', '?', '#']).unwrap_or(whole.len())];
+    let mut start = 0;
+    for word in text.split(|character: char| character.is_ascii_whitespace() || "\"'<>\\".contains(character)) {
+        if let Some(scheme) = word.find("://") {
+            passwords(word, start, found);
+            identifiers(&word[scheme..], start + scheme, found);
+        }
+        // All that words are split at has one byte.
+        start += word.len() + 1;
+    }
+}
+
+/// The passwords in the addresses of a word that begins at `start`: an address may hold others.
+fn passwords(word: &str, start: usize, found: &mut Vec<Range<usize>>) {
+    for (at, slashes) in word.match_indices("://") {
+        let authority = &word[at + slashes.len()..];
+        let authority = &authority[..authority.find(['/', '?', '#']).unwrap_or(authority.len())];
         if let Some((login, _)) = authority.rsplit_once('@')
             && let Some((user, password)) = login.split_once(':')
         {
-            found.push(start + user.len() + 1..start + user.len() + 1 + password.len());
+            let from = start + at + slashes.len() + user.len() + 1;
+            found.push(from..from + password.len());
         }
-        let path = authority.len()..whole.len();
-        let mut offset = path.start;
-        for part in whole[path].split(['/', '?', '#', '=', '&']) {
-            if part.len() == 36 && uuid::Uuid::try_parse(part).is_ok() {
-                found.push(start + offset..start + offset + part.len());
-            }
-            offset += part.len() + 1;
+    }
+}
+
+/// The UUIDs in an address that begins at `start`.
+fn identifiers(address: &str, start: usize, found: &mut Vec<Range<usize>>) {
+    let mut offset = start;
+    for part in address.split(['/', '?', '#', '=', '&']) {
+        if part.len() == 36 && uuid::Uuid::try_parse(part).is_ok() {
+            found.push(offset..offset + part.len());
         }
+        offset += part.len() + 1;
     }
 }
 
@@ -226,6 +258,7 @@ mod tests {
             ("key AKIAIOSFODNN7EXAMPLE used", "key [masked] used"),
             ("AKIA alone", "AKIA alone"),
             ("https://me:hunter2@example.org/x", "https://me:[masked]@example.org/x"),
+            ("https://a.example.org/?to=https://me:hunter2@b/", "https://a.example.org/?to=https://me:[masked]@b/"),
             ("ssh://backup@example.org:22/srv", "ssh://backup@example.org:22/srv"),
             (
                 "https://hc.example.org/ping/0b1e33a2-5c1c-4a36-b5a4-3fd12c5e2a01/start",
@@ -255,6 +288,15 @@ mod tests {
         assert_eq!(redactor.masked("horse"), "horse", "too short to be one");
         redactor.learn("rrect/horses");
         assert_eq!(redactor.masked("<co\"rrect/horses>"), "<[masked]>", "what overlaps is one");
+    }
+
+    #[test]
+    fn a_text_of_nothing_but_beginnings_takes_no_long_time() {
+        for beginning in ["-----BEGIN PRIVATE KEY-----", "Authorization:", "AKIA", "://a:", "password=\\", "\\\":"] {
+            let begun = std::time::Instant::now();
+            Redactor::default().masked(&beginning.repeat((4 << 20) / beginning.len()));
+            assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{beginning}: {:?}", begun.elapsed());
+        }
     }
 
     proptest! {

@@ -72,3 +72,59 @@ fn size_limit(text: &str) -> Result<u64, Fault> {
         "write what your mail server takes, as in \"1 MiB\"",
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{EXAMPLE, parse};
+
+    /// The example with a `[report]` of these settings, and what they come to.
+    fn outcome(settings: &str) -> Result<Vec<(String, u16, bool)>, String> {
+        let certificate: Vec<&str> = EXAMPLE
+            .lines()
+            .skip_while(|line| *line != "#   [openpgp]")
+            .take_while(|line| *line != "#   \"\"\"]")
+            .map(|line| line.trim_start_matches('#').trim_start())
+            .collect();
+        let report = format!("[report]\nto = [\"me@example.org\"]\nfrom = \"pi@example.org\"\n{settings}\n");
+        let text = format!("{report}{}\n\"\"\"]\n{EXAMPLE}", certificate.join("\n"));
+        match parse(&text) {
+            Ok(config) => {
+                let servers = config.report.unwrap().servers;
+                Ok(servers.into_iter().map(|server| (server.host, server.port, server.credentials.is_some())).collect())
+            }
+            Err(errors) => Err(errors.to_string()),
+        }
+    }
+
+    #[test]
+    fn servers_stand_in_the_order_in_which_they_are_tried() {
+        let settings = "server = \"a.example.org\"\ncredentials = \"/etc/vaultberry/credentials/smtp\"\n\
+                        [[report.fallback]]\nserver = \"b.example.org\"\nsecurity = \"tls\"\n\
+                        [[report.fallback]]\nserver = \"c.example.org\"\nsecurity = \"none\"\n";
+        let servers = [("a.example.org", 587, true), ("b.example.org", 465, false), ("c.example.org", 25, false)];
+        assert_eq!(outcome(settings).unwrap(), servers.map(|(host, port, login)| (host.to_owned(), port, login)));
+    }
+
+    #[test]
+    fn a_fallback_has_the_same_rules_as_the_first() {
+        for (settings, expected) in [
+            ("port = 25\n", "report.fallback[1].server: is missing\n  hint: add server = \"mail.example.net\""),
+            (
+                "server = \"b\"\nsecurity = \"none\"\ncredentials = \"/etc/vaultberry/credentials/b\"\n",
+                "report.fallback[1].credentials: without TLS the password would cross the network in clear",
+            ),
+            ("server = \"b\"\nto = [\"me@example.org\"]\n", "report.fallback[1].to: unknown setting"),
+        ] {
+            let told = outcome(&format!("server = \"a\"\n[[report.fallback]]\n{settings}")).unwrap_err();
+            assert!(told.contains(expected), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_mail_has_a_least_and_a_largest_size() {
+        for (size, sound) in [("64 KiB", true), ("16 MiB", true), ("63 KiB", false), ("17 MiB", false)] {
+            let outcome = outcome(&format!("server = \"a\"\nsize_limit = \"{size}\"\n"));
+            assert_eq!(outcome.is_ok(), sound, "{outcome:?}");
+        }
+    }
+}

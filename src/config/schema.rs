@@ -173,12 +173,12 @@ pub(super) const SECTIONS: [&Shape; 10] =
 
 #[cfg(test)]
 mod tests {
-    use super::SECTIONS;
+    use super::{FALLBACK, SECTIONS};
     use crate::config::EXAMPLE;
 
     #[test]
     fn the_example_shows_every_setting_of_every_section() {
-        for section in SECTIONS {
+        for section in SECTIONS.into_iter().chain([&FALLBACK]) {
             // A section that a demonstration can't have stands there as a comment.
             let heads = [format!("\n{}\n", section.head()), format!("\n#   {}\n", section.head())];
             let body = heads.iter().find_map(|head| EXAMPLE.split_once(head)).unwrap_or_else(|| panic!("no {heads:?}")).1;

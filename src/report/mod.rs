@@ -254,10 +254,9 @@ pub fn test(config: &Config, now: Timestamp) -> Result<String> {
 /// What the mail of `letter` says, for a terminal, with secrets masked as in the mail. Nothing is sealed, nothing sent.
 pub fn preview(config: &Config, letter: &Letter) -> Preview {
     let redactor = Redactor::of(config);
-    let mut text = format!("Subject: {}\n\n{}", redactor.masked(&letter.subject), redactor.masked(&letter.text));
-    if let Some(log) = &letter.log {
-        text.push_str(&format!("\nlog: {}\n", printable(log.as_os_str().as_encoded_bytes())));
-    }
+    let log = letter.log.as_ref().map(|log| format!("\nlog: {}\n", printable(log.as_os_str().as_encoded_bytes())));
+    let (subject, text) = (redactor.masked(&letter.subject), redactor.masked(&letter.text));
+    let text = format!("Subject: {subject}\n\n{text}{}", log.unwrap_or_default());
     Preview { text, html: letter.html.as_deref().map(|html| redactor.masked(html)) }
 }
 
