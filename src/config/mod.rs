@@ -222,7 +222,7 @@ pub struct Report {
     pub from: String,
     /// The mail servers, at least one, in the order in which they are tried.
     pub servers: Vec<MailServer>,
-    /// How many bytes a whole mail has at most, as it goes over the network; 64 KiB to 16 MiB. Default 1 MiB.
+    /// How many bytes a whole mail has at most, as it goes over the network; 64 KiB to 8 MiB. Default 1 MiB.
     pub size_limit: u64,
 }
 

@@ -64,11 +64,11 @@ fn security(text: &str) -> Result<Security, Fault> {
 
 fn size_limit(text: &str) -> Result<u64, Fault> {
     let size = value::size(text)?;
-    if (64 << 10..=16 << 20).contains(&size) {
+    if (64 << 10..=8 << 20).contains(&size) {
         return Ok(size);
     }
     Err(Fault::new(
-        format!("{} is not from 64 KiB to 16 MiB", value::size_text(size)),
+        format!("{} is not from 64 KiB to 8 MiB", value::size_text(size)),
         "write what your mail server takes, as in \"1 MiB\"",
     ))
 }
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_mail_has_a_least_and_a_largest_size() {
-        for (size, sound) in [("64 KiB", true), ("16 MiB", true), ("63 KiB", false), ("17 MiB", false)] {
+        for (size, sound) in [("64 KiB", true), ("8 MiB", true), ("63 KiB", false), ("9 MiB", false)] {
             let outcome = outcome(&format!("server = \"a\"\nsize_limit = \"{size}\"\n"));
             assert_eq!(outcome.is_ok(), sound, "{outcome:?}");
         }

@@ -98,7 +98,8 @@ impl Envelope<'_> {
             self.recipients.unusable().iter().map(|reason| format!("{reason}\nhint: {HINT}")).collect();
         let mut log = None;
         if let Some(path) = &letter.log {
-            match Log::read(path, report.size_limit, redactor) {
+            // No more of it fits into the armor.
+            match Log::read(path, report.size_limit / 4 * 3, redactor) {
                 Ok(read) => log = Some(read),
                 Err(error) => problems.push(format!("{error:#}")),
             }

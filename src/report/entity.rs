@@ -44,7 +44,10 @@ pub fn entity(parts: Parts<'_>) -> Vec<u8> {
     }
     head.push_str("Content-Type: multipart/mixed; boundary=\"=_mixed\";\r\n protected-headers=\"v1\"; hp=\"cipher\"\r\n\r\n");
     head.push_str("--=_mixed\r\nContent-Type: multipart/alternative; boundary=\"=_alternative\"\r\n\r\n");
-    let mut entity = head.into_bytes();
+    // Made as large as it will be: growing would copy megabytes.
+    let content = parts.text.len() + parts.html.map_or(0, <[u8]>::len) + parts.log.map_or(0, |(_, log)| log.len());
+    let mut entity = Vec::with_capacity(head.len() + content + 1024);
+    entity.extend_from_slice(head.as_bytes());
     leaf(&mut entity, "=_alternative", "text/plain; charset=utf-8", "inline", parts.text);
     if let Some(html) = parts.html {
         leaf(&mut entity, "=_alternative", "text/html; charset=utf-8", "inline", html);

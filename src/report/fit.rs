@@ -56,27 +56,28 @@ impl Log {
         // The word of what is left out has at most the digits of the whole.
         let whole = self.before + self.lines.iter().map(|(length, _)| length).sum::<u64>();
         let room = room.saturating_sub(self.told(whole).len());
-        let (mut kept, mut left, mut used) = (Vec::new(), self.lines.len(), 0);
         // A line that was cut at its beginning when it was read counts as whole only at the file's beginning.
         let first = usize::from(self.before > 0 && self.lines.len() > 1);
+        let (mut left, mut used) = (self.lines.len(), 0);
         while left > first {
-            let line = encoded_line(&self.lines[left - 1].1);
-            if used + line.len() > room {
+            used += encoded_line(&self.lines[left - 1].1).len();
+            if used > room {
                 break;
             }
-            used += line.len();
-            kept.push(line);
             left -= 1;
         }
         let mut before = self.before + self.lines[..left].iter().map(|(length, _)| length).sum::<u64>();
-        if let (true, Some((_, line))) = (kept.is_empty(), self.lines.last()) {
+        let mut end = "";
+        if let (true, Some((_, line))) = (left == self.lines.len(), self.lines.last()) {
             // Each byte may take three, and soft line breaks come to it.
-            let end = &line[line.ceil_char_boundary(line.len().saturating_sub(room / 4))..];
+            end = &line[line.ceil_char_boundary(line.len().saturating_sub(room / 4))..];
             before -= (end.len() as u64).min(before);
-            kept.push(encoded_line(end));
         }
         let mut newest = if before > 0 { self.told(before) } else { Vec::new() };
-        kept.iter().rev().for_each(|line| newest.extend_from_slice(line));
+        newest.reserve(used);
+        // Encoded a second time rather than kept: a log has megabytes.
+        let lines = self.lines[left..].iter().map(|(_, line)| line.as_str()).chain([end]);
+        lines.for_each(|line| newest.extend_from_slice(&encoded_line(line)));
         newest
     }
 
