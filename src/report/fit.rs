@@ -56,7 +56,7 @@ impl Log {
         // The word of what is left out has at most the digits of the whole.
         let whole = self.before + self.lines.iter().map(|(length, _)| length).sum::<u64>();
         let room = room.saturating_sub(self.told(whole).len());
-        // A line that was cut at its beginning when it was read counts as whole only at the file's beginning.
+        // The first one isn't whole when the reading began in the midst of the file.
         let first = usize::from(self.before > 0 && self.lines.len() > 1);
         let (mut left, mut used) = (self.lines.len(), 0);
         while left > first {
