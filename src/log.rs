@@ -176,6 +176,17 @@ mod tests {
     }
 
     #[test]
+    fn secrets_do_not_reach_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let mut redactor = Redactor::default();
+        redactor.learn("battery-staple");
+        let mut log = Bounded { file: std::fs::File::create(&path).unwrap(), left: 1000, full: false, redactor };
+        log.write(b"{\"message\":\"no to battery-staple, token=abc\"}\n").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"message\":\"no to [masked], token=[masked]\"}\n");
+    }
+
+    #[test]
     fn escapes_and_newlines_become_visible() {
         assert_eq!(printable(b"a\x1b[31mb\nc\td"), "a\\u{1b}[31mb\\nc\\td");
         assert_eq!(printable("\u{9b}31m \u{7f} \u{202e}x".as_bytes()), "\\u{9b}31m \\u{7f} \\u{202e}x");

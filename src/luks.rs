@@ -4,6 +4,7 @@
 //! needs no stretching, and the recovery passphrase behind argon2id. All of it works on a plain file as well as on a
 //! device; only [`open`] needs device-mapper. Format: "LUKS2 On-Disk Format Specification", version 1.1.
 
+use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -159,6 +160,22 @@ pub fn volume_key(path: &Path, key: Key) -> Result<Secret<Vec<u8>>> {
     Ok(volume_key)
 }
 
+/// Writes a backup of a volume's header to the file `to`, which mustn't be there: what `cryptsetup luksHeaderRestore` takes. It
+/// opens the volume with the keys of that time.
+pub fn backup_header(path: &Path, to: &Path) -> Result<()> {
+    let saved = load(path)?.backup_handle().header_backup(Some(EncryptionFormat::Luks2), to);
+    saved.with_context(|| format!("saving the LUKS header of {} to {}", path.display(), to.display()))
+}
+
+/// The device of the volume that `mapped` is the open side of; none when it isn't one, or there are several below it.
+pub fn device_below(mapped: &Path) -> Option<PathBuf> {
+    let node = mapped.canonicalize().ok()?;
+    let slaves = Path::new("/sys/class/block").join(node.file_name()?).join("slaves");
+    let mut below = fs::read_dir(slaves).ok()?.filter_map(Result::ok);
+    let device = Path::new("/dev").join(below.next()?.file_name());
+    (below.next().is_none() && uuid(&device).is_some()).then_some(device)
+}
+
 /// The node of an open volume.
 pub fn mapped(name: &str) -> PathBuf {
     Path::new("/dev/mapper").join(name)
@@ -204,7 +221,7 @@ mod tests {
 
     use uuid::Uuid;
 
-    use super::{HEADER_SIZE, Key, Tried, add_key, format, test_key, uuid, uuid_of_header, volume_key};
+    use super::{HEADER_SIZE, Key, Tried, add_key, backup_header, format, test_key, uuid, uuid_of_header, volume_key};
     use crate::keys::keyfile::random;
     use crate::process;
     use crate::secret::Secret;
@@ -236,6 +253,24 @@ mod tests {
         assert_eq!(add_key(&path, Key::Random(&other), Key::Random(&other)).unwrap(), Tried::WrongKey);
         assert_eq!(add_key(&path, Key::Passphrase(&phrase), Key::Random(&other)).unwrap(), Tried::Opened);
         assert_eq!(test_key(&path, Key::Random(&other)).unwrap(), Tried::Opened);
+    }
+
+    #[test]
+    fn a_saved_header_brings_a_spoiled_volume_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, saved) = (blank(folder.path()), folder.path().join("header"));
+        let key = random(64).unwrap();
+        format(&path, Uuid::new_v4(), "test", None, &[Key::Random(&key)]).unwrap();
+        backup_header(&path, &saved).unwrap();
+        let spoiled = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&spoiled, &vec![0; 1 << 20], 0).unwrap();
+        assert_eq!(uuid(&path), None);
+        let mut restore = Command::new("cryptsetup");
+        restore.arg("luksHeaderRestore").arg("--batch-mode").arg("--header-backup-file").arg(&saved).arg(&path);
+        process::run(&mut restore, "restoring the header").unwrap();
+        assert_eq!(test_key(&path, Key::Random(&key)).unwrap(), Tried::Opened);
+        assert!(backup_header(&path, &saved).is_err(), "a backup is never overwritten");
+        assert_eq!(super::device_below(&path), None);
     }
 
     #[test]

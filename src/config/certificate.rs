@@ -44,6 +44,13 @@ pub(super) fn recipient(text: &str) -> Result<Recipient, Fault> {
             format!("take it out of the file and keep it safe; {hint}"),
         ));
     }
+    if certificate.primary_key().key().version() > 4 {
+        return Err(Fault::new(
+            "is of version 6 (RFC 9580), which GnuPG doesn't read, now or in ten years",
+            "make a key that it reads, with `gpg --quick-generate-key you@example.org future-default default never`, and take \
+             its certificate",
+        ));
+    }
     // What may be encrypted to is judged on the day; but a certificate that only signs never will do.
     let can_encrypt = certificate.keys().any(|key| {
         let may = key.self_signatures().any(|signature| {
@@ -89,6 +96,9 @@ mod tests {
     use openssl::nid::Nid;
     use openssl::pkey::PKey;
     use openssl::x509::X509;
+    use sequoia_openpgp::Profile;
+    use sequoia_openpgp::cert::CertBuilder;
+    use sequoia_openpgp::serialize::SerializeInto as _;
 
     use super::{authorities, recipient};
     use crate::config::EXAMPLE;
@@ -120,6 +130,12 @@ mod tests {
             assert_eq!(recipient(text).unwrap_err().message, message);
         }
         assert!(recipient(&half).is_err());
+        let made =
+            CertBuilder::general_purpose(Some("me@example.org")).set_profile(Profile::RFC9580).unwrap().generate().unwrap();
+        let newest = String::from_utf8(made.0.armored().to_vec().unwrap()).unwrap();
+        let fault = recipient(&newest).unwrap_err();
+        assert_eq!(fault.message, "is of version 6 (RFC 9580), which GnuPG doesn't read, now or in ten years");
+        assert!(fault.hint.unwrap().contains("gpg --quick-generate-key"));
         let twice = format!("{0}\n{0}", armored());
         assert_eq!(recipient(&twice).unwrap_err().message, "holds several certificates");
         assert_eq!(authorities("hunter2").unwrap_err().message, "is not a certificate in PEM, or not a whole one");

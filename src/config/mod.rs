@@ -67,6 +67,8 @@ pub struct Config {
     pub report: Option<Report>,
     /// The servers to pull from, at least one, each with a name of its own.
     pub sources: Vec<Source>,
+    /// The file as it was written. There are no secrets in it, only the names of files that hold some.
+    pub text: String,
 }
 
 /// `[appliance]`
@@ -211,6 +213,25 @@ pub struct Offsite {
     pub ca: Option<String>,
     /// A push is due when the last proven one is this old. Default 7 days.
     pub every: Duration,
+    /// How many parts of a sealed archive are on their way at once; 1 to 16. Default 4.
+    pub parallel: u16,
+    /// How many bytes a second are sent at most, of all parts together.
+    pub bandwidth: Option<u64>,
+    /// The storage class of archives, as the store names it; none for the store's default.
+    pub storage_class: Option<String>,
+    /// By which sums the store checks what arrives. Default SHA-256.
+    pub checksums: Checksums,
+    /// How long the store must keep a copy from being deleted, beginning with the push; none where it needn't.
+    pub locked: Option<Duration>,
+}
+
+/// By which sums a store checks what arrives, and says what it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksums {
+    /// `x-amz-checksum-sha256`, which stores keep and tell.
+    Sha256,
+    /// `Content-MD5`, for stores that refuse the newer header. What they have is then told by the `ETag`.
+    Md5,
 }
 
 /// `[report]`

@@ -7,7 +7,7 @@ use toml::de::DeTable;
 
 use super::error::{Fault, show};
 use super::read::{Report, Section};
-use super::{Offsite, Recipient, certificate, name, place, schema, value};
+use super::{Checksums, Offsite, Recipient, certificate, name, place, schema, value};
 
 /// Reads the certificates, which `[offsite]` and `[report]` can't do without.
 pub(super) fn recipients(report: &mut Report<'_>, root: &DeTable<'_>) -> Vec<Recipient> {
@@ -49,7 +49,50 @@ pub(super) fn offsite(report: &mut Report<'_>, root: &DeTable<'_>, hostname: &st
     let every = section.text(report, "every", week, |text| {
         value::at_most(text, Duration::from_hours(366 * 24), "write 0s, for each night, to 366d, as in \"7d\"")
     });
-    Some(Offsite { endpoint, region, bucket: bucket?, prefix, path_style, credentials, ca, every: every.value })
+    let parallel = section.number(report, "parallel", 4, 1..=16).value;
+    let bandwidth = section.text(report, "bandwidth", None, |text| value::size_from(text, 16 << 10).map(Some)).value;
+    let storage_class = section.text(report, "storage_class", None, |text| storage_class(text).map(Some)).value;
+    let checksums = section.text(report, "checksums", Checksums::Sha256, checksums).value;
+    let century = Duration::from_hours(100 * 366 * 24);
+    let locked = section.text(report, "locked", None, |text| {
+        value::at_most(text, century, "write what the bucket's default retention says, as in \"30d\"").map(Some)
+    });
+    Some(Offsite {
+        endpoint,
+        region,
+        bucket: bucket?,
+        prefix,
+        path_style,
+        credentials,
+        ca,
+        every: every.value,
+        parallel,
+        bandwidth,
+        storage_class,
+        checksums,
+        locked: locked.value,
+    })
+}
+
+/// A storage class. Which there are is for the store to say.
+fn storage_class(text: &str) -> Result<String, Fault> {
+    let proper = text.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-'));
+    if (1..=64).contains(&text.len()) && proper {
+        return Ok(String::from(text));
+    }
+    let hint = "write it as the store does, in capitals, as in \"STANDARD_IA\"";
+    Err(Fault::new(format!("{} is not a storage class", show(text)), hint))
+}
+
+fn checksums(text: &str) -> Result<Checksums, Fault> {
+    match text {
+        "sha256" => Ok(Checksums::Sha256),
+        "md5" => Ok(Checksums::Md5),
+        _ => Err(Fault::new(
+            format!("{} is no sum that a store checks by", show(text)),
+            "write \"sha256\", or \"md5\" for a store that refuses the header x-amz-checksum-sha256",
+        )),
+    }
 }
 
 /// A store's address. No path: the bucket would get lost in it.

@@ -30,7 +30,7 @@ pub fn parse(text: &str) -> Result<Config, Errors> {
         return Err(errors);
     }
     image.packages.extend(needed(&sources, &image.packages));
-    Ok(Config { appliance, admin, image, unlock, disk, backup, recipients, offsite, report, sources })
+    Ok(Config { appliance, admin, image, unlock, disk, backup, recipients, offsite, report, sources, text: text.to_owned() })
 }
 
 /// The packages that the appliance reads dumps of these sources with, beside those that it has.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Config, Dumps, Files, Jump, MailServer, Offsite, PostgresqlFormat, Report, Security, public_key, value};
+use super::{Checksums, Config, Dumps, Files, Jump, MailServer, Offsite, PostgresqlFormat, Report, Security, public_key, value};
 
 /// The column where values begin: the longest key, its indentation, and two blanks.
 const VALUES: usize = 22;
@@ -10,7 +10,7 @@ const VALUES: usize = 22;
 /// Prints everything that `config` resolved to, defaults included: a section each, keys as in the file, ssh keys by
 /// the fingerprint that `ssh-keygen -l` shows for them.
 pub fn plan(config: &Config) -> String {
-    let Config { appliance, admin, image, unlock, disk, backup, recipients, offsite, report, sources } = config;
+    let Config { appliance, admin, image, unlock, disk, backup, recipients, offsite, report, sources, text: _ } = config;
     let mut page = Page(String::new());
     page.section("appliance");
     page.line("hostname", &appliance.hostname);
@@ -50,10 +50,7 @@ pub fn plan(config: &Config) -> String {
         page.list("host_keys", source.host_keys.iter().map(|key| public_key::fingerprint(key)));
         page.jump(source.jump.as_ref());
         page.line("retries", &source.retries.to_string());
-        page.line(
-            "bandwidth",
-            &source.bandwidth.map_or("(no limit)".into(), |bytes| format!("{} a second", value::size_text(bytes))),
-        );
+        page.line("bandwidth", &rate(source.bandwidth));
         page.line("quota", &source.quota.map_or("(no limit)".into(), value::size_text));
         page.list("postgresql", source.postgresql.iter().cloned());
         page.dumps(&source.dumps);
@@ -89,6 +86,16 @@ impl Page {
         self.line("credentials", &offsite.credentials.to_string_lossy());
         self.line("ca", authorities(offsite.ca.as_ref()));
         self.line("every", &value::duration_text(offsite.every));
+        self.line("parallel", &format!("{} parts at once", offsite.parallel));
+        self.line("bandwidth", &rate(offsite.bandwidth));
+        self.line("storage_class", offsite.storage_class.as_deref().unwrap_or("(the store's default)"));
+        let checksums = match offsite.checksums {
+            Checksums::Sha256 => "sha256",
+            Checksums::Md5 => "md5",
+        };
+        self.line("checksums", checksums);
+        let locked = offsite.locked.map_or_else(|| String::from("(not asked for)"), value::duration_text);
+        self.line("locked", &locked);
     }
 
     fn report(&mut self, report: Option<&Report>) {
@@ -167,6 +174,11 @@ impl Page {
     fn write(&mut self, text: std::fmt::Arguments<'_>) {
         self.0.write_fmt(text).expect("writing to a string can't fail");
     }
+}
+
+/// A limit in bytes a second.
+fn rate(limit: Option<u64>) -> String {
+    limit.map_or_else(|| String::from("(no limit)"), |bytes| format!("{} a second", value::size_text(bytes)))
 }
 
 #[cfg(test)]

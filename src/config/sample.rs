@@ -1,4 +1,4 @@
-//! A source for tests, valid and with every default: `Source { port: 2222, ..sample::source("web") }`.
+//! Valid parts of a configuration for tests: `Source { port: 2222, ..sample::source("web") }`.
 
 use super::{Source, parse};
 
@@ -9,4 +9,23 @@ pub fn source(name: &str) -> Source {
          host_keys = [\"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMh7Oc72oDI68tGdq9dpvf7hMMt3+TLrjHH6kuO4ZSUW\"]\n"
     );
     parse(&text).expect("it is valid").sources.remove(0)
+}
+
+/// A store in clear at this address, with path style, no `every`, and nothing else out of the ordinary.
+pub fn offsite(endpoint: &str, credentials: &std::path::Path) -> super::Offsite {
+    super::Offsite {
+        endpoint: Some(endpoint.to_owned()),
+        region: String::from("us-east-1"),
+        bucket: String::from("backups"),
+        prefix: String::from("vaultberry"),
+        path_style: true,
+        credentials: credentials.to_owned(),
+        ca: None,
+        every: std::time::Duration::ZERO,
+        parallel: 4,
+        bandwidth: None,
+        storage_class: None,
+        checksums: super::Checksums::Sha256,
+        locked: None,
+    }
 }

@@ -97,6 +97,11 @@ pub(super) const OFFSITE: Shape = Shape {
         key("credentials", "\"/etc/vaultberry/credentials/s3\""),
         key("ca", CA),
         key("every", "\"7d\""),
+        key("parallel", "4"),
+        key("bandwidth", "\"1 MiB\""),
+        key("storage_class", "\"STANDARD_IA\""),
+        key("checksums", "\"sha256\""),
+        key("locked", "\"30d\""),
     ],
 };
 

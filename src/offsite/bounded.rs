@@ -47,10 +47,9 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::os::unix::fs::PermissionsExt as _;
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::Duration;
 
     use super::LONGEST;
-    use crate::config::Offsite;
+    use crate::config::sample;
     use crate::offsite::store::Store;
     use crate::stop::Stop;
 
@@ -101,16 +100,7 @@ mod tests {
         let key = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(key.path(), "access_key_id = \"a\"\nsecret_access_key = \"b\"\n").unwrap();
         std::fs::set_permissions(key.path(), std::fs::Permissions::from_mode(0o600)).unwrap();
-        let offsite = Offsite {
-            endpoint: Some(endpoint.into()),
-            region: "us-east-1".into(),
-            bucket: "backups".into(),
-            prefix: "vaultberry".into(),
-            path_style: true,
-            credentials: key.path().into(),
-            ca: None,
-            every: Duration::ZERO,
-        };
+        let offsite = sample::offsite(endpoint, key.path());
         let store = Store::connect(&offsite, key.path(), &Stop::default()).unwrap();
         let told = |error: anyhow::Error| error.root_cause().to_string().lines().next().unwrap_or_default().to_owned();
         crate::offsite::runtime().unwrap().block_on(async {

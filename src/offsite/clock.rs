@@ -99,14 +99,14 @@ impl Clock {
         }
     }
 
-    /// Sets the clock: `snapshot` is proven to be at `target`.
+    /// Sets the clock: `snapshot` of `source`, made with this outcome, is proven to be at `target`.
     ///
     /// # Errors
     /// The file can't be written.
-    pub fn record(&mut self, snapshot: &Candidate<'_>, target: &str, proven: Timestamp) -> Result<()> {
-        let push = Push { snapshot: snapshot.name.to_owned(), proven, target: target.to_owned() };
-        let pushes = self.sources.entry(snapshot.source.to_owned()).or_default();
-        if snapshot.outcome == Outcome::Complete {
+    pub fn record(&mut self, source: &str, snapshot: &str, outcome: Outcome, target: &str, proven: Timestamp) -> Result<()> {
+        let push = Push { snapshot: snapshot.to_owned(), proven, target: target.to_owned() };
+        let pushes = self.sources.entry(source.to_owned()).or_default();
+        if outcome == Outcome::Complete {
             pushes.complete = Some(push.clone());
         }
         pushes.any = Some(push);
@@ -186,7 +186,7 @@ mod tests {
         ] {
             let state = tempfile::tempdir().unwrap();
             for (name, outcome) in pushed {
-                Clock::load(state.path()).record(&snapshot(name, *outcome), HERE, Timestamp::now()).unwrap();
+                Clock::load(state.path()).record("web", name, *outcome, HERE, Timestamp::now()).unwrap();
             }
             let clock = Clock::load(state.path());
             let found = clock.is_due(&snapshot(candidate.0, candidate.1), target, every);
@@ -207,7 +207,7 @@ mod tests {
             assert!(damage.starts_with(&format!("reading the push clock {}: ", path.display())), "{damage}");
             let candidate = snapshot("20261123T023000Z", Outcome::Complete);
             assert!(clock.is_due(&candidate, HERE, WEEK));
-            clock.record(&candidate, HERE, Timestamp::UNIX_EPOCH).unwrap();
+            clock.record("web", candidate.name, Outcome::Complete, HERE, Timestamp::UNIX_EPOCH).unwrap();
             let clock = Clock::load(state.path());
             let push = Push { snapshot: candidate.name.into(), proven: Timestamp::UNIX_EPOCH, target: HERE.into() };
             assert_eq!((clock.damage.clone(), clock.of("web").complete), (None, Some(push)));

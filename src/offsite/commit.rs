@@ -85,20 +85,17 @@ impl Object {
     pub fn new(key: &str, sum: &Sum) -> Self {
         Self { key: key.to_owned(), size: sum.size, sha256: hex(&sum.sha256) }
     }
+
+    /// The last part of its key.
+    pub fn name(&self) -> &str {
+        self.key.rsplit('/').next().unwrap_or_default()
+    }
 }
 
 impl Commit {
-    /// The commit of a copy of this snapshot.
-    pub fn new(snapshot: &super::Candidate<'_>, archive: Object, index: Object, recipients: Vec<String>) -> Self {
-        Self {
-            version: VERSION,
-            source: snapshot.source.to_owned(),
-            snapshot: snapshot.name.to_owned(),
-            outcome: snapshot.outcome,
-            archive,
-            index,
-            recipients,
-        }
+    /// The commit of a copy of the snapshot `name` of `source`, sealed for `recipients`.
+    pub fn new(source: &str, name: &str, outcome: Outcome, archive: Object, index: Object, recipients: Vec<String>) -> Self {
+        Self { version: VERSION, source: source.to_owned(), snapshot: name.to_owned(), outcome, archive, index, recipients }
     }
 
     /// The object's bytes.
@@ -128,21 +125,18 @@ impl Commit {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::{Commit, Keys, Object};
     use crate::digest::Sum;
-    use crate::offsite::Candidate;
     use crate::outcome::Outcome;
 
     #[test]
     fn the_format_is_the_documented_one_and_reads_back() {
         let keys = Keys::of("home/pi", "web", "20261123T023000Z");
         let name = "20261123T023000Z";
-        let snapshot =
-            Candidate { source: "web", name, archive: Path::new("/a"), index: Path::new("/i"), outcome: Outcome::Partial };
         let commit = Commit::new(
-            &snapshot,
+            "web",
+            name,
+            Outcome::Partial,
             Object::new(&keys.archive, &Sum { size: 7, sha256: [0xab; 32] }),
             Object::new(&keys.index, &Sum { size: 8, sha256: [0xcd; 32] }),
             vec!["F1".into()],

@@ -9,15 +9,21 @@
 //! The store isn't trusted: it can lose copies or refuse to give them, and can't read or change them unnoticed. What it
 //! says goes through `log::printable`.
 
+mod body;
 mod bounded;
 pub mod clock;
 pub mod commit;
 mod credentials;
 pub mod fetch;
 pub mod list;
+mod lock;
+mod multipart;
 mod outbox;
+mod pending;
+mod pieces;
 mod proof;
 mod push;
+mod seal;
 mod store;
 mod trouble;
 pub(crate) mod unseal;
@@ -29,7 +35,7 @@ use anyhow::{Context, Result};
 use tokio::runtime::Runtime;
 
 pub use outbox::clean;
-pub use push::{Pushed, push};
+pub use push::{Pushed, give_up_others, push, resume};
 
 use crate::config::Config;
 use crate::offsite::clock::Clock;

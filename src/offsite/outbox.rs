@@ -1,97 +1,89 @@
 //! Sealed files on their way: `outbox/<source>/` on the backup disk.
 //!
 //! Sealing the same file twice makes different bytes, so what is sent in parts, and again after an error, must lie somewhere
-//! as a whole. A sealed file has its name only when it is whole, and goes when the push ends, well or not; what a power
-//! cut left goes at the beginning of the next run.
+//! as a whole. It stays until the store is proven to have it. Beside it lies `push.json` ([`Pending`]): without that, a
+//! sealed file is what a run that was cut short has left, and goes.
 
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use super::commit::SEALED_END;
-use crate::digest::{Sum, Summing};
-use crate::durable::{self, Durable};
-use crate::openpgp::Recipients;
-use crate::progress::Progress;
+use super::pending::Pending;
+use super::seal::largest;
+use crate::durable;
 use crate::space;
-use crate::stop::Stop;
 
-/// What sealing adds at most to a file of some size: headers, a session key for each recipient, a few bytes for each chunk.
-/// The rest is left for logs of the same night.
+/// Left for logs of the same night.
 const MARGIN: u64 = 16 << 20;
 
-/// Removes what pushes that were cut short left below the backup folder, of all sources, also of those that are no longer
-/// in the configuration. Gives the names. Not while a push is under way.
+/// What the record of a push is called.
+const RECORD: &str = "push.json";
+
+/// Removes what belongs to no push, below the backup folder, of all sources, also of those that are no longer in the
+/// configuration. Gives the names. Not while a push is under way.
 ///
 /// # Errors
 /// A folder can't be read, or a file not removed.
 pub fn clean(backup: &Path) -> Result<Vec<PathBuf>> {
+    let mut removed = Vec::new();
+    for source in sources(backup)? {
+        let outbox = Outbox::of(backup, &source);
+        if !outbox.0.join(RECORD).exists() {
+            removed.extend(outbox.empty()?);
+        }
+    }
+    Ok(removed)
+}
+
+/// The sources that have a folder in the outbox.
+///
+/// # Errors
+/// A folder can't be read.
+pub fn sources(backup: &Path) -> Result<Vec<String>> {
     let folder = backup.join("outbox");
-    let cleaning = || format!("looking for leftovers in {}", folder.display());
-    let sources = match fs::read_dir(&folder) {
-        Ok(sources) => sources,
+    let looking = || format!("looking into {}", folder.display());
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(cleaning),
+        Err(error) => return Err(error).with_context(looking),
     };
-    let mut removed = Vec::new();
-    for source in sources {
-        let source = source.with_context(cleaning)?;
-        if source.file_type().with_context(cleaning)?.is_dir() {
-            removed.extend(empty(&source.path())?);
+    let mut sources = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(looking)?;
+        if entry.file_type().with_context(looking)?.is_dir()
+            && let Ok(name) = entry.file_name().into_string()
+        {
+            sources.push(name);
         }
     }
-    Ok(removed)
+    sources.sort();
+    Ok(sources)
 }
 
-/// Removes the sealed files in `folder`, whole or not, and gives their names.
-fn empty(folder: &Path) -> Result<Vec<PathBuf>> {
-    let cleaning = || format!("removing leftovers from {}", folder.display());
-    let mut removed = Vec::new();
-    for entry in fs::read_dir(folder).with_context(cleaning)? {
-        let path = entry.with_context(cleaning)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.strip_suffix(".part").unwrap_or(&name).ends_with(SEALED_END) {
-            fs::remove_file(&path).with_context(cleaning)?;
-            removed.push(path);
-        }
-    }
-    Ok(removed)
-}
-
-/// The outbox of one source.
+/// The folder of one source.
 #[derive(Debug)]
 pub struct Outbox(PathBuf);
 
-/// A sealed file. It is removed when this goes.
-#[derive(Debug)]
-pub struct Sealed {
-    /// Where it is.
-    pub path: PathBuf,
-    /// What it has to arrive as.
-    pub sum: Sum,
-}
-
-impl Drop for Sealed {
-    fn drop(&mut self) {
-        // Best effort: the next run removes a leftover.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
 impl Outbox {
-    /// Opens the outbox of `source` below the backup folder, and removes what an earlier push left there.
+    /// That of `source`, which needn't be there.
+    pub fn of(backup: &Path, source: &str) -> Self {
+        Self(backup.join("outbox").join(source))
+    }
+
+    /// Makes the folder.
     ///
     /// # Errors
-    /// The folder can't be made or cleaned.
-    pub fn open(backup: &Path, source: &str) -> Result<Self> {
-        let folder = backup.join("outbox").join(source);
-        durable::private_folder(&folder)?;
-        for path in empty(&folder)? {
-            tracing::info!("removed {}, left by a push that was cut short", path.display());
-        }
-        Ok(Self(folder))
+    /// It can't be made.
+    pub fn make(&self) -> Result<()> {
+        durable::private_folder(&self.0)
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.0
     }
 
     /// Makes sure that sealed copies of `files` have room.
@@ -101,8 +93,7 @@ impl Outbox {
     pub fn require_space(&self, files: &[&Path]) -> Result<()> {
         let mut needed = MARGIN;
         for file in files {
-            let size = fs::metadata(file).with_context(|| format!("looking at {}", file.display()))?.len();
-            needed += size + size / 1000;
+            needed += largest(fs::metadata(file).with_context(|| format!("looking at {}", file.display()))?.len());
         }
         let free = space::of(&self.0)?.free;
         if free < needed {
@@ -116,89 +107,83 @@ impl Outbox {
         Ok(())
     }
 
-    /// Seals `file` for `recipients`.
+    /// The push that was begun and isn't proven; none when there is none.
     ///
     /// # Errors
-    /// Reading, sealing or writing failed, or a stop was asked for. Nothing is left then.
-    pub fn seal(&self, file: &Path, recipients: &Recipients, stop: &Stop, progress: &Progress) -> Result<Sealed> {
-        let sealing = || format!("sealing {}", file.display());
-        let mut name = file.file_name().with_context(sealing)?.to_owned();
-        name.push(SEALED_END);
-        let path = self.0.join(name);
-        let content = File::open(file).with_context(sealing)?;
-        let total = content.metadata().with_context(sealing)?.len();
-        let mut content = Watched { file: content, done: 0, total, stop, progress };
-        let mut durable = Durable::create(&path, 0o600)?;
-        let mut out = Summing::new(BufWriter::with_capacity(1 << 20, durable.file()));
-        recipients.seal(&mut content, &mut out, false).with_context(sealing)?;
-        let sum = out.finish().with_context(sealing)?;
-        durable.publish()?;
-        Ok(Sealed { path, sum })
+    /// Its record can't be read.
+    pub fn pending(&self) -> Result<Option<Pending>> {
+        let path = self.0.join(RECORD);
+        let reading = || format!("reading {}", path.display());
+        match fs::read(&path) {
+            Ok(json) => Pending::parse(&json).with_context(reading).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(reading),
+        }
     }
-}
 
-/// A file that says how far it is read, and ends with an error when a stop is asked for.
-struct Watched<'a> {
-    file: File,
-    done: u64,
-    total: u64,
-    stop: &'a Stop,
-    progress: &'a Progress,
-}
+    /// Writes down how far a push has come.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub fn save(&self, pending: &Pending) -> Result<()> {
+        durable::write(&self.0.join(RECORD), &pending.to_json()?, 0o600)
+    }
 
-impl Read for Watched<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stop.check().map_err(io::Error::other)?;
-        let length = self.file.read(buffer)?;
-        self.done += length as u64;
-        self.progress.say("sealing", self.done, Some(self.total));
-        Ok(length)
+    /// Removes the record and the sealed files: the push is proven, or will never be.
+    ///
+    /// # Errors
+    /// A file can't be removed.
+    pub fn clear(&self) -> Result<()> {
+        let path = self.0.join(RECORD);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("removing {}", path.display()));
+            }
+            _ => {}
+        }
+        self.empty().map(drop)
+    }
+
+    /// Removes the sealed files, whole or not, and gives their names.
+    ///
+    /// # Errors
+    /// A file can't be removed.
+    pub fn empty(&self) -> Result<Vec<PathBuf>> {
+        let cleaning = || format!("removing leftovers from {}", self.0.display());
+        let mut removed = Vec::new();
+        for entry in fs::read_dir(&self.0).with_context(cleaning)? {
+            let path = entry.with_context(cleaning)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name.ends_with(SEALED_END) || name == durable::part_name(Path::new(RECORD)).to_string_lossy() {
+                fs::remove_file(&path).with_context(cleaning)?;
+                removed.push(path);
+            }
+        }
+        Ok(removed)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::PermissionsExt;
-
-    use jiff::Timestamp;
 
     use super::{Outbox, clean};
-    use crate::openpgp::Recipients;
-    use crate::progress::Progress;
-    use crate::stop::Stop;
 
     #[test]
-    fn opening_removes_what_was_left_and_nothing_else() {
-        let backup = tempfile::tempdir().unwrap();
-        let folder = backup.path().join("outbox/web");
-        fs::create_dir_all(&folder).unwrap();
-        for name in ["1.tar.gz.pgp", "2.index.jsonl.zst.pgp.part", "notes", "notes.part"] {
-            fs::write(folder.join(name), "").unwrap();
-        }
-        Outbox::open(backup.path(), "web").unwrap();
-        let mut names: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        names.sort();
-        assert_eq!(names, ["notes", "notes.part"]);
-        Outbox::open(backup.path(), "new").unwrap();
-        assert_eq!(fs::metadata(backup.path().join("outbox/new")).unwrap().permissions().mode() & 0o777, 0o700);
-    }
-
-    #[test]
-    fn cleaning_removes_the_leftovers_of_all_sources_and_nothing_else() {
+    fn cleaning_removes_what_belongs_to_no_push_and_nothing_else() {
         let backup = tempfile::tempdir().unwrap();
         assert_eq!(clean(backup.path()).unwrap(), Vec::<std::path::PathBuf>::new());
         let outbox = backup.path().join("outbox");
         let elsewhere = tempfile::tempdir().unwrap();
-        let (gone, kept) =
-            (["web/1.tar.gz.pgp", "web/1.index.jsonl.zst.pgp.part", "old/2.tar.gz.pgp.part"], ["web/notes", "3.pgp"]);
-        for source in ["web", "old", "empty"] {
+        let gone = ["web/1.tar.gz.pgp", "web/push.json.part", "old/2.index.jsonl.zst.pgp"];
+        let kept = ["web/notes", "3.pgp", "mail/4.tar.gz.pgp", "mail/push.json"];
+        for source in ["web", "old", "mail", "empty"] {
             fs::create_dir_all(outbox.join(source)).unwrap();
         }
         for name in gone.iter().chain(&kept) {
             fs::write(outbox.join(name), "").unwrap();
         }
-        fs::write(elsewhere.path().join("4.tar.gz.pgp"), "").unwrap();
+        fs::write(elsewhere.path().join("5.tar.gz.pgp"), "").unwrap();
         std::os::unix::fs::symlink(elsewhere.path(), outbox.join("link")).unwrap();
         let mut removed = clean(backup.path()).unwrap();
         removed.sort();
@@ -206,29 +191,36 @@ mod tests {
         expected.sort();
         assert_eq!(removed, expected);
         assert!(expected.iter().all(|path| !path.exists()));
-        assert!(kept.iter().all(|name| outbox.join(name).exists()) && elsewhere.path().join("4.tar.gz.pgp").exists());
+        assert!(kept.iter().all(|name| outbox.join(name).exists()) && elsewhere.path().join("5.tar.gz.pgp").exists());
     }
 
     #[test]
-    fn a_stop_and_a_disk_without_room_leave_nothing() {
+    fn a_disk_without_room_is_told_before_anything_is_sealed() {
         let backup = tempfile::tempdir().unwrap();
-        let outbox = Outbox::open(backup.path(), "web").unwrap();
+        let outbox = Outbox::of(backup.path(), "web");
+        outbox.make().unwrap();
         let file = backup.path().join("1.tar.gz");
         fs::write(&file, "content").unwrap();
-        let stop = Stop::default();
-        stop.request();
-        let recipients =
-            Recipients::at(&[crate::openpgp::tests::recipient(Timestamp::now().into())], std::time::SystemTime::now());
-        let error = outbox.seal(&file, &recipients, &stop, &Progress::default()).unwrap_err();
-        assert!(format!("{error:#}").ends_with("interrupted by a signal"), "{error:#}");
-        assert_eq!(fs::read_dir(backup.path().join("outbox/web")).unwrap().count(), 0);
-
         outbox.require_space(&[&file]).unwrap();
         // A file of one EiB, all of it a hole, is more than any disk has room for.
         let huge = fs::File::create(backup.path().join("huge")).unwrap();
         let size = [1 << 60, 8 << 40, 1 << 40].into_iter().find(|size| huge.set_len(*size).is_ok()).unwrap();
         let error = outbox.require_space(&[&file, &backup.path().join("huge")]).unwrap_err().to_string();
-        let start = format!("the sealed copy needs {} MiB in ", ((16 << 20) + 7 + size + size / 1000) >> 20);
+        let needed = (16 << 20) + 7 + size + size / 1000 + (128 << 10);
+        let start = format!("the sealed copy needs {} MiB in ", needed >> 20);
         assert!(error.starts_with(&start) && error.contains("\nhint: keep fewer snapshots"), "{error}");
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_is_an_error_and_none_is_none() {
+        let backup = tempfile::tempdir().unwrap();
+        let outbox = Outbox::of(backup.path(), "web");
+        assert_eq!(outbox.pending().unwrap(), None);
+        outbox.make().unwrap();
+        fs::write(outbox.folder().join("push.json"), "{").unwrap();
+        let error = format!("{:#}", outbox.pending().unwrap_err());
+        assert!(error.starts_with(&format!("reading {}: ", outbox.folder().join("push.json").display())), "{error}");
+        outbox.clear().unwrap();
+        assert_eq!(outbox.pending().unwrap(), None);
     }
 }

@@ -4,6 +4,7 @@
 //! parts' sums with the number of parts behind it. Stores that give none have an `ETag`, which is MD5 in the same two forms.
 
 use anyhow::{Result, bail};
+use jiff::Timestamp;
 use openssl::base64::encode_block;
 use openssl::hash::{MessageDigest, hash};
 use openssl::sha::sha256;
@@ -21,32 +22,24 @@ pub struct Said {
     pub sha256: Option<String>,
     /// Its `ETag`.
     pub etag: Option<String>,
+    /// Until when the store keeps it from being deleted (Object Lock).
+    pub locked_until: Option<Timestamp>,
 }
 
-/// The sums of one part, or of all of a small object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PartSums {
-    /// SHA-256.
-    pub sha256: [u8; 32],
-    /// MD5: not for safety, but because it is what an `ETag` is made of.
-    pub md5: [u8; 16],
+/// SHA-256 as S3 writes it.
+pub fn sha256_base64(sum: &[u8; 32]) -> String {
+    encode_block(sum)
 }
 
-impl PartSums {
-    /// Of these bytes.
-    ///
-    /// # Errors
-    /// OpenSSL has no MD5 here.
-    pub fn of(bytes: &[u8]) -> Result<Self> {
-        let mut md5 = [0; 16];
-        md5.copy_from_slice(&hash(MessageDigest::md5(), bytes)?);
-        Ok(Self { sha256: sha256(bytes), md5 })
-    }
-
-    /// SHA-256 as S3 writes it.
-    pub fn sha256_base64(&self) -> String {
-        encode_block(&self.sha256)
-    }
+/// The `ETag` of an object with these MD5s of its pieces, without quotes.
+///
+/// # Errors
+/// OpenSSL has no MD5 here.
+pub fn etag(md5s: &[[u8; 16]]) -> Result<String> {
+    Ok(match md5s {
+        [one] => hex(one),
+        several => format!("{}-{}", hex(&hash(MessageDigest::md5(), &several.concat())?), several.len()),
+    })
 }
 
 /// What was sent, as the store may say it.
@@ -54,41 +47,29 @@ impl PartSums {
 pub struct Marks {
     size: u64,
     sha256: Vec<String>,
-    etag: String,
 }
 
 impl Marks {
-    /// Of an object sent in one piece.
-    pub fn whole(size: u64, sums: &PartSums) -> Self {
-        Self { size, sha256: vec![sums.sha256_base64()], etag: hex(&sums.md5) }
+    /// Of an object with these sums, of all of it and of each of the pieces that it was sent in.
+    pub fn of(whole: &Sum, pieces: &[[u8; 32]]) -> Self {
+        let whole_sha256 = sha256_base64(&whole.sha256);
+        let sha256 = match pieces.len() {
+            0 | 1 => vec![whole_sha256],
+            count => {
+                let composite = sha256_base64(&sha256(&pieces.concat()));
+                // Some stores leave the number away, some give the sum of the whole.
+                vec![format!("{composite}-{count}"), composite, whole_sha256]
+            }
+        };
+        Self { size: whole.size, sha256 }
     }
 
-    /// Of an object sent in these parts, in order. `whole` is the sum of all of it.
-    ///
-    /// # Errors
-    /// OpenSSL has no MD5 here.
-    pub fn parts(whole: &Sum, parts: &[PartSums]) -> Result<Self> {
-        let all_sha256: Vec<u8> = parts.iter().flat_map(|part| part.sha256).collect();
-        let all_md5: Vec<u8> = parts.iter().flat_map(|part| part.md5).collect();
-        let composite = PartSums { sha256: sha256(&all_sha256), md5: PartSums::of(&all_md5)?.md5 };
-        let count = parts.len();
-        Ok(Self {
-            size: whole.size,
-            // Some stores leave the number away, some give the sum of the whole.
-            sha256: vec![
-                format!("{}-{count}", composite.sha256_base64()),
-                composite.sha256_base64(),
-                encode_block(&whole.sha256),
-            ],
-            etag: format!("{}-{count}", hex(&composite.md5)),
-        })
-    }
-
-    /// Whether the store has what was sent.
+    /// Whether the store has what was sent. `etag` gives the `ETag` that it must have then; it is asked only when the store
+    /// gives no SHA-256.
     ///
     /// # Errors
     /// It has something else, or says too little to tell.
-    pub fn prove(&self, said: &Said) -> Result<()> {
+    pub fn prove(&self, said: &Said, etag: impl FnOnce() -> Result<String>) -> Result<()> {
         if said.size != self.size {
             bail!("{} bytes were sent, and the store has {}", self.size, said.size);
         }
@@ -99,10 +80,10 @@ impl Marks {
             bail!("the store has other bytes than were sent: their SHA-256 is {}", printable(sha256.as_bytes()));
         }
         match said.etag.as_deref().map(|etag| etag.trim_matches('"')) {
-            Some(etag) if etag.eq_ignore_ascii_case(&self.etag) => Ok(()),
-            Some(etag) => bail!(
+            Some(found) if found.eq_ignore_ascii_case(&etag()?) => Ok(()),
+            Some(found) => bail!(
                 "the store gives no SHA-256, and its ETag isn't that of the bytes that were sent: {}",
-                printable(etag.as_bytes())
+                printable(found.as_bytes())
             ),
             None => bail!("the store gives neither a SHA-256 nor an ETag, so nothing can be proven"),
         }
@@ -111,15 +92,18 @@ impl Marks {
 
 #[cfg(test)]
 mod tests {
-    use super::{Marks, PartSums, Said};
+    use openssl::hash::{MessageDigest, hash};
+    use openssl::sha::sha256;
+
+    use super::{Marks, Said, etag};
     use crate::digest::Sum;
 
     #[test]
     fn only_what_was_sent_proves_it() {
-        let (one, two) = (PartSums::of(b"one").unwrap(), PartSums::of(b"two").unwrap());
-        let whole = Sum { size: 6, sha256: openssl::sha::sha256(b"onetwo") };
-        let parts = Marks::parts(&whole, &[one, two]).unwrap();
-        let single = Marks::whole(3, &one);
+        let md5 = |bytes: &[u8]| <[u8; 16]>::try_from(&*hash(MessageDigest::md5(), bytes).unwrap()).unwrap();
+        let whole = Sum { size: 6, sha256: sha256(b"onetwo") };
+        let parts = (Marks::of(&whole, &[sha256(b"one"), sha256(b"two")]), etag(&[md5(b"one"), md5(b"two")]).unwrap());
+        let single = (Marks::of(&Sum { size: 3, sha256: sha256(b"one") }, &[sha256(b"one")]), etag(&[md5(b"one")]).unwrap());
         // printf one | openssl dgst -sha256 -binary | base64; the composites over the concatenated binary sums
         let sha256_of_one = "dpLDrTVAu4A8Ags67mbNiIcSMjTqDG5xQ8Ct1z/0Me0=";
         let md5_of_one = "f97c5d29941bfb1b2fdab0874906ab82";
@@ -127,8 +111,9 @@ mod tests {
             size,
             sha256: sha256.map(String::from),
             etag: etag.map(String::from),
+            locked_until: None,
         };
-        for (marks, said, expected) in [
+        for ((marks, etag), said, expected) in [
             (&single, said(3, Some(sha256_of_one), None), ""),
             (&single, said(3, None, Some(&format!("\"{md5_of_one}\""))), ""),
             (&single, said(4, Some(sha256_of_one), None), "3 bytes were sent, and the store has 4"),
@@ -155,7 +140,7 @@ mod tests {
                 said.sha256 = said.sha256.map(|text| text.replace(name, value));
                 said.etag = said.etag.map(|text| text.replace(name, value));
             }
-            let found = marks.prove(&said).err().map(|error| error.to_string()).unwrap_or_default();
+            let found = marks.prove(&said, || Ok(etag.clone())).err().map(|error| error.to_string()).unwrap_or_default();
             if expected.is_empty() {
                 assert_eq!(found, "", "{said:?}");
             } else {

@@ -4,6 +4,7 @@
 //! trying again can help, and given up within a moment when a stop is asked for.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -18,18 +19,24 @@ use aws_sdk_s3::config::{
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectError;
 use aws_sdk_s3::operation::head_object::HeadObjectError;
+use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::ChecksumMode;
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use jiff::Timestamp;
+use openssl::base64::encode_block;
+use openssl::hash::{MessageDigest, hash};
+use openssl::sha::sha256;
 use tokio::time::timeout;
 
+use super::body::Pace;
 use super::bounded::Bounded;
 use super::commit::Keys;
-use super::proof::{PartSums, Said};
+use super::proof::{Said, sha256_base64};
 use super::{credentials, trouble};
-use crate::config::Offsite;
+use crate::config::{Checksums, Offsite};
 use crate::stop::Stop;
 
 /// How often a request looks whether it shall stop.
@@ -61,7 +68,21 @@ pub struct Store {
     pub bucket: String,
     /// What all keys begin with.
     pub prefix: String,
-    stop: Stop,
+    /// How it is dealt with.
+    pub offsite: Arc<Offsite>,
+    /// What bounds all that is sent.
+    pub pace: Option<Arc<Pace>>,
+    /// Ends every request.
+    pub stop: Stop,
+}
+
+/// What goes along with content, for the store to check it by: one of the two, as S3 writes them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sums {
+    /// For `x-amz-checksum-sha256`.
+    pub sha256: Option<String>,
+    /// For `Content-MD5`.
+    pub md5: Option<String>,
 }
 
 /// An object in a listing.
@@ -114,6 +135,8 @@ impl Store {
             contents: client(Bounded::Errors),
             bucket: offsite.bucket.clone(),
             prefix: offsite.prefix.clone(),
+            offsite: Arc::new(offsite.clone()),
+            pace: offsite.bandwidth.map(|rate| Arc::new(Pace::new(rate))),
             stop: stop.clone(),
         })
     }
@@ -171,6 +194,10 @@ impl Store {
             size: said.content_length().and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
             sha256: said.checksum_sha256().map(String::from),
             etag: said.e_tag().map(String::from),
+            locked_until: said.object_lock_mode().and(said.object_lock_retain_until_date()).and_then(|until| {
+                // A date beyond what a Timestamp holds is longer than anybody asks for.
+                Some(Timestamp::from_second(until.secs()).unwrap_or(Timestamp::MAX))
+            }),
         }))
     }
 
@@ -206,23 +233,52 @@ impl Store {
         Ok(self.ask(format!("fetching {key}"), request.send()).await?.body)
     }
 
+    /// The sums of content by which this store checks it. `md5` is asked only when it is wanted.
+    ///
+    /// # Errors
+    /// There is no MD5.
+    pub fn sums(&self, sha256: &[u8; 32], md5: impl FnOnce() -> Result<[u8; 16]>) -> Result<Sums> {
+        Ok(match self.offsite.checksums {
+            Checksums::Sha256 => Sums { sha256: Some(sha256_base64(sha256)), md5: None },
+            Checksums::Md5 => Sums { sha256: None, md5: Some(encode_block(&md5()?)) },
+        })
+    }
+
     /// Puts a small object where none may be. One that is there stays, and isn't an error here: the caller reads back.
     ///
     /// # Errors
     /// The store didn't take it.
     pub async fn put_new(&self, key: &str, content: &[u8]) -> Result<()> {
-        let sha256 = PartSums::of(content)?.sha256_base64();
+        let md5 = || hash(MessageDigest::md5(), content)?.as_ref().try_into().context("an MD5 has 16 bytes");
+        let sums = self.sums(&sha256(content), md5)?;
+        let request = || {
+            let request = self.client.put_object().content_type("application/json");
+            let request = request.set_checksum_sha256(sums.sha256.clone()).set_content_md5(sums.md5.clone());
+            (request.body(ByteStream::from(content.to_vec())), patience(ATTEMPT))
+        };
+        self.put_where_none_is(key, request).await.with_context(|| format!("writing {key}"))
+    }
+
+    /// Puts what `request` makes to `key`, where there is nothing. What is there stays, which isn't an error here: the caller
+    /// asks for it.
+    ///
+    /// # Errors
+    /// The store didn't take it.
+    pub async fn put_where_none_is(
+        &self,
+        key: &str,
+        request: impl Fn() -> (PutObjectFluentBuilder, aws_sdk_s3::config::Builder),
+    ) -> Result<()> {
         for only_new in [true, false] {
-            let request = self.client.put_object().bucket(&self.bucket).key(key).content_type("application/json");
-            let request = request.set_if_none_match(only_new.then(|| String::from("*"))).checksum_sha256(&sha256);
-            let request = request.body(ByteStream::from(content.to_vec()));
-            match self.wait(request.send()).await? {
+            let (request, patience) = request();
+            let request = request.bucket(&self.bucket).key(key).set_if_none_match(only_new.then(|| String::from("*")));
+            match self.wait(request.customize().config_override(patience).send()).await? {
                 Ok(_) => break,
                 Err(error) => match error.code() {
                     Some("PreconditionFailed") => break,
                     // A store that knows no such condition: then without.
                     Some("NotImplemented") if only_new => {}
-                    _ => return Err(trouble::told(&error)).with_context(|| format!("writing {key}")),
+                    _ => return Err(trouble::told(&error)),
                 },
             }
         }
@@ -245,6 +301,11 @@ impl Store {
         }
         Ok(listed)
     }
+}
+
+/// A request that may take longer than others.
+pub fn patience(time: Duration) -> aws_sdk_s3::config::Builder {
+    aws_sdk_s3::Config::builder().timeout_config(TimeoutConfig::builder().operation_attempt_timeout(time).build())
 }
 
 /// The error of a body that broke off.

@@ -20,6 +20,11 @@ where
 {
     let status = error.raw_response().map(|response| response.status().as_u16());
     let (told, hint) = match error {
+        // The store said yes, in words that aren't those of S3.
+        SdkError::ServiceError(failure) if status.is_some_and(|status| status < 300) => (
+            format!("the store's answer can't be understood: {}", causes(failure.err().source())),
+            Some("is this the address of an S3 store? look at [offsite] endpoint"),
+        ),
         SdkError::ServiceError(failure) => {
             let code = failure.err().code();
             (answered(status, code, failure.err().message()), for_answer(status.unwrap_or(0), code.unwrap_or("")))

@@ -196,6 +196,20 @@ mod tests {
     }
 
     #[test]
+    fn content_of_any_length_opens_again() {
+        let owner = certificate(None);
+        let keys = keys(&owner, None).unwrap();
+        let mut content = vec![0; (2 << 20) + 8];
+        openssl::rand::rand_bytes(&mut content).unwrap();
+        // Where lengths are written in another way, and where chunks end.
+        for (before, border) in [(0, 0), (30, 192), (30, 8384), (40, 1 << 20), (40, 2 << 20)] {
+            for size in border - before..border + 8 {
+                assert!(opened(&keys, &sealed(&owner, &content[..size])).unwrap() == content[..size], "{size}");
+            }
+        }
+    }
+
+    #[test]
     fn another_key_a_changed_a_cut_and_an_unsealed_message_are_refused() {
         let (owner, stranger) = (certificate(None), certificate(None));
         let message = sealed(&owner, &vec![7; 3_000_000]);

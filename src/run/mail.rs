@@ -14,12 +14,12 @@ use crate::run::report::{MailReport, RunReport};
 /// Looks whether report and copies can still be sealed for everybody. A certificate that can't be used any more is the
 /// owner's to mend, so the run that finds it is no better than `partial`.
 pub fn check_recipients(config: &Config, report: &mut RunReport) {
-    let unusable = Recipients::at(&config.recipients, SystemTime::now()).unusable().to_vec();
-    if unusable.is_empty() {
-        return;
+    let recipients = Recipients::at(&config.recipients, SystemTime::now());
+    for soon in recipients.expiring() {
+        report.note(soon.clone());
     }
-    report.outcome = report.outcome.max(Outcome::Partial);
-    for problem in unusable {
+    for problem in recipients.unusable() {
+        report.outcome = report.outcome.max(Outcome::Partial);
         report.note(format!("nothing can be sealed for {problem}"));
     }
 }

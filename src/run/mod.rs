@@ -6,6 +6,7 @@
 //!
 //! A run that didn't get the lock changes nothing at all, not even the word of the last run. It only mails that.
 
+mod appliance;
 pub mod events;
 mod forecast;
 pub mod guard;

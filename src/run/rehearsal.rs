@@ -115,7 +115,7 @@ fn pushing(config: &Config, source: &str, run: &str, outcome: Outcome) -> Option
     config.offsite.as_ref()?;
     let nowhere = Path::new("");
     let candidate = Candidate { source, name: run, archive: nowhere, index: nowhere, outcome };
-    Some(pushes::not_due(config, &candidate).map_or_else(|| "off-site: due, would be pushed".into(), |push| push.summary()))
+    Some(pushes::not_due(config, &candidate).map_or_else(|| "off-site: due, would be pushed".into(), |push| push.summary(run)))
 }
 
 /// What is wrong with the files that the run would log in with.

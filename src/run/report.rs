@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::amount::{amount, duration};
+use crate::offsite::Pushed;
 use crate::outcome::Outcome;
 use crate::snapshot::Snapshot;
 use crate::source::Stale;
@@ -35,6 +36,8 @@ pub struct RunReport {
     pub troubles: Vec<String>,
     /// One for each source of the configuration, in its order; none when a guard stopped the run.
     pub sources: Vec<SourceReport>,
+    /// How the appliance's own copy went off-site; none where nothing was due.
+    pub appliance: Option<PushReport>,
     /// How the mail went; none without `[report]`, and while it isn't sent.
     pub mail: Option<MailReport>,
 }
@@ -84,14 +87,19 @@ pub struct SourceReport {
 /// How a snapshot's way off-site went.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PushReport {
-    /// `complete` when the store has it, proven; `skipped` when it isn't due; `failed`.
+    /// `complete` when the store has it, proven; `partial` when it has it, and there is a problem; `skipped` when it isn't due;
+    /// `failed`.
     pub outcome: Outcome,
+    /// The snapshot that the store has: that of the run, or of an earlier one whose push had been cut short.
+    pub snapshot: Option<String>,
     /// Which store has it.
     pub place: Option<String>,
     /// Bytes that were sent.
     pub bytes: u64,
     /// The last complete snapshot that is off-site, where this one wasn't due.
     pub last: Option<String>,
+    /// How the copy isn't as the configuration wants it, though it is there.
+    pub problem: Option<String>,
     /// Why it failed.
     pub error: Option<String>,
 }
@@ -128,25 +136,36 @@ impl Missed {
 impl PushReport {
     /// A push that isn't due; `last` is the last complete snapshot that is off-site.
     pub fn not_due(last: Option<String>) -> Self {
-        Self { outcome: Outcome::Skipped, place: None, bytes: 0, last, error: None }
+        Self { last, ..Self::new(Outcome::Skipped) }
     }
 
-    /// A push that is proven.
-    pub fn proven(place: String, bytes: u64) -> Self {
-        Self { outcome: Outcome::Complete, place: Some(place), bytes, last: None, error: None }
+    /// A push that is proven. One with a problem is `partial`.
+    pub fn proven(pushed: Pushed) -> Self {
+        let Pushed { snapshot, place, bytes, problem } = pushed;
+        let outcome = if problem.is_some() { Outcome::Partial } else { Outcome::Complete };
+        Self { snapshot: Some(snapshot), place: Some(place), bytes, problem, ..Self::new(outcome) }
     }
 
     /// A push that didn't happen though it was due.
     pub fn failed(error: &anyhow::Error) -> Self {
-        Self { outcome: Outcome::Failed, place: None, bytes: 0, last: None, error: Some(format!("{error:#}")) }
+        Self { error: Some(format!("{error:#}")), ..Self::new(Outcome::Failed) }
     }
 
-    /// One line for a person.
-    pub fn summary(&self) -> String {
-        match (self.outcome, &self.place, &self.last, &self.error) {
-            (_, Some(place), ..) => format!("off-site: {} in {place}, proven", amount(self.bytes)),
+    fn new(outcome: Outcome) -> Self {
+        Self { outcome, snapshot: None, place: None, bytes: 0, last: None, problem: None, error: None }
+    }
+
+    /// A line or two for a person; `run` is the snapshot that was to be pushed.
+    pub fn summary(&self, run: &str) -> String {
+        match (&self.place, &self.last, &self.error) {
+            (Some(place), ..) => {
+                let earlier = self.snapshot.as_deref().filter(|snapshot| *snapshot != run);
+                let earlier = earlier.map(|snapshot| format!(", {snapshot} from before")).unwrap_or_default();
+                let problem = self.problem.as_ref().map(|problem| format!("\nBUT: {problem}")).unwrap_or_default();
+                format!("off-site: {}{earlier} in {place}, proven{problem}", amount(self.bytes))
+            }
             (.., Some(error)) => format!("off-site: FAILED: {error}"),
-            (_, _, Some(last), _) => format!("off-site: not due; the last complete one there is {last}"),
+            (_, Some(last), _) => format!("off-site: not due; the last complete one there is {last}"),
             _ => "off-site: not due".to_owned(),
         }
     }
@@ -164,6 +183,7 @@ impl RunReport {
             notes: Vec::new(),
             troubles: Vec::new(),
             sources: Vec::new(),
+            appliance: None,
             mail: None,
         }
     }
@@ -187,8 +207,9 @@ impl RunReport {
     /// on the backup disk only.
     pub fn settle(&mut self) {
         let sources = self.sources.iter().map(|source| source.outcome).max().unwrap_or(Outcome::Failed);
-        let unpushed = self.sources.iter().filter_map(|source| source.push.as_ref()).any(|push| push.outcome == Outcome::Failed);
-        self.outcome = if unpushed { sources.max(Outcome::Partial) } else { sources };
+        let pushes = self.sources.iter().filter_map(|source| source.push.as_ref()).chain(&self.appliance);
+        let wanting = pushes.map(|push| push.outcome).any(|outcome| matches!(outcome, Outcome::Failed | Outcome::Partial));
+        self.outcome = if wanting { sources.max(Outcome::Partial) } else { sources };
     }
 
     /// Says something of the run as a whole that its owner should know.
@@ -224,7 +245,10 @@ impl RunReport {
         }
         let width = self.sources.iter().map(|source| source.name.len()).max().unwrap_or(0);
         for source in &self.sources {
-            source.summarise(width, &mut text);
+            source.summarise(&self.run, width, &mut text);
+        }
+        if let Some(push) = &self.appliance {
+            line(&mut text, 2, &format!("the appliance's own: {}", push.summary(&self.run)));
         }
         for note in self.troubles.iter().chain(&self.notes) {
             line(&mut text, 2, note);
@@ -286,7 +310,7 @@ impl SourceReport {
         Self { outcome: Outcome::Skipped, ..Self::failed(name, error) }
     }
 
-    fn summarise(&self, width: usize, text: &mut String) {
+    fn summarise(&self, run: &str, width: usize, text: &mut String) {
         let what = match &self.snapshot {
             Some(snapshot) => {
                 format!("{} entries, {}, in {snapshot} ({})", self.entries, amount(self.bytes), amount(self.archive_bytes))
@@ -295,7 +319,7 @@ impl SourceReport {
         };
         line(text, 2, &format!("{:width$}  {:8}  {what}", self.name, self.outcome.to_string()));
         if let Some(push) = &self.push {
-            line(text, 6, &push.summary());
+            line(text, 6, &push.summary(run));
         }
         if let Some(missed) = self.missed.summary(self.missed_before).filter(|_| self.snapshot.is_some()) {
             line(text, 6, &missed);

@@ -79,10 +79,17 @@ fn a_whole_night_comes_back_from_disk_and_store() {
     assert_eq!(night.servers.open_copy(&there), fs::read(&night.archives()[0]).unwrap());
     night.servers.assert_restored(&there, "there");
 
+    // And the appliance's own configuration, as it was.
+    let own = night.appliance.backup("snapshots/_appliance");
+    let newest = names(&own).into_iter().rfind(|name| name.ends_with(".tar.gz")).unwrap();
+    let tar = Command::new("tar").args(["-xzOf"]).arg(own.join(&newest)).arg("appliance/appliance.toml").output().unwrap();
+    assert_eq!(tar.stdout, fs::read(night.appliance.config()).unwrap());
+    assert!(night.servers.store.get(&format!("attic/_appliance/{newest}.pgp")).is_some());
+
     // The same night again is not pushed: the last copy is young enough.
     let (run, _) = night.run(0);
     assert!(run.stdout.contains("off-site: not due; the last complete one there is "), "{}", run.stdout);
-    assert_eq!(night.servers.copies().len(), 1);
+    assert_eq!((night.servers.copies().len(), names(&own).len()), (1, 2), "{}", run.stdout);
 }
 
 #[test]
@@ -168,7 +175,7 @@ fn a_store_that_is_down_leaves_the_snapshot_and_is_tried_again_the_next_night() 
     assert!(mail.text.contains("off-site: FAILED: ") && mail.text.contains("hint: "), "{}", mail.text);
     assert!(run.stdout.contains("web  complete"), "{}", run.stdout);
     assert_eq!(night.archives().len(), 1);
-    assert!(names(&night.appliance.backup("outbox/web")).is_empty());
+    assert!(!night.appliance.backup("outbox/web").exists());
     assert!(!night.appliance.state("pushes.json").exists());
     night.servers.store = Store::start_at(port);
     night.run(0);
@@ -332,7 +339,8 @@ fn what_happens_is_told_to_programs_as_json() {
     let events: Vec<Value> = run.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let kinds: Vec<&str> =
         events.iter().map(|event| event["event"].as_str().unwrap()).filter(|kind| *kind != "progress").collect();
-    assert_eq!(kinds, ["begun", "source", "push", "ended"]);
+    // The last push is the appliance's own.
+    assert_eq!(kinds, ["begun", "source", "push", "push", "ended"]);
     let doing: Vec<&str> = events.iter().filter_map(|event| event["doing"].as_str()).collect();
     for what in ["dumping wiki", "archiving"] {
         assert!(doing.contains(&what), "{doing:?}");

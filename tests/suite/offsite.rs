@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -97,9 +97,18 @@ impl Scene {
     fn push_until(&self, config: &Config, archive: &Path, outcome: Outcome, stop: &Stop) -> Result<Pushed, String> {
         with_candidate(archive, outcome, |candidate| {
             let pushed = offsite::push(config, &candidate, stop, &Progress::default());
-            assert_eq!(names(&self.path("backup/outbox/web")), Vec::<String>::new(), "what was sealed is still there");
+            if pushed.is_ok() {
+                assert_eq!(names(&self.path("backup/outbox/web")), Vec::<String>::new(), "what was sealed is still there");
+            }
             pushed.map_err(|error| vaultberry::complaint::render(&error))
         })
+    }
+
+    /// Lets a push that began at one port go on at another: its record speaks of where it goes.
+    fn readdress(&self, from: u16, to: u16) {
+        let record = self.path("backup/outbox/web/push.json");
+        let text = fs::read_to_string(&record).unwrap();
+        fs::write(record, text.replace(&from.to_string(), &to.to_string())).unwrap();
     }
 
     /// The push clock's file; null when there is none.
@@ -241,16 +250,21 @@ fn an_expired_certificate_is_refused_before_anything_is_sent() {
 #[test]
 fn what_the_store_lost_or_has_otherwise_is_not_proven() {
     let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
-    let archive = scene.snapshot(MONDAY, 1000, Outcome::Complete);
     let port = store.port;
+    let mut names = (10..).map(|day| format!("202611{day}T023000Z"));
     for (what, expected) in [
         ("lost", "the store doesn't have it"),
         ("shorter", "bytes were sent, and the store has 5"),
         ("other", "the store gives no SHA-256, and its ETag isn't that of the bytes that were sent: "),
     ] {
-        for object in ["tar.gz.pgp", "index.jsonl.zst.pgp"].map(|end| key(MONDAY, end)) {
+        for end in ["tar.gz.pgp", "index.jsonl.zst.pgp"] {
+            let name = names.next().unwrap();
+            let archive = scene.snapshot(&name, 1000, Outcome::Complete);
+            let object = key(&name, end);
+            let asked = AtomicUsize::new(0);
             let way = Way::to(port, move |line| {
-                if line.starts_with("HEAD ") && line.contains(&object) {
+                // Asked once before it is sent, and once after.
+                if line.starts_with("HEAD ") && line.contains(&object) && asked.fetch_add(1, Ordering::SeqCst) == 1 {
                     match what {
                         "lost" => store::delete(port, &object),
                         "shorter" => store::put(port, &object, "short"),
@@ -261,10 +275,11 @@ fn what_the_store_lost_or_has_otherwise_is_not_proven() {
             });
             let error = scene.push(&scene.config(way.port), &archive, Outcome::Complete).unwrap_err();
             assert!(error.contains(expected), "{what}: {error}");
-            assert_eq!((store.get(&key(MONDAY, "commit.json")), scene.clock()), (None, Value::Null), "{what}");
+            assert_eq!((store.get(&key(&name, "commit.json")), scene.clock()), (None, Value::Null), "{what}");
         }
     }
     // A commit object that can't be read back, or comes back otherwise, proves nothing either.
+    let archive = scene.snapshot(MONDAY, 1000, Outcome::Complete);
     let commit = key(MONDAY, "commit.json");
     let reads = AtomicUsize::new(0);
     let way = Way::to(port, move |line| {
@@ -276,6 +291,73 @@ fn what_the_store_lost_or_has_otherwise_is_not_proven() {
     let error = scene.push(&scene.config(way.port), &archive, Outcome::Complete).unwrap_err();
     assert!(error.contains("the store gives back another commit object than was written"), "{error}");
     assert_eq!(scene.clock(), Value::Null);
+}
+
+#[test]
+fn what_is_there_is_never_overwritten_and_the_next_snapshot_goes_elsewhere() {
+    let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
+    let config = scene.config(store.port);
+    let archive = scene.snapshot(MONDAY, 17 << 20, Outcome::Complete);
+    store.put(&key(MONDAY, "tar.gz.pgp"), "somebody's");
+    let error = scene.push(&config, &archive, Outcome::Complete).unwrap_err();
+    let told = "tar.gz.pgp is in the store, and isn't proven to be what was sealed: ";
+    assert!(error.contains(told) && error.contains("bytes were sent, and the store has 10"), "{error}");
+    assert_eq!(store.get(&key(MONDAY, "tar.gz.pgp")).unwrap(), b"somebody's");
+
+    // Somebody is a moment faster.
+    let tuesday = scene.snapshot(TUESDAY, 17 << 20, Outcome::Complete);
+    let (port, faster) = (store.port, key(TUESDAY, "tar.gz.pgp"));
+    let way = Way::to(port, move |line| {
+        if line.starts_with("POST ") && line.contains("tar.gz.pgp?uploadId=") {
+            store::put(port, &faster, "somebody's");
+        }
+        Fate::Pass
+    });
+    let error = scene.push(&scene.config(way.port), &tuesday, Outcome::Complete).unwrap_err();
+    assert!(error.contains(told), "{error}");
+    assert_eq!(store.get(&key(TUESDAY, "tar.gz.pgp")).unwrap(), b"somebody's");
+    assert_eq!((store.keys().iter().filter(|key| key.contains("commit")).count(), scene.clock()), (0, Value::Null));
+
+    // What both had begun goes with the next push.
+    scene.readdress(way.port, store.port);
+    let wednesday = scene.snapshot("20261125T023000Z", 17 << 20, Outcome::Complete);
+    scene.push(&config, &wednesday, Outcome::Complete).unwrap();
+    assert_eq!(store.uploads(), Vec::<String>::new());
+    assert_eq!(scene.clock()["sources"]["web"]["complete"]["snapshot"], "20261125T023000Z");
+}
+
+#[test]
+fn a_store_that_checks_by_md5_gets_no_newer_header_and_archives_have_their_class() {
+    let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
+    let archive = scene.snapshot(MONDAY, 33 << 20, Outcome::Complete);
+    let endpoint = format!("http://127.0.0.1:{}", store.port);
+    let config = scene.config_at(&endpoint, "checksums = \"md5\"\nstorage_class = \"STANDARD_IA\"\nparallel = 1");
+    scene.push(&config, &archive, Outcome::Complete).unwrap();
+    let heads = ["tar.gz.pgp", "index.jsonl.zst.pgp", "commit.json"].map(|end| store.head(&key(MONDAY, end)));
+    assert!(heads.iter().all(|head| !head.contains("x-amz-checksum-sha256")), "{heads:?}");
+    let classes = heads.map(|head| head.contains("x-amz-storage-class: standard_ia"));
+    assert_eq!(classes, [true, false, false]);
+    let sealed = scene.path("sealed");
+    fs::write(&sealed, store.get(&key(MONDAY, "tar.gz.pgp")).unwrap()).unwrap();
+    assert!(scene.owner.decrypt(&sealed) == fs::read(archive).unwrap());
+
+    // With SHA-256, which is the default, the store keeps what came along.
+    let tuesday = scene.snapshot(TUESDAY, 33 << 20, Outcome::Complete);
+    scene.push(&scene.config(store.port), &tuesday, Outcome::Complete).unwrap();
+    let head = store.head(&key(TUESDAY, "tar.gz.pgp"));
+    assert!(head.contains("x-amz-checksum-sha256"), "{head}");
+}
+
+#[test]
+fn no_more_is_sent_in_a_second_than_the_bandwidth_says() {
+    let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
+    let archive = scene.snapshot(MONDAY, 20 << 20, Outcome::Complete);
+    let endpoint = format!("http://127.0.0.1:{}", store.port);
+    let config = scene.config_at(&endpoint, "bandwidth = \"8 MiB\"");
+    let begun = Instant::now();
+    scene.push(&config, &archive, Outcome::Complete).unwrap();
+    // 20 MiB at 8 MiB a second, by two parts at once.
+    assert!(begun.elapsed() >= Duration::from_millis(2400), "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -294,7 +376,8 @@ fn a_store_with_nothing_to_prove_by_is_not_sent_the_archive() {
     let way = Way::to(without_sums.port, |_| Fate::Strip("etag"));
     let archive = scene.snapshot(MONDAY, 1000, Outcome::Complete);
     let error = scene.push(&scene.config(way.port), &archive, Outcome::Complete).unwrap_err();
-    assert!(error.contains("index.jsonl.zst.pgp has arrived: the store gives neither a SHA-256 nor an ETag"), "{error}");
+    let told = "index.jsonl.zst.pgp is in the store, and isn't proven to be what was sealed: the store gives neither a SHA-256 nor an ETag";
+    assert!(error.contains(told), "{error}");
     assert_eq!((store.keys(), scene.clock()), (vec![key(MONDAY, "index.jsonl.zst.pgp")], Value::Null));
 }
 
@@ -315,16 +398,26 @@ fn a_part_that_fails_once_is_sent_again_and_one_that_never_arrives_ends_the_push
     let error = scene.push(&scene.config(way.port), &archive, Outcome::Complete).unwrap_err();
     assert!(error.contains("uploading part 2 of ") && error.contains("the store answers HTTP 503\nhint: "), "{error}");
     assert_eq!(tries.load(Ordering::SeqCst), 4);
-    assert_eq!((store.uploads(), store.keys(), scene.clock()), (vec![], vec![key(MONDAY, "index.jsonl.zst.pgp")], Value::Null));
+    let begun = vec![key(MONDAY, "tar.gz.pgp")];
+    let there = vec![key(MONDAY, "index.jsonl.zst.pgp")];
+    assert_eq!((store.uploads(), store.keys(), scene.clock()), (begun, there, Value::Null));
 
-    let way = Way::to(store.port, failing(2));
+    // The next run goes on, and sends only that part.
+    let parts = Arc::new(AtomicUsize::new(0));
+    let (fail, count) = (failing(2), Arc::clone(&parts));
+    let first = way.port;
+    let way = Way::to(store.port, move |line| {
+        count.fetch_add(usize::from(line.contains("partNumber=")), Ordering::SeqCst);
+        fail(line)
+    });
+    scene.readdress(first, way.port);
     scene.push(&scene.config(way.port), &archive, Outcome::Complete).unwrap();
-    assert_eq!(tries.load(Ordering::SeqCst), 3);
+    assert_eq!((tries.load(Ordering::SeqCst), parts.load(Ordering::SeqCst)), (3, 3));
     assert_eq!((store.uploads(), store.keys().len()), (vec![], 3));
 }
 
 #[test]
-fn a_stop_breaks_a_push_off_and_throws_the_parts_away() {
+fn a_stop_breaks_a_push_off_and_the_next_run_goes_on() {
     let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
     let archive = scene.snapshot(MONDAY, 33 << 20, Outcome::Complete);
     let stop = Stop::default();
@@ -337,7 +430,62 @@ fn a_stop_breaks_a_push_off_and_throws_the_parts_away() {
     });
     let error = scene.push_until(&scene.config(way.port), &archive, Outcome::Complete, &stop).unwrap_err();
     assert!(error.contains("interrupted by a signal"), "{error}");
-    assert_eq!((store.uploads(), store.keys(), scene.clock()), (vec![], vec![key(MONDAY, "index.jsonl.zst.pgp")], Value::Null));
+    let (begun, there) = (vec![key(MONDAY, "tar.gz.pgp")], vec![key(MONDAY, "index.jsonl.zst.pgp")]);
+    assert_eq!((store.uploads(), store.keys(), scene.clock()), (begun.clone(), there, Value::Null));
+
+    scene.readdress(way.port, store.port);
+    // Changed meanwhile on the disk, it would never be what was sealed: all begins anew.
+    let sealed = scene.path("backup/outbox/web").join(format!("{MONDAY}.tar.gz.pgp"));
+    let mut changed = fs::read(&sealed).unwrap();
+    changed[1 << 20] ^= 1;
+    fs::write(&sealed, changed).unwrap();
+    let config = scene.config(store.port);
+    let error = scene.push(&config, &archive, Outcome::Complete).unwrap_err();
+    assert!(error.contains("index.jsonl.zst.pgp is in the store, and isn't proven to be what was sealed"), "{error}");
+    assert_eq!(store.uploads(), Vec::<String>::new());
+    let tuesday = scene.snapshot(TUESDAY, 1000, Outcome::Complete);
+    scene.push(&config, &tuesday, Outcome::Complete).unwrap();
+    assert_eq!(scene.clock()["sources"]["web"]["complete"]["snapshot"], TUESDAY);
+}
+
+#[test]
+fn a_push_for_others_or_elsewhere_is_given_up_with_what_it_had_begun() {
+    let (mut scene, store) = (Scene::new(GnuPg::new()), Store::start());
+    let archive = scene.snapshot(MONDAY, 33 << 20, Outcome::Complete);
+    let broken = |scene: &Scene| {
+        let stop = Stop::default();
+        let asked = stop.clone();
+        let way = Way::to(store.port, move |line| {
+            if line.contains("partNumber=2") {
+                asked.request();
+            }
+            Fate::Pass
+        });
+        let mut config = scene.config(store.port);
+        config.offsite.as_mut().unwrap().endpoint = Some(format!("http://127.0.0.1:{}", way.port));
+        scene.push_until(&config, &archive, Outcome::Complete, &stop).unwrap_err();
+        scene.readdress(way.port, store.port);
+        assert_eq!(store.uploads(), [key(MONDAY, "tar.gz.pgp")]);
+    };
+    broken(&scene);
+    scene.owner = GnuPg::new();
+    let config = scene.config(store.port);
+    assert_eq!(offsite::resume(&config, "web", &Stop::default(), &Progress::default()).unwrap(), None);
+    assert_eq!((store.uploads(), names(&scene.path("backup/outbox/web"))), (vec![], vec![]));
+
+    store::delete(store.port, &key(MONDAY, "index.jsonl.zst.pgp"));
+    broken(&scene);
+    assert_eq!(offsite::give_up_others(&config, &["web"], &Stop::default()).unwrap(), Vec::<String>::new());
+    assert_eq!(offsite::give_up_others(&config, &["mail"], &Stop::default()).unwrap(), ["web"]);
+    assert_eq!((store.uploads(), names(&scene.path("backup/outbox/web"))), (vec![], vec![]));
+
+    // What lies in another store can't be thrown away from here; it isn't forgotten by that store's owner.
+    store::delete(store.port, &key(MONDAY, "index.jsonl.zst.pgp"));
+    broken(&scene);
+    let mut elsewhere = scene.config(store.port);
+    elsewhere.offsite.as_mut().unwrap().prefix = "elsewhere".into();
+    assert_eq!(offsite::resume(&elsewhere, "web", &Stop::default(), &Progress::default()).unwrap(), None);
+    assert_eq!((store.uploads().len(), names(&scene.path("backup/outbox/web"))), (1, vec![]));
 }
 
 #[test]

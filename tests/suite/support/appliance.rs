@@ -106,6 +106,11 @@ impl Appliance {
         fs::read_to_string(folder.join("id_ed25519.pub")).unwrap().trim_end().to_owned()
     }
 
+    /// Its configuration, as the last command had it.
+    pub fn config(&self) -> PathBuf {
+        self.folder.path().join("appliance.toml")
+    }
+
     /// `vaultberry ARGUMENTS --config …`, not started.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let folder = self.folder.path();

@@ -55,15 +55,17 @@ impl Servers {
         self.mailbox.mails().iter().map(|mail| Mail::open(mail, &self.owner)).collect()
     }
 
-    /// The keys of the commit objects in the store: one for each copy that counts.
+    /// The keys of the commit objects in the store: one for each copy that counts, but for the appliance's own.
     pub fn copies(&self) -> Vec<String> {
-        self.store.keys().into_iter().filter(|key| key.ends_with(".commit.json")).collect()
+        let commits = self.store.keys().into_iter().filter(|key| key.ends_with(".commit.json"));
+        commits.filter(|key| !key.contains("/_appliance/")).collect()
     }
 
-    /// Fetches the only copy without vaultberry, opens it with GnuPG, unpacks it with GNU tar into the folder `to`, and
+    /// Fetches the only copy of the source `web` without vaultberry, opens it with GnuPG, unpacks it with GNU tar into the folder `to`, and
     /// gives the bytes of the archive.
     pub fn open_copy(&self, to: &Path) -> Vec<u8> {
         let keys: Vec<String> = self.store.keys().into_iter().filter(|key| key.ends_with(".tar.gz.pgp")).collect();
+        let keys: Vec<String> = keys.into_iter().filter(|key| key.contains("/web/")).collect();
         assert_eq!(keys.len(), 1, "{keys:?}");
         fs::create_dir_all(to).unwrap();
         let sealed = to.with_extension("pgp");

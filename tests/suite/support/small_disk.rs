@@ -62,10 +62,10 @@ impl SmallDisk {
         Run::of(self.inside(&appliance.command(&["backup", "run"])).output().unwrap())
     }
 
-    /// The files in `snapshots` that are no index, sorted.
+    /// The files in `snapshots/web` that are no index, sorted.
     pub fn archives(&self) -> Vec<String> {
         let mut find = Command::new("find");
-        find.arg(self.folder.join("snapshots")).args(["-type", "f", "!", "-name", "*.index.jsonl.zst"]);
+        find.arg(self.folder.join("snapshots/web")).args(["-type", "f", "!", "-name", "*.index.jsonl.zst"]);
         let output = self.inside(&find).output().unwrap();
         let mut found: Vec<String> = String::from_utf8(output.stdout).unwrap().lines().map(String::from).collect();
         found.sort();

@@ -46,11 +46,12 @@ impl Store {
     fn launch(port: u16, options: &[&str]) -> Self {
         let cache = std::env::var_os("XDG_CACHE_HOME")
             .map_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"), PathBuf::from);
-        let moto = cache.join("vaultberry/moto-5.2.5/bin/moto_server");
-        assert!(moto.exists(), "{} is not there: run `tools/setup test`", moto.display());
+        let python = cache.join("vaultberry/moto-5.2.5/bin/python");
+        assert!(python.exists(), "{} is not there: run `tools/setup test`", python.display());
         let folder = tempfile::tempdir().unwrap();
         let log = fs::File::create(folder.path().join("log")).unwrap();
-        let mut command = Command::new(moto);
+        let mut command = Command::new(python);
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/support/s3_server.py"));
         command.args(["-H", "127.0.0.1", "-p", &port.to_string()]).args(options);
         // It asks nobody for the data of a cloud's machine.
         command.env("AWS_EC2_METADATA_DISABLED", "true").current_dir(folder.path());
@@ -140,7 +141,7 @@ fn request(port: u16, method: &str, path: &str, body: &[u8]) -> Answer {
     // moto answers only those who say who they are; whether it is true it doesn't ask
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\nContent-Length: {length}\r\n\
-         Authorization: AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request\r\n\r\n"
+         x-amz-checksum-mode: ENABLED\r\nAuthorization: AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request\r\n\r\n"
     );
     stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
     let mut answer = Vec::new();

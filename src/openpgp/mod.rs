@@ -6,22 +6,23 @@
 //!
 //! Certificates expire and are revoked, so which of them can be used is asked anew each time ([`Recipients::at`]).
 
-use std::io::{self, Read, Write};
-use std::time::SystemTime;
+mod cfb;
+mod message;
+
+use std::io::{Read, Write};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use sequoia_openpgp::Cert;
+use sequoia_openpgp::armor;
 use sequoia_openpgp::cert::amalgamation::ValidAmalgamation as _;
+use sequoia_openpgp::packet::key::{Key, PublicParts, UnspecifiedRole};
 use sequoia_openpgp::parse::Parse as _;
 use sequoia_openpgp::policy::StandardPolicy;
-use sequoia_openpgp::serialize::stream::{Armorer, Encryptor, LiteralWriter, Message, Recipient};
-use sequoia_openpgp::types::{Features, KeyFlags, RevocationStatus, SymmetricAlgorithm};
+use sequoia_openpgp::types::{KeyFlags, RevocationStatus};
 
 use crate::config;
 use crate::log::printable;
-
-/// How much is sealed at a time, in bytes.
-const BLOCK: usize = 1 << 20;
 
 /// Which algorithms are safe enough.
 pub(crate) static POLICY: StandardPolicy<'static> = StandardPolicy::new();
@@ -31,28 +32,45 @@ pub(crate) static POLICY: StandardPolicy<'static> = StandardPolicy::new();
 pub struct Recipients {
     usable: Vec<Cert>,
     unusable: Vec<String>,
+    expiring: Vec<String>,
     now: SystemTime,
 }
+
+/// How long before a certificate expires its owner is told.
+const AHEAD: Duration = Duration::from_hours(60 * 24);
+
+/// What helps against one that has expired, or will.
+const EXTEND: &str = "extend it with `gpg --quick-set-expire`, its subkeys too, and put what `gpg --armor --export` prints into \
+                      [openpgp] recipients";
 
 impl Recipients {
     /// Looks at each certificate as of `now`.
     pub fn at(recipients: &[config::Recipient], now: SystemTime) -> Self {
-        let (mut usable, mut unusable) = (Vec::new(), Vec::new());
+        let mut all = Self { usable: Vec::new(), unusable: Vec::new(), expiring: Vec::new(), now };
         for recipient in recipients {
+            let name = format!("the certificate {}", recipient.fingerprint);
             match Cert::from_bytes(&recipient.armored).and_then(|certificate| {
                 check(&certificate, now)?;
                 Ok(certificate)
             }) {
-                Ok(certificate) => usable.push(certificate),
-                Err(error) => unusable.push(format!("the certificate {}: {error:#}", recipient.fingerprint)),
+                Ok(certificate) => {
+                    all.expiring.extend(expiring(&certificate, now).map(|when| format!("{name} {when}\nhint: {EXTEND}")));
+                    all.usable.push(certificate);
+                }
+                Err(error) => all.unusable.push(format!("{name}: {error:#}")),
             }
         }
-        Self { usable, unusable, now }
+        all
     }
 
     /// Why some can't be sealed for, a sentence each, with the certificate's fingerprint.
     pub fn unusable(&self) -> &[String] {
         &self.unusable
+    }
+
+    /// Which will soon be unusable, from 60 days before, each told for a person, with what helps.
+    pub fn expiring(&self) -> &[String] {
+        &self.expiring
     }
 
     /// Whether there is one to seal for.
@@ -71,7 +89,7 @@ impl Recipients {
         }
         bail!(
             "{}\nhint: extend it with `gpg --quick-set-expire` or take another, and put what `gpg --armor --export` prints \
-             into [openpgp] recipients",
+             into [openpgp] recipients; `vaultberry offsite recipients` shows all of them",
             self.unusable.join("; ")
         )
     }
@@ -80,41 +98,28 @@ impl Recipients {
     ///
     /// # Errors
     /// There is none to seal for, or reading or writing failed.
-    pub fn seal(&self, content: &mut dyn Read, out: &mut (dyn Write + Send + Sync), armored: bool) -> Result<()> {
-        let mut message = self.begin(out, armored)?;
-        let mut block = vec![0; BLOCK];
-        loop {
-            match content.read(&mut block) {
-                Ok(0) => break,
-                Ok(length) => message.write_all(&block[..length]).context("sealing")?,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error).context("sealing: reading what to seal"),
-            }
-        }
-        message.finalize().context("sealing: closing the message")
-    }
-
-    fn begin<'a>(&'a self, out: &'a mut (dyn Write + Send + Sync), armored: bool) -> Result<Message<'a>> {
-        let mut keys = Vec::new();
-        for certificate in &self.usable {
-            for key in certificate.keys().with_policy(&POLICY, self.now).supported().alive().revoked(false).key_flags(flags()) {
-                let key = key.key();
-                // Said outright, so that no newer form is chosen for a certificate that advertises it.
-                keys.push(Recipient::new(Features::empty().set_seipdv1(), Some(key.keyid().into()), key));
-            }
-        }
+    pub fn seal(&self, content: &mut dyn Read, out: &mut (dyn Write + Send), armored: bool) -> Result<()> {
+        let keys = self.keys();
         if keys.is_empty() {
             bail!("sealing: there is no certificate to seal for");
         }
-        let mut message = Message::new(out);
-        if armored {
-            message = Armorer::new(message).build().context("sealing: beginning the armor")?;
+        if !armored {
+            return message::write(&keys, content, out).context("sealing");
         }
-        let message = Encryptor::for_recipients(message, keys)
-            .symmetric_algo(SymmetricAlgorithm::AES256)
-            .build()
-            .context("sealing: encrypting the session key")?;
-        LiteralWriter::new(message).build().context("sealing: beginning the message")
+        let mut armor = armor::Writer::new(out, armor::Kind::Message).context("sealing: beginning the armor")?;
+        message::write(&keys, content, &mut armor).context("sealing")?;
+        armor.finalize().context("sealing: ending the armor")?;
+        Ok(())
+    }
+
+    /// The keys for encryption of those that can be used, all of them: which of a certificate's keys its owner still has is
+    /// not for us to guess.
+    fn keys(&self) -> Vec<Key<PublicParts, UnspecifiedRole>> {
+        let keys = self.usable.iter().flat_map(|certificate| {
+            let keys = certificate.keys().with_policy(&POLICY, self.now).supported().alive().revoked(false);
+            keys.key_flags(flags()).map(|key| key.key().clone())
+        });
+        keys.collect()
     }
 }
 
@@ -140,6 +145,27 @@ fn check(certificate: &Cert, now: SystemTime) -> Result<()> {
     bail!(reason.unwrap_or_else(|| "it has no key for encryption that is supported and safe".to_owned()))
 }
 
+/// How soon a usable certificate can't be used any more, when that is soon.
+fn expiring(certificate: &Cert, now: SystemTime) -> Option<String> {
+    let left = expiry(certificate, now)?.duration_since(now).ok().filter(|left| *left <= AHEAD)?;
+    Some(match left.as_secs() / 86_400 {
+        0 => String::from("expires within a day"),
+        1 => String::from("expires in 1 day"),
+        days => format!("expires in {days} days"),
+    })
+}
+
+/// When a usable certificate can no longer be sealed for; none when that is never.
+pub fn expiry(certificate: &Cert, now: SystemTime) -> Option<SystemTime> {
+    let valid = certificate.with_policy(&POLICY, now).ok()?;
+    let whole = valid.primary_key().key_expiration_time();
+    let keys = certificate.keys().with_policy(&POLICY, now).supported().alive().revoked(false).key_flags(flags());
+    let times: Vec<Option<SystemTime>> = keys.map(|key| key.key_expiration_time()).collect();
+    // One key that lives on is enough.
+    let last = if times.contains(&None) { None } else { times.into_iter().flatten().max() };
+    [whole, last].into_iter().flatten().min()
+}
+
 /// An error of the library on one line.
 pub(crate) fn plain(error: &anyhow::Error) -> anyhow::Error {
     anyhow::anyhow!(printable(format!("{error:#}").as_bytes()))
@@ -153,6 +179,7 @@ pub(crate) mod tests {
     use sequoia_openpgp::packet::Packet;
     use sequoia_openpgp::parse::{PacketParser, PacketParserResult, Parse as _};
     use sequoia_openpgp::serialize::SerializeInto as _;
+    use sequoia_openpgp::types::KeyFlags;
 
     use super::Recipients;
     use crate::config::Recipient;
@@ -186,6 +213,36 @@ pub(crate) mod tests {
             parsed = parser.next().unwrap().1;
         }
         assert_eq!(kinds, ["PKESK 3", "SEIPD 1"]);
+    }
+
+    #[test]
+    fn expiry_is_told_from_sixty_days_before_by_whichever_key_goes_first() {
+        let now = SystemTime::now();
+        let days = |days: u64| Duration::from_hours(24 * days);
+        let made = |whole: Option<Duration>, subkey: Option<Duration>| {
+            let builder = CertBuilder::new().set_creation_time(now).set_validity_period(whole);
+            let flags = KeyFlags::empty().set_storage_encryption();
+            let (certificate, _) = builder.add_subkey(flags, subkey, None).generate().unwrap();
+            let armored = String::from_utf8(certificate.armored().to_vec().unwrap()).unwrap();
+            Recipient { fingerprint: "F".into(), armored }
+        };
+        let told =
+            |recipient: &Recipient, at: SystemTime| Recipients::at(std::slice::from_ref(recipient), at).expiring().to_vec();
+        assert_eq!(told(&made(None, None), now + days(7)), Vec::<String>::new());
+        for recipient in [made(Some(days(100)), None), made(Some(days(100)), Some(days(200))), made(None, Some(days(100)))] {
+            assert_eq!(told(&recipient, now + days(39)), Vec::<String>::new());
+            for (after, when) in [
+                (days(40) + days(1) / 2, "in 59 days"),
+                (days(98) + days(1) / 2, "in 1 day"),
+                (days(99) + days(1) / 2, "within a day"),
+            ] {
+                let told = told(&recipient, now + after);
+                let start = format!("the certificate F expires {when}\nhint: extend it with `gpg --quick-set-expire`");
+                assert!(told.len() == 1 && told[0].starts_with(&start), "{told:?} {start}");
+            }
+            let after = Recipients::at(std::slice::from_ref(&recipient), now + days(101));
+            assert_eq!((after.expiring().len(), after.unusable().len()), (0, 1));
+        }
     }
 
     #[test]
