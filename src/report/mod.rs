@@ -50,7 +50,7 @@ pub struct Letter {
     pub subject: String,
     /// What a person wants to know; sealed.
     pub text: String,
-    /// The same as a page that needs no network: what it shows stands in it. Sealed too; left out where it is too large.
+    /// The same as a page for mail programs that show HTML, where there is one; sealed.
     pub html: Option<String>,
     /// The run's log, of which the newest lines are attached, as many as the mail has room for; sealed too.
     pub log: Option<PathBuf>,

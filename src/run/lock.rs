@@ -4,9 +4,9 @@
 //! recreate under the same name locks nothing. The kernel lets go of it when the holder ends, however it ends, so there are
 //! no stale locks; what stands in the file (pid and start) is for people, and means nothing unless the lock is held.
 
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -60,20 +60,21 @@ pub fn acquire(path: &Path, now: Timestamp) -> Result<Attempt> {
     }
 }
 
-/// Whether nobody holds the lock in the file `path`. It is held for no longer than that takes.
-///
-/// # Errors
-/// It can't be opened or asked.
-pub fn is_free(path: &Path) -> Result<bool> {
-    let file = match OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
-        file => file.with_context(|| format!("opening the lock {}", path.display()))?,
+/// Who holds the lock in the file `path`, without asking for it: whoever asked, even for a moment, could keep a run from
+/// beginning. The kernel lists all locks (proc(5), `/proc/locks`), and the holder's is one on this file by the process whose
+/// number stands in it.
+pub fn holder_of(path: &Path) -> Option<String> {
+    let mut file = OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path).ok()?;
+    let inode = file.metadata().ok()?.ino().to_string();
+    let holder = holder(&mut file);
+    let pid = holder.strip_prefix("pid ")?.split(',').next()?;
+    // As `1: FLOCK  ADVISORY  WRITE 4242 00:1a:1034 0 EOF`.
+    let is_held = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let on = fields.get(5).and_then(|place| place.rsplit(':').next());
+        fields.get(1) == Some(&"FLOCK") && fields.get(4) == Some(&pid) && on == Some(inode.as_str())
     };
-    match Flock::lock(file, FlockArg::LockSharedNonblock) {
-        Ok(_) => Ok(true),
-        Err((_, Errno::EWOULDBLOCK)) => Ok(false),
-        Err((_, errno)) => Err(errno).with_context(|| format!("asking for the lock {}", path.display())),
-    }
+    fs::read_to_string("/proc/locks").ok()?.lines().any(is_held).then_some(holder)
 }
 
 /// What the holder wrote; it may have the lock and not have written yet.
@@ -93,21 +94,20 @@ mod tests {
 
     use jiff::Timestamp;
 
-    use super::{Attempt, acquire, is_free};
+    use super::{Attempt, acquire, holder_of};
 
     #[test]
     fn the_second_asker_learns_who_holds_it_and_since_when() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
         let now: Timestamp = "2026-11-23T02:30:00Z".parse().unwrap();
-        assert!(is_free(&path).unwrap() && !path.exists());
         let Attempt::Taken(lock) = acquire(&path, now).unwrap() else { panic!("nobody holds it") };
-        assert!(!is_free(&path).unwrap());
         let inode = fs::metadata(&path).unwrap().ino();
         let Attempt::Held(holder) = acquire(&path, now).unwrap() else { panic!("it's held") };
         assert_eq!(holder, format!("pid {}, since 2026-11-23T02:30:00Z", std::process::id()));
+        assert_eq!(holder_of(&path), Some(holder), "known without asking");
         drop(lock);
-        assert!(is_free(&path).unwrap());
+        assert_eq!(holder_of(&path), None);
         assert!(matches!(acquire(&path, now).unwrap(), Attempt::Taken(_)));
         assert_eq!(fs::metadata(&path).unwrap().ino(), inode, "the file is never replaced");
     }

@@ -40,16 +40,10 @@ pub fn tell(config: &Config) {
 }
 
 /// The same for whoever isn't a run: only if none is going on.
-///
-/// # Errors
-/// Whether one is can't be told.
-pub fn tell_unless_running(config: &Config) -> Result<()> {
-    let untold = last(&config.backup.state).is_ok_and(|last| !is_told(config, &last.run));
-    // Asked only then, and only for a moment: a run that asks at the same one would be skipped.
-    if untold && lock::is_free(&config.backup.lock)? {
+pub fn tell_unless_running(config: &Config) {
+    if lock::holder_of(&config.backup.lock).is_none() {
         tell(config);
     }
-    Ok(())
 }
 
 /// Writes down that the mail of `run` is in the queue, or that nobody wants one.
@@ -66,7 +60,7 @@ pub fn mark(config: &Config, run: &str) {
 /// There was none, its word can't be read, or it goes on.
 pub fn letter_of_last_run(config: &Config) -> Result<Letter> {
     let last = last(&config.backup.state)?;
-    if last.ended.is_none() && !lock::is_free(&config.backup.lock)? {
+    if last.ended.is_none() && lock::holder_of(&config.backup.lock).is_some() {
         bail!("showing the report of the last run: it goes on\nhint: its report is made at its end");
     }
     Ok(letter(config, &last))
