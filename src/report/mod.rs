@@ -1,7 +1,7 @@
 //! The mail that tells the owner how a run went.
 //!
 //! A letter goes through three hands. [`compose`] makes a mail of it that shows nothing in clear but who writes to whom, when
-//! and under which subject: text, page and log are sealed as PGP/MIME, with what could be a secret masked. [`queue`] keeps it
+//! and under which subject: text, page and log are sealed as PGP/MIME, with what could be a secret masked. [`mod@queue`] keeps it
 //! on root, synced, before anything is sent, so that neither a dead server nor a power cut loses it. [`mail`] hands over what
 //! waits, tonight's first, and only a mail that a server has accepted leaves the queue, or one that is beyond the [`limits`],
 //! which is told. So each mail arrives at least once, and a second arrival bears the same Message-ID.
