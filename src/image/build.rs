@@ -293,3 +293,43 @@ impl Clock {
         tracing::info!("{step}: {:.1} s", now.duration_since(self.last.replace(now)).as_secs_f64());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::{Path, PathBuf};
+
+    use super::credentials;
+    use crate::config::{EXAMPLE, MailServer, Report, Security, parse};
+    use crate::keys::secrets::SecretsFolder;
+
+    #[test]
+    fn each_mail_server_gets_its_own_login_once() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("credentials")).unwrap();
+        for name in ["smtp", "second"] {
+            let file = folder.path().join("credentials").join(name);
+            fs::write(&file, name).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        let server = |path: &str| MailServer {
+            host: "mail.example.org".into(),
+            port: 587,
+            security: Security::StartTls,
+            credentials: Some(PathBuf::from(path)),
+            ca: None,
+        };
+        let mut config = parse(EXAMPLE).unwrap();
+        config.report = Some(Report {
+            to: vec!["me@example.org".into()],
+            from: "pi@example.org".into(),
+            servers: ["/etc/first", "/etc/second", "/etc/first", "/etc/missing"].map(server).into(),
+            size_limit: 1 << 20,
+        });
+        let found = credentials(&config, &SecretsFolder::at(folder.path())).unwrap();
+        let found: Vec<(&Path, &[u8])> =
+            found.iter().map(|(path, content)| (path.as_path(), content.expose().as_slice())).collect();
+        assert_eq!(found, [(Path::new("/etc/first"), &b"smtp"[..]), (Path::new("/etc/second"), b"second")]);
+    }
+}
