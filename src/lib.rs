@@ -27,6 +27,7 @@ pub mod openpgp;
 pub mod outcome;
 pub mod process;
 pub mod progress;
+pub mod redact;
 pub mod report;
 pub mod run;
 pub mod sandbox;

@@ -23,6 +23,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::durable;
+use crate::redact::Redactor;
 
 /// The file under the JSON layer, while there is one.
 static RUN_LOG: Mutex<Option<Bounded>> = Mutex::new(None);
@@ -36,6 +37,7 @@ struct Bounded {
     file: File,
     left: u64,
     full: bool,
+    redactor: Redactor,
 }
 
 impl Bounded {
@@ -43,11 +45,13 @@ impl Bounded {
     fn write(&mut self, line: &[u8]) -> io::Result<()> {
         const CUT: &[u8] =
             b"{\"level\":\"WARN\",\"fields\":{\"message\":\"the log is full; what comes after this is left out\"}}\n";
+        // A line comes whole, and is JSON.
+        let line = self.redactor.masked(&String::from_utf8_lossy(line));
         match self.left.checked_sub(line.len() as u64) {
             _ if self.full => Ok(()),
             Some(left) => {
                 self.left = left;
-                self.file.write_all(line)
+                self.file.write_all(line.as_bytes())
             }
             None => {
                 self.full = true;
@@ -90,12 +94,12 @@ impl Drop for RunLog {
     }
 }
 
-/// Creates `path`, which must not exist yet, and sends everything that is logged from now on to it too. Makes the
-/// folder it stands in.
+/// Creates `path`, which must not exist yet, and sends everything that is logged from now on to it too, with what `redactor`
+/// takes for a secret masked. Makes the folder it stands in.
 ///
 /// # Errors
 /// [`io::ErrorKind::AlreadyExists`] stands in the chain when `path` is there already.
-pub fn attach(path: &Path) -> Result<RunLog> {
+pub fn attach(path: &Path, redactor: Redactor) -> Result<RunLog> {
     if let Some(folder) = path.parent() {
         durable::private_folder(folder)?;
     }
@@ -105,7 +109,7 @@ pub fn attach(path: &Path) -> Result<RunLog> {
         .mode(0o600)
         .open(path)
         .with_context(|| format!("creating the log {}", path.display()))?;
-    *RUN_LOG.lock().unwrap_or_else(PoisonError::into_inner) = Some(Bounded { file, left: LARGEST, full: false });
+    *RUN_LOG.lock().unwrap_or_else(PoisonError::into_inner) = Some(Bounded { file, left: LARGEST, full: false, redactor });
     Ok(RunLog(()))
 }
 
@@ -155,18 +159,31 @@ mod tests {
     use std::io::Read;
 
     use super::{Bounded, printable};
+    use crate::redact::Redactor;
 
     #[test]
     fn a_log_ends_at_its_bound_and_says_so() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        let mut log = Bounded { file: std::fs::File::create(&path).unwrap(), left: 10, full: false };
+        let mut log =
+            Bounded { file: std::fs::File::create(&path).unwrap(), left: 10, full: false, redactor: Redactor::default() };
         for line in [&b"12345\n"[..], b"123\n", b"1\n", b"1\n"] {
             log.write(line).unwrap();
         }
         let mut text = String::new();
         std::fs::File::open(&path).unwrap().read_to_string(&mut text).unwrap();
         assert!(text.starts_with("12345\n123\n{") && text.ends_with("left out\"}}\n") && text.lines().count() == 3, "{text}");
+    }
+
+    #[test]
+    fn secrets_do_not_reach_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let mut redactor = Redactor::default();
+        redactor.learn("battery-staple");
+        let mut log = Bounded { file: std::fs::File::create(&path).unwrap(), left: 1000, full: false, redactor };
+        log.write(b"{\"message\":\"no to battery-staple, token=abc\"}\n").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"message\":\"no to [masked], token=[masked]\"}\n");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use vaultberry::cli::backup::Backup;
 use vaultberry::cli::disk::Disk;
 use vaultberry::cli::offsite::{Fetch, Offsite, Store};
-use vaultberry::cli::report::Report;
+use vaultberry::cli::report::{Preview, Report};
 use vaultberry::cli::source::Source;
 use vaultberry::cli::{Cli, Command};
 use vaultberry::image::build::{Request, build};
@@ -71,6 +71,12 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Source(Source::Key(args)) => print(&source::key::ensure_all(&config::load(&args.config)?)?),
         Command::Offsite(Offsite::List { store, json }) => offsite_list(&store, json),
         Command::Fetch(args) => fetch(&args, cli.verbose),
+        Command::Report(Report::Send(args)) => {
+            let config = config::load(&args.config)?;
+            run::told::tell_unless_running(&config);
+            print(&report::send_now(&config)?)
+        }
+        Command::Report(Report::Preview(args)) => preview(&args),
         Command::Report(Report::Test(args)) => print(&report::test(&config::load(&args.config)?, Timestamp::now())?),
     }
 }
@@ -211,6 +217,16 @@ fn fetch(args: &Fetch, verbosity: u8) -> Result<Outcome> {
     let fetched = fetch::fetch(&request, &Stop::on_signals()?, &screen.progress("fetch"))?;
     drop(screen);
     print(&fetched.told())
+}
+
+fn preview(args: &Preview) -> Result<Outcome> {
+    let config = config::load(&args.on.config)?;
+    let preview = report::preview(&config, &run::told::letter_of_last_run(&config)?);
+    if let Some(file) = &args.html {
+        let html = preview.html.context("writing the page: the report of the last run has none")?;
+        std::fs::write(file, html).with_context(|| format!("writing {}", file.display()))?;
+    }
+    print(&preview.text)
 }
 
 /// The store that the configuration describes, and the file with its access key.

@@ -241,8 +241,17 @@ pub struct Report {
     pub to: Vec<String>,
     /// Whom it comes from.
     pub from: String,
-    /// The mail server that takes it.
-    pub server: String,
+    /// The mail servers, at least one, in the order in which they are tried.
+    pub servers: Vec<MailServer>,
+    /// How many bytes a whole mail has at most, as it goes over the network; 64 KiB to 8 MiB. Default 1 MiB.
+    pub size_limit: u64,
+}
+
+/// A mail server: `[report]` itself has the first, each `[[report.fallback]]` another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MailServer {
+    /// Host name or IP address.
+    pub host: String,
     /// Default 587, or 465 for TLS from the first byte, or 25 without.
     pub port: u16,
     /// How the connection is kept private. Default STARTTLS.
@@ -251,8 +260,6 @@ pub struct Report {
     pub credentials: Option<PathBuf>,
     /// Certificate authorities to trust beside the system's, in PEM.
     pub ca: Option<String>,
-    /// How much of the run's log is attached at most, its end, in bytes; 16 KiB to 16 MiB. Default 1 MiB.
-    pub log_limit: u64,
 }
 
 /// How a connection to a mail server is kept private.

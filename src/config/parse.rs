@@ -105,7 +105,7 @@ paths = [\"/srv\"]
         let config = parse(&lines.collect::<Vec<_>>().join("\n")).unwrap();
         let (offsite, report) = (config.offsite.unwrap(), config.report.unwrap());
         assert_eq!((config.recipients.len(), offsite.path_style, offsite.prefix.as_str()), (1, true, "vaultberry"));
-        assert_eq!((offsite.every.as_secs(), report.port, report.log_limit), (7 * 86400, 587, 1 << 20));
+        assert_eq!((offsite.every.as_secs(), report.servers[0].port, report.size_limit), (7 * 86400, 587, 1 << 20));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Checksums, Config, Dumps, Files, Jump, Offsite, PostgresqlFormat, Report, Security, public_key, value};
+use super::{Checksums, Config, Dumps, Files, Jump, MailServer, Offsite, PostgresqlFormat, Report, Security, public_key, value};
 
 /// The column where values begin: the longest key, its indentation, and two blanks.
 const VALUES: usize = 22;
@@ -105,19 +105,25 @@ impl Page {
         };
         self.list("to", report.to.iter().cloned());
         self.line("from", &report.from);
-        self.line("server", &report.server);
-        self.line("port", &report.port.to_string());
+        self.line("size_limit", &value::size_text(report.size_limit));
+        for (number, server) in report.servers.iter().enumerate() {
+            self.mail_server(if number == 0 { "server" } else { "fallback" }, server);
+        }
+    }
+
+    fn mail_server(&mut self, what: &str, server: &MailServer) {
+        self.line(what, &server.host);
+        self.line("port", &server.port.to_string());
         self.line(
             "security",
-            match report.security {
+            match server.security {
                 Security::StartTls => "starttls",
                 Security::Tls => "tls",
                 Security::None => "none",
             },
         );
-        self.line("credentials", &report.credentials.as_ref().map_or("(no login)".into(), |path| path.to_string_lossy()));
-        self.line("ca", authorities(report.ca.as_ref()));
-        self.line("log_limit", &value::size_text(report.log_limit));
+        self.line("credentials", &server.credentials.as_ref().map_or("(no login)".into(), |path| path.to_string_lossy()));
+        self.line("ca", authorities(server.ca.as_ref()));
     }
 
     fn jump(&mut self, jump: Option<&Jump>) {

@@ -108,7 +108,7 @@ pub(super) const OFFSITE: Shape = Shape {
 pub(super) const REPORT: Shape = Shape {
     name: "report",
     repeated: false,
-    inner: &[],
+    inner: &["fallback"],
     keys: &[
         key("to", "[\"me@example.org\"]"),
         key("from", "\"vaultberry@example.org\""),
@@ -117,7 +117,20 @@ pub(super) const REPORT: Shape = Shape {
         key("security", "\"starttls\""),
         key("credentials", "\"/etc/vaultberry/credentials/smtp\""),
         key("ca", CA),
-        key("log_limit", "\"1 MiB\""),
+        key("size_limit", "\"1 MiB\""),
+    ],
+};
+
+pub(super) const FALLBACK: Shape = Shape {
+    name: "report.fallback",
+    repeated: true,
+    inner: &[],
+    keys: &[
+        key("server", "\"mail.example.net\""),
+        key("port", "587"),
+        key("security", "\"starttls\""),
+        key("credentials", "\"/etc/vaultberry/credentials/smtp-fallback\""),
+        key("ca", CA),
     ],
 };
 
@@ -165,12 +178,12 @@ pub(super) const SECTIONS: [&Shape; 10] =
 
 #[cfg(test)]
 mod tests {
-    use super::SECTIONS;
+    use super::{FALLBACK, SECTIONS};
     use crate::config::EXAMPLE;
 
     #[test]
     fn the_example_shows_every_setting_of_every_section() {
-        for section in SECTIONS {
+        for section in SECTIONS.into_iter().chain([&FALLBACK]) {
             // A section that a demonstration can't have stands there as a comment.
             let heads = [format!("\n{}\n", section.head()), format!("\n#   {}\n", section.head())];
             let body = heads.iter().find_map(|head| EXAMPLE.split_once(head)).unwrap_or_else(|| panic!("no {heads:?}")).1;

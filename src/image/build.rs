@@ -172,9 +172,18 @@ fn read_config(path: Option<&Path>) -> Result<(String, Config)> {
 /// What the appliance logs in to store and mail server with, as far as the owner has put it into the secrets folder.
 fn credentials(config: &Config, folder: &SecretsFolder) -> Result<Vec<(PathBuf, Secret<Vec<u8>>)>> {
     let store = config.offsite.as_ref().map(|offsite| ("s3", &offsite.credentials));
-    let mail = config.report.as_ref().and_then(|report| report.credentials.as_ref()).map(|path| ("smtp", path));
-    let mut found = Vec::new();
+    let servers = config.report.iter().flat_map(|report| report.servers.iter().enumerate());
+    let mail = servers.filter_map(|(number, server)| {
+        let path = server.credentials.as_ref()?;
+        // Those of further servers go by the names that they have on the appliance.
+        let name = if number == 0 { "smtp" } else { path.file_name()?.to_str()? };
+        Some((name, path))
+    });
+    let mut found: Vec<(PathBuf, Secret<Vec<u8>>)> = Vec::new();
     for (name, path) in store.into_iter().chain(mail) {
+        if found.iter().any(|(known, _)| known == path) {
+            continue;
+        }
         if let Some(content) = folder.credentials(name)? {
             found.push((path.clone(), content));
         } else {
@@ -282,5 +291,45 @@ impl Clock {
     fn tell(&self, step: &str) {
         let now = Instant::now();
         tracing::info!("{step}: {:.1} s", now.duration_since(self.last.replace(now)).as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::{Path, PathBuf};
+
+    use super::credentials;
+    use crate::config::{EXAMPLE, MailServer, Report, Security, parse};
+    use crate::keys::secrets::SecretsFolder;
+
+    #[test]
+    fn each_mail_server_gets_its_own_login_once() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("credentials")).unwrap();
+        for name in ["smtp", "second"] {
+            let file = folder.path().join("credentials").join(name);
+            fs::write(&file, name).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        let server = |path: &str| MailServer {
+            host: "mail.example.org".into(),
+            port: 587,
+            security: Security::StartTls,
+            credentials: Some(PathBuf::from(path)),
+            ca: None,
+        };
+        let mut config = parse(EXAMPLE).unwrap();
+        config.report = Some(Report {
+            to: vec!["me@example.org".into()],
+            from: "pi@example.org".into(),
+            servers: ["/etc/first", "/etc/second", "/etc/first", "/etc/missing"].map(server).into(),
+            size_limit: 1 << 20,
+        });
+        let found = credentials(&config, &SecretsFolder::at(folder.path())).unwrap();
+        let found: Vec<(&Path, &[u8])> =
+            found.iter().map(|(path, content)| (path.as_path(), content.expose().as_slice())).collect();
+        assert_eq!(found, [(Path::new("/etc/first"), &b"smtp"[..]), (Path::new("/etc/second"), b"second")]);
     }
 }

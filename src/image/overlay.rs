@@ -35,7 +35,7 @@ const SYSTEM: [(&str, &str, u32); 7] = [
     ("usr/share/vaultberry/initramfs-modules", include_str!("../../initramfs/modules"), 0o644),
 ];
 
-const APPLIANCE: [(&str, &str, u32); 11] = [
+const APPLIANCE: [(&str, &str, u32); 13] = [
     root_file!("etc/fail2ban/jail.d/vaultberry.conf", 0o644),
     root_file!("etc/ssh/sshd_config.d/vaultberry.conf", 0o644),
     root_file!("etc/systemd/journald.conf.d/vaultberry.conf", 0o644),
@@ -45,6 +45,8 @@ const APPLIANCE: [(&str, &str, u32); 11] = [
     root_file!("usr/lib/systemd/system/vaultberry-catch-up.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-disk.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-first-boot.service", 0o644),
+    root_file!("usr/lib/systemd/system/vaultberry-report.service", 0o644),
+    root_file!("usr/lib/systemd/system/vaultberry-report.timer", 0o644),
     root_file!("usr/lib/systemd/system/sshd-keygen.service.d/vaultberry.conf", 0o644),
     root_file!("usr/lib/vaultberry/first-boot", 0o755),
 ];
@@ -53,15 +55,19 @@ const APPLIANCE: [(&str, &str, u32); 11] = [
 const UNREACHABLE: [&str; 12] =
     ["/boot", "/dev", "/etc", "/home", "/proc", "/root", "/run", "/sys", "/tmp", "/usr", "/var/log", "/var/tmp"];
 
-/// The units that make runs, and what holds for each of them.
-const RUNS: [&str; 2] = ["vaultberry-backup.service", "vaultberry-catch-up.service"];
+/// The units that make runs, or speak of them, and what holds for each of them.
+const RUNS: [&str; 3] = ["vaultberry-backup.service", "vaultberry-catch-up.service", "vaultberry-report.service"];
 const SANDBOX: &str = include_str!("../../image/sandbox.conf");
 
 /// Where it sees nothing of what is there.
 const UNSEEN: [&str; 6] = ["/dev", "/home", "/proc", "/root", "/tmp", "/var/tmp"];
 
-/// Units that are started at boot.
-const ENABLED: [&str; 2] = ["systemd-networkd.service", "vaultberry-first-boot.service"];
+/// Units that are started at boot, each with the target that wants it.
+const ENABLED: [(&str, &str); 3] = [
+    ("multi-user.target", "systemd-networkd.service"),
+    ("multi-user.target", "vaultberry-first-boot.service"),
+    ("timers.target", "vaultberry-report.timer"),
+];
 
 /// What of an appliance isn't in its config.
 pub struct Particulars<'a> {
@@ -95,9 +101,8 @@ pub fn appliance(config: &Config, particulars: &Particulars, binaries: &Binaries
     access(&mut archive, config, particulars.admin_keys)?;
     vaultberry(&mut archive, config, particulars)?;
     archive.text("etc/fstab", &fstab(particulars.disk_id), 0o644)?;
-    for unit in ENABLED {
-        archive
-            .link(&format!("etc/systemd/system/multi-user.target.wants/{unit}"), &format!("/usr/lib/systemd/system/{unit}"))?;
+    for (target, unit) in ENABLED {
+        archive.link(&format!("etc/systemd/system/{target}.wants/{unit}"), &format!("/usr/lib/systemd/system/{unit}"))?;
     }
     archive.finish()
 }
@@ -180,7 +185,8 @@ pub fn refuse_unreachable(config: &Config) -> Result<()> {
         refuse(key, folder, &UNREACHABLE, "can't keep anything in\nhint: write a folder below /mnt, /srv or /var/lib")?;
     }
     let credentials = config.offsite.iter().map(|offsite| ("offsite.credentials", &offsite.credentials));
-    let login = config.report.iter().filter_map(|report| Some(("report.credentials", report.credentials.as_ref()?)));
+    let servers = config.report.iter().flat_map(|report| &report.servers);
+    let login = servers.filter_map(|server| Some(("report.credentials", server.credentials.as_ref()?)));
     let identities = config.sources.iter().map(|source| ("source.identity", &source.identity));
     for (key, file) in credentials.chain(login).chain(identities) {
         refuse(key, file, &UNSEEN, "can't see\nhint: write a file below /etc/vaultberry or /var/lib/vaultberry")?;

@@ -26,7 +26,7 @@ mod push;
 mod seal;
 mod store;
 mod trouble;
-mod unseal;
+pub(crate) mod unseal;
 mod upload;
 
 use std::path::Path;

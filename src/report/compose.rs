@@ -1,28 +1,33 @@
-//! From letter to mail: text and log become a MIME entity, the entity is sealed, and the sealed text is wrapped as
+//! From letter to mail: text, page and log become a MIME entity, the entity is sealed, and the sealed text is wrapped as
 //! PGP/MIME (RFC 3156 section 4).
 //!
 //! Only the outer headers are in clear: From, To, Subject, Date, Message-ID, and `Auto-Submitted` (RFC 3834), so that no
 //! holiday notice answers. Where there is no certificate to seal for, a short notice goes instead: the owner learns that
 //! there was a run, how it ended, and why the report can't be read, and the network learns nothing more.
+//!
+//! The whole mail has at most `size_limit` bytes, as it goes over the network. What a mail costs that says nothing is measured,
+//! since it depends on keys and addresses; from there on 48 bytes of the entity make a line of 66 in armor, ends included.
 
-use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
-use lettre::message::header::{ContentDisposition, ContentTransferEncoding, ContentType, HeaderName, HeaderValue};
-use lettre::message::{Attachment, Body, MessageBuilder, MultiPart, SinglePart};
-use lettre::{Address, Message};
+use lettre::Address;
+use lettre::message::header::{Date, From, HeaderName, HeaderValue, Headers, MessageId, Subject, To};
+use lettre::message::{Mailbox, Mailboxes};
 
 use super::Letter;
+use super::entity::{Parts, encoded, entity};
+use super::fit::{Log, body};
 use crate::config::{Config, Report};
 use crate::log::printable;
 use crate::openpgp::Recipients;
+use crate::redact::Redactor;
 
-/// How much of a text goes into a mail, in bytes. A run's summary has a few kilobytes; a mail that bounces tells nobody.
-const LONGEST_TEXT: usize = 256 << 10;
+/// How large the short form of a mail is, in bytes. Every server takes as much.
+const SHORT: usize = 48 << 10;
 
 /// What helps against a certificate that can't be used.
 const HINT: &str = "extend the certificate with `gpg --quick-set-expire` or take another, put what `gpg --armor --export` \
@@ -33,6 +38,9 @@ const HINT: &str = "extend the certificate with `gpg --quick-set-expire` or take
 pub struct Composed {
     /// Headers and body, lines ending in CR LF.
     pub mail: Vec<u8>,
+    /// The same without page and log, under the same Message-ID, for a server that finds the mail too large; none where it is
+    /// short already.
+    pub short: Option<Vec<u8>>,
     /// What the owner should mend: certificates that can't be used, a log that can't be read.
     pub problems: Vec<String>,
 }
@@ -43,50 +51,129 @@ pub struct Composed {
 /// An address of the configuration can't stand in a mail.
 pub fn compose(config: &Config, report: &Report, letter: &Letter, name: &str, now: Timestamp) -> Result<Composed> {
     let recipients = Recipients::at(&config.recipients, SystemTime::from(now));
-    let headers = headers(report, &letter.subject, name, now)?;
+    let redactor = Redactor::of(config);
+    let headers = headers(report, &redactor.masked(&letter.subject), name, now)?;
     let reason = if recipients.any() {
-        match sealed(&recipients, report, letter) {
-            Ok((sealed, problems)) => return Ok(Composed { mail: wrap(headers, &sealed)?, problems }),
+        let envelope = Envelope { recipients: &recipients, headers: &headers };
+        match envelope.sealed(report, letter, &redactor) {
+            Ok(composed) => return Ok(composed),
             Err(error) => vec![format!("{error:#}")],
         }
     } else {
         recipients.unusable().to_vec()
     };
-    let notice = headers.singlepart(SinglePart::plain(notice(&reason))).context("writing the notice")?.formatted();
+    let head =
+        "MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n";
+    let mail = [headers.as_bytes(), head.as_bytes(), &encoded(&notice(&reason))].concat();
     let problem = format!("the report couldn't be sealed, so that only a notice goes: {}\nhint: {HINT}", reason.join("; "));
-    Ok(Composed { mail: notice, problems: vec![problem] })
+    Ok(Composed { mail, short: None, problems: vec![problem] })
 }
 
-/// The headers that anybody on the way can read.
-fn headers(report: &Report, subject: &str, name: &str, now: Timestamp) -> Result<MessageBuilder> {
+/// The headers that anybody on the way can read, each line with its end.
+fn headers(report: &Report, subject: &str, name: &str, now: Timestamp) -> Result<String> {
     let address = |text: &str| text.parse::<Address>().context("reading an address of [report]");
     let from = address(&report.from)?;
-    let mut headers = Message::builder()
-        .message_id(Some(format!("<{name}@{}>", from.domain())))
-        .date(SystemTime::from(now))
-        .from(from.into())
-        .subject(printable(subject.as_bytes()))
-        .raw_header(HeaderValue::new(HeaderName::new_from_ascii_str("Auto-Submitted"), "auto-generated".to_owned()));
-    for to in &report.to {
-        headers = headers.to(address(to)?.into());
-    }
-    Ok(headers)
+    let to: Vec<Mailbox> = report.to.iter().map(|to| Ok(address(to)?.into())).collect::<Result<_>>()?;
+    let mut headers = Headers::new();
+    headers.set(MessageId::from(format!("<{name}@{}>", from.domain())));
+    headers.set(Date::from(SystemTime::from(now)));
+    headers.set(From::from(Mailboxes::from(Mailbox::from(from))));
+    headers.set(To::from(to.into_iter().collect::<Mailboxes>()));
+    headers.set(Subject::from(printable(subject.as_bytes())));
+    headers.insert_raw(HeaderValue::new(HeaderName::new_from_ascii_str("Auto-Submitted"), "auto-generated".to_owned()));
+    Ok(headers.to_string())
 }
 
-/// The sealed entity in ASCII armor, and what the owner should mend.
-fn sealed(recipients: &Recipients, report: &Report, letter: &Letter) -> Result<(Vec<u8>, Vec<String>)> {
-    let mut problems: Vec<String> = recipients.unusable().iter().map(|reason| format!("{reason}\nhint: {HINT}")).collect();
-    let mut log = None;
-    if let Some(path) = &letter.log {
-        match end_of(path, report.log_limit) {
-            Ok(end) => log = Some((path.as_path(), end)),
-            Err(error) => problems.push(format!("{error:#}")),
+/// Whom mails are sealed for, and the headers that they have in clear.
+struct Envelope<'a> {
+    recipients: &'a Recipients,
+    headers: &'a str,
+}
+
+impl Envelope<'_> {
+    /// The sealed mail, its short form, and what the owner should mend.
+    fn sealed(&self, report: &Report, letter: &Letter, redactor: &Redactor) -> Result<Composed> {
+        let limit = usize::try_from(report.size_limit).unwrap_or(usize::MAX);
+        let mut problems: Vec<String> =
+            self.recipients.unusable().iter().map(|reason| format!("{reason}\nhint: {HINT}")).collect();
+        let mut log = None;
+        if let Some(path) = &letter.log {
+            // No more of it fits into the armor.
+            match Log::read(path, report.size_limit / 4 * 3, redactor) {
+                Ok(read) => log = Some(read),
+                Err(error) => problems.push(format!("{error:#}")),
+            }
+        }
+        let text = redactor.masked(&text(&letter.text, &problems));
+        let html = letter.html.as_deref().map(|html| redactor.masked(html));
+        let mail = self.within(limit, &text, html.as_deref(), log.as_ref())?;
+        let short = if mail.len() > 2 * SHORT {
+            Some(self.within(SHORT, &short_text(&text, letter.log.as_deref()), None, None)?)
+        } else {
+            None
+        };
+        Ok(Composed { mail, short, problems })
+    }
+
+    /// A mail of at most `limit` bytes: the text and its page first, and the newest lines of the log in what is left.
+    fn within(&self, limit: usize, text: &str, html: Option<&str>, log: Option<&Log>) -> Result<Vec<u8>> {
+        let name = log.map(|log| log.name.as_str());
+        let whole = |text: &[u8], html: Option<&[u8]>, log: Option<&[u8]>| {
+            self.wrap(&entity(Parts { headers: self.headers, text, html, log: name.zip(log) }))
+        };
+        let bare = whole(b"", html.map(|_| &b""[..]), Some(b""))?.len();
+        let inside = limit.saturating_sub(bare) / 66 * 48;
+        // Lengths of packets stand between, and encrypted session keys differ by a few bytes.
+        let mut room = inside.saturating_sub(inside / 1024 + 128);
+        loop {
+            let (text, page) = body(text, html, room);
+            let left = room.saturating_sub(text.len() + page.as_ref().map_or(0, Vec::len));
+            let newest = log.map(|log| log.newest(left));
+            let mail = whole(&text, page.as_deref(), newest.as_deref())?;
+            match mail.len().saturating_sub(limit) {
+                excess if excess > 0 && room > 0 => room = room.saturating_sub(excess),
+                _ => return Ok(mail),
+            }
         }
     }
-    let entity = entity(&text(&letter.text, &problems), log);
-    let mut sealed = Vec::new();
-    recipients.seal(&mut entity.as_slice(), &mut sealed, true)?;
-    Ok((sealed, problems))
+
+    /// The whole mail round an entity, which is sealed on the way.
+    fn wrap(&self, entity: &[u8]) -> Result<Vec<u8>> {
+        let head = "MIME-Version: 1.0\r\n\
+                    Content-Type: multipart/encrypted; boundary=\"=_sealed\";\r\n protocol=\"application/pgp-encrypted\"\r\n\r\n\
+                    --=_sealed\r\nContent-Type: application/pgp-encrypted\r\nContent-Transfer-Encoding: 7bit\r\n\r\n\
+                    Version: 1\r\n\r\n\
+                    --=_sealed\r\nContent-Type: application/octet-stream; name=\"encrypted.asc\"\r\n\
+                    Content-Disposition: inline; filename=\"encrypted.asc\"\r\nContent-Transfer-Encoding: 7bit\r\n\r\n";
+        let mut mail = Vec::with_capacity(entity.len() / 2 * 3);
+        mail.extend_from_slice(self.headers.as_bytes());
+        mail.extend_from_slice(head.as_bytes());
+        self.recipients.seal(&mut &*entity, &mut Lines(&mut mail), true)?;
+        mail.extend_from_slice(b"\r\n--=_sealed--\r\n");
+        Ok(mail)
+    }
+}
+
+/// Ends lines as a mail has them.
+struct Lines<'a>(&'a mut Vec<u8>);
+
+impl Write for Lines<'_> {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        for line in text.split_inclusive(|byte| *byte == b'\n') {
+            match line.strip_suffix(b"\n") {
+                Some(line) => {
+                    self.0.extend_from_slice(line);
+                    self.0.extend_from_slice(b"\r\n");
+                }
+                None => self.0.extend_from_slice(line),
+            }
+        }
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What stands in the mail: the problems of the mail itself on top, then the letter's text.
@@ -99,141 +186,29 @@ fn text(letter: &str, problems: &[String]) -> String {
         }
         text.push('\n');
     }
-    let end = letter.floor_char_boundary(LONGEST_TEXT);
-    text.push_str(&letter[..end]);
-    if end < letter.len() {
-        text.push_str("\n(the rest is left out: the text is too long for a mail)\n");
-    }
-    text
+    text + letter
 }
 
-/// The entity that is sealed: multipart/mixed of the text and the log.
-fn entity(text: &str, log: Option<(&Path, String)>) -> Vec<u8> {
-    let mut mixed = MultiPart::mixed().singlepart(SinglePart::plain(crlf(text)));
-    if let Some((path, end)) = log {
-        let name = printable(path.file_name().unwrap_or_default().as_encoded_bytes());
-        mixed = mixed.singlepart(Attachment::new(name).body(crlf(&end), ContentType::TEXT_PLAIN));
-    }
-    mixed.formatted()
-}
-
-/// The whole mail round a sealed entity.
-fn wrap(headers: MessageBuilder, armored: &[u8]) -> Result<Vec<u8>> {
-    let kind = |name: &str| ContentType::parse(name).context("naming a part of the mail");
-    let version = SinglePart::builder().header(kind("application/pgp-encrypted")?).body("Version: 1".to_owned());
-    let armored = crlf(str::from_utf8(armored).context("reading the sealed text")?);
-    let content = SinglePart::builder()
-        .header(kind("application/octet-stream; name=\"encrypted.asc\"")?)
-        .header(ContentDisposition::inline_with_name("encrypted.asc"))
-        .body(Body::dangerous_pre_encoded(armored.into_bytes(), ContentTransferEncoding::SevenBit));
-    let parts = MultiPart::encrypted("application/pgp-encrypted".to_owned()).singlepart(version).singlepart(content);
-    Ok(headers.multipart(parts).context("putting the mail together")?.formatted())
+/// The text of a mail's short form.
+fn short_text(text: &str, log: Option<&Path>) -> String {
+    let place =
+        log.map_or_else(String::new, |log| format!("; the log is {} there", printable(log.as_os_str().as_encoded_bytes())));
+    format!(
+        "The mail server found the whole report too large, so that this is its text alone. `vaultberry report preview` on the \
+         appliance shows the last run's{place}.\n\
+         hint: make [report] size_limit smaller\n\n{text}"
+    )
 }
 
 /// What is mailed in clear when nothing can be sealed.
 fn notice(reasons: &[String]) -> String {
     let reasons = reasons.join("\n- ");
-    crlf(&format!(
+    format!(
         "The report of this run could not be sealed, and nothing of it is sent in clear:\n\n- {reasons}\n\n\
          hint: {HINT}\n\n\
          The details are on the appliance: in its journal, and in the logs of its state folder.\n"
-    ))
-}
-
-/// The end of a log that may be far larger: at most `limit` bytes, from the beginning of a line on, after a line that says
-/// how much was left out.
-fn end_of(path: &Path, limit: u64) -> Result<String> {
-    let reading = || format!("reading the log {}", path.display());
-    let mut file = File::open(path).with_context(reading)?;
-    let skip = file.metadata().with_context(reading)?.len().saturating_sub(limit);
-    // One byte more than wanted: only it tells whether a line begins at the cut.
-    let before = skip.saturating_sub(1);
-    file.seek(SeekFrom::Start(before)).with_context(reading)?;
-    let mut end = Vec::new();
-    file.take(limit + skip - before).read_to_end(&mut end).with_context(reading)?;
-    if skip == 0 {
-        return Ok(String::from_utf8_lossy(&end).into_owned());
-    }
-    // A line longer than all that is kept loses its beginning.
-    let cut = end.iter().position(|byte| *byte == b'\n').filter(|cut| cut + 1 < end.len()).unwrap_or(0) + 1;
-    let left_out = before + cut as u64;
-    let kept = String::from_utf8_lossy(&end[cut..]);
-    Ok(format!("({left_out} bytes before this are left out; the whole log is {} on the appliance)\n{kept}", path.display()))
-}
-
-/// Lines as a mail has them. In one pass: the mail library's own way moves the rest of the text for each line.
-fn crlf(text: &str) -> String {
-    let mut lines = String::with_capacity(text.len() + text.len() / 32);
-    for line in text.split_inclusive('\n') {
-        match line.strip_suffix('\n') {
-            Some(line) => {
-                lines.push_str(line.strip_suffix('\r').unwrap_or(line));
-                lines.push_str("\r\n");
-            }
-            None => lines.push_str(line),
-        }
-    }
-    lines
+    )
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::{LONGEST_TEXT, crlf, end_of, notice, text};
-
-    #[test]
-    fn the_end_of_a_log_begins_with_a_line() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("run.log");
-        let told = |count: u64| {
-            format!("({count} bytes before this are left out; the whole log is {} on the appliance)\n", path.display())
-        };
-        for (content, limit, expected) in [
-            ("one\ntwo\nthree\n", 100, "one\ntwo\nthree\n".to_owned()),
-            ("one\ntwo\nthree\n", 14, "one\ntwo\nthree\n".to_owned()),
-            ("one\ntwo\nthree\n", 13, told(4) + "two\nthree\n"),
-            // the cut is at a line already
-            ("one\ntwo\nthree\n", 10, told(4) + "two\nthree\n"),
-            ("one\ntwo\nthree\n", 9, told(8) + "three\n"),
-            ("one\ntwo\nthree\n", 6, told(8) + "three\n"),
-            // no line begins in what is kept
-            ("one\ntwo\nthree\n", 4, told(10) + "ree\n"),
-            ("", 4, String::new()),
-        ] {
-            fs::write(&path, content).unwrap();
-            assert_eq!(end_of(&path, limit).unwrap(), expected, "{content:?} {limit}");
-        }
-    }
-
-    #[test]
-    fn problems_stand_above_the_text_and_a_long_text_is_cut() {
-        assert_eq!(text("all is well\n", &[]), "all is well\n");
-        assert_eq!(
-            text("all is well\n", &["one\nhint: mend it".to_owned(), "two".to_owned()]),
-            "Something is wrong with this report itself:\n- one\n  hint: mend it\n- two\n\nall is well\n"
-        );
-        let long = text(&"é".repeat(LONGEST_TEXT), &[]);
-        assert!(
-            long.len() < LONGEST_TEXT + 100 && long.ends_with("é\n(the rest is left out: the text is too long for a mail)\n")
-        );
-    }
-
-    #[test]
-    fn lines_end_as_in_a_mail() {
-        assert_eq!(crlf("a\nb\r\n\nc"), "a\r\nb\r\n\r\nc");
-        assert_eq!(crlf(""), "");
-    }
-
-    #[test]
-    fn the_notice_names_the_reason_and_what_helps() {
-        assert_eq!(
-            notice(&["the certificate AB: it expired".to_owned()]),
-            "The report of this run could not be sealed, and nothing of it is sent in clear:\r\n\r\n\
-             - the certificate AB: it expired\r\n\r\n\
-             hint: extend the certificate with `gpg --quick-set-expire` or take another, put what `gpg --armor --export` \
-             prints into [openpgp] recipients of the appliance's configuration, and try `vaultberry report test`\r\n\r\n\
-             The details are on the appliance: in its journal, and in the logs of its state folder.\r\n"
-        );
-    }
-}
+mod tests;

@@ -4,7 +4,10 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 
-use crate::config::{Report, Security};
+use crate::config::{MailServer, Report, Security};
+
+/// How large a mail it takes, in bytes, as it says.
+pub const SIZE: usize = 1 << 20;
 
 /// The answer that is none: the connection is closed.
 pub const HANG_UP: &str = "";
@@ -28,12 +31,8 @@ pub fn report(port: u16) -> Report {
     Report {
         to: vec!["owner@example.org".to_owned()],
         from: "pi@example.net".to_owned(),
-        server: "127.0.0.1".to_owned(),
-        port,
-        security: Security::None,
-        credentials: None,
-        ca: None,
-        log_limit: 1 << 20,
+        servers: vec![MailServer { host: "127.0.0.1".to_owned(), port, security: Security::None, credentials: None, ca: None }],
+        size_limit: 1 << 20,
     }
 }
 
@@ -44,7 +43,7 @@ fn talk(mut connection: TcpStream, answer: &mut impl FnMut(&str) -> String) -> s
         let line = line?;
         let reply = match line.as_str() {
             line if content && line != "." => continue,
-            line if line.starts_with("EHLO") => "250-fake\r\n250 AUTH PLAIN".to_owned(),
+            line if line.starts_with("EHLO") => format!("250-fake\r\n250-SIZE {SIZE}\r\n250 AUTH PLAIN"),
             "QUIT" => return Ok(()),
             line => answer(line),
         };

@@ -26,6 +26,11 @@ pub fn stem(name: &str) -> &str {
     name.split_once('.').map_or(name, |(stem, _)| stem)
 }
 
+/// Whether a mail of this file name was refused for good, at least once.
+pub fn was_refused(name: &str) -> bool {
+    name.split('.').count() > 2
+}
+
 /// The file name after one more refusal; none when it was the last one.
 pub fn refused_once_more(name: &str) -> Option<String> {
     let refusals = name.split('.').nth(1).and_then(|count| count.parse::<u32>().ok()).unwrap_or(0) + 1;
@@ -34,7 +39,7 @@ pub fn refused_once_more(name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{MOST_BYTES, refused_once_more, stem, surplus};
+    use super::{MOST_BYTES, refused_once_more, stem, surplus, was_refused};
 
     #[test]
     fn the_oldest_beyond_either_bound_go() {
@@ -55,8 +60,9 @@ mod tests {
     #[test]
     fn a_name_counts_to_five() {
         let mut names = vec!["20261123T023000Z-0a.eml".to_owned()];
+        assert!(!was_refused(&names[0]));
         while let Some(next) = refused_once_more(names.last().unwrap()) {
-            assert_eq!(stem(&next), "20261123T023000Z-0a");
+            assert_eq!((stem(&next), was_refused(&next)), ("20261123T023000Z-0a", true));
             names.push(next);
         }
         let ends: Vec<&str> = names.iter().map(|name| name.strip_prefix("20261123T023000Z-0a").unwrap()).collect();

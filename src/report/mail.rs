@@ -1,291 +1,175 @@
-//! Handing mails to the server: SMTP (RFC 5321), with the login and the privacy that the configuration asks for.
+//! Handing mails to whichever of the servers takes them.
 //!
-//! With `starttls` and `tls` nothing but greetings crosses the network before the server has proven who it is; a server that
-//! offers no STARTTLS gets neither login nor mail. The steps are taken one by one, since it matters where a server says
-//! no: from DATA on it means this mail, before that it means all of them. The envelope is that of today's configuration,
-//! so that a corrected address helps the mails that wait, too.
+//! The servers are tried in the order of the configuration. The next one gets a mail whenever the one before it didn't take
+//! it, whatever the reason: what one provider's filter refuses for good, another may take, and the mail is what matters. A
+//! server that nothing can be handed to (it can't be reached, can't prove itself, refuses the login, the sender or all
+//! recipients) isn't asked again while the others last.
 
-use std::path::Path;
-use std::time::Duration;
+use anyhow::{Error, anyhow};
 
-use anyhow::{Context as _, Result, anyhow, bail};
-use lettre::Address;
-use lettre::transport::smtp::Error;
-use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
-use lettre::transport::smtp::client::{Certificate, SmtpConnection, TlsParameters};
-use lettre::transport::smtp::commands::{Data, Mail, Rcpt};
-use lettre::transport::smtp::extension::ClientId;
-use serde::Deserialize;
-use zeroize::{Zeroize, ZeroizeOnDrop};
-
-use super::refusal::{Stage, told};
-use super::server;
-use crate::config::{Report, Security};
-use crate::credentials;
-
-/// How long one answer of the server may take.
-const ANSWER: Duration = Duration::from_secs(30);
-
-/// How long its word on a whole mail may take: RFC 5321 section 4.5.3.2.6. Who hangs up sooner on a slow scanner gets the
-/// mail delivered, and sends it again.
-const VERDICT: Duration = Duration::from_mins(10);
+use super::smtp::Smtp;
+use crate::config::Report;
 
 /// Why a mail wasn't taken.
 #[derive(Debug)]
 pub enum Failure {
     /// This mail didn't get through now; others may.
-    Mail(anyhow::Error),
+    Mail(Error),
     /// The server doesn't want this mail, and says that it never will (5xx); it may want others.
-    Refused(anyhow::Error),
+    Refused(Error),
+    /// The mail is larger than the server takes.
+    TooLarge(Error),
     /// The next mail would fare no better now.
-    Server(anyhow::Error),
+    Server(Error),
 }
 
-/// What stands in the credentials file.
-#[derive(Deserialize, Zeroize, ZeroizeOnDrop)]
-#[serde(deny_unknown_fields)]
-struct Login {
-    user: String,
-    password: String,
+impl Failure {
+    /// What happened, for a person.
+    pub fn into_error(self) -> Error {
+        let (Self::Mail(error) | Self::Refused(error) | Self::TooLarge(error) | Self::Server(error)) = self;
+        error
+    }
 }
 
-/// Sends mails over one connection, which is made for the first of them, and anew after a failure.
+/// Sends mails through the first server that takes them.
 pub struct Mailer {
-    report: Report,
-    hostname: String,
-    connection: Option<SmtpConnection>,
-    answer: Duration,
-    verdict: Duration,
+    servers: Vec<(Smtp, Standing)>,
+}
+
+/// What is known of a server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Good,
+    /// It has failed as a whole, and that is told.
+    Bad,
 }
 
 impl Mailer {
     /// One that introduces itself as `hostname`. Nothing is connected yet.
     pub fn new(report: &Report, hostname: &str) -> Self {
-        Self { report: report.clone(), hostname: hostname.to_owned(), connection: None, answer: ANSWER, verdict: VERDICT }
+        let servers = report.servers.iter().map(|server| (Smtp::new(report, server, hostname), Standing::Good));
+        Self { servers: servers.collect() }
     }
 
-    /// Sends one mail. It is sent when the server has taken it for at least one recipient; refused ones are told.
+    /// Sends one mail. It is sent when a server has taken it for at least one recipient; what went wrong although it was
+    /// sent is told: refused recipients, and servers that were tried before.
+    ///
+    /// # Errors
+    /// No server took it. What all of them said is told together; it is [`Failure::Refused`] only if each of them refused this
+    /// mail for good, and [`Failure::TooLarge`] as soon as it was too large for one.
     pub fn send(&mut self, mail: &[u8]) -> Result<Vec<String>, Failure> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.connect().map_err(Failure::Server)?,
-        };
-        let result = self.envelope(&mut connection).and_then(|refused| {
-            self.content(&mut connection, mail)?;
-            Ok(refused)
-        });
-        if result.is_ok() {
-            self.connection = Some(connection);
-        } else {
-            connection.abort();
+        if self.servers.iter().all(|(_, standing)| *standing == Standing::Bad) {
+            self.servers.iter_mut().for_each(|(_, standing)| *standing = Standing::Good);
         }
-        result
-    }
-
-    fn connect(&self) -> Result<SmtpConnection> {
-        let report = &self.report;
-        let login = report.credentials.as_deref().map(login).transpose();
-        let login = login.map_err(|error| anyhow!("{error:#}\nhint: it has two lines: user = \"…\" and password = \"…\""))?;
-        let tls = if report.security == Security::None { None } else { Some(tls(report)?) };
-        let hello = ClientId::Domain(self.hostname.clone());
-        let failed = |error: Error| self.told(Stage::Connecting, &error);
-        let from_the_first_byte = tls.as_ref().filter(|_| report.security == Security::Tls);
-        let place = (report.server.as_str(), report.port);
-        let mut connection =
-            SmtpConnection::connect(place, Some(self.answer), &hello, from_the_first_byte, None).map_err(failed)?;
-        if let (Security::StartTls, Some(tls)) = (report.security, &tls) {
-            if !connection.can_starttls() {
-                connection.abort();
-                bail!(
-                    "connecting to the mail server {}: it offers no STARTTLS, and nothing is sent without\n\
-                     hint: many servers take TLS from the first byte at port 465: [report] security = \"tls\"",
-                    server(report)
-                );
-            }
-            connection.starttls(tls, &hello).map_err(failed)?;
-        }
-        if let Some(login) = &login
-            && let Err(error) = self.log_in(&mut connection, login)
-        {
-            connection.abort();
-            return Err(error);
-        }
-        Ok(connection)
-    }
-
-    fn log_in(&self, connection: &mut SmtpConnection, login: &Login) -> Result<()> {
-        let known = Credentials::new(login.user.clone(), login.password.clone());
-        connection.auth(DEFAULT_MECHANISMS, &known).map(drop).map_err(|error| self.told(Stage::LoggingIn, &error))
-    }
-
-    /// Says whom the mail is from and for; gives what was said against some of those whom it's for, if not all are refused.
-    fn envelope(&self, connection: &mut SmtpConnection) -> Result<Vec<String>, Failure> {
-        let from = Mail::new(Some(address(&self.report.from)?), Vec::new());
-        connection.command(from).map_err(|error| Failure::Server(self.told(Stage::Sender, &error)))?;
-        let mut refused = Vec::new();
-        for to in &self.report.to {
-            if let Err(error) = connection.command(Rcpt::new(address(to)?, Vec::new())) {
-                let told = self.told(Stage::Recipient(to), &error);
-                if error.status().is_none() {
-                    return Err(Failure::Server(told));
+        let passed_over = self.servers.iter().any(|(_, standing)| *standing == Standing::Bad);
+        let mut failures = Vec::new();
+        for (smtp, standing) in self.servers.iter_mut().filter(|(_, standing)| *standing == Standing::Good) {
+            match smtp.send(mail) {
+                Ok(mut problems) => {
+                    problems.extend(failures.into_iter().map(|failure: Failure| format!("{:#}", failure.into_error())));
+                    return Ok(problems);
                 }
-                refused.push(told.to_string());
+                Err(failure) => {
+                    if matches!(failure, Failure::Server(_)) {
+                        *standing = Standing::Bad;
+                    }
+                    failures.push(failure);
+                }
             }
         }
-        if refused.len() == self.report.to.len() {
-            return Err(Failure::Server(anyhow!(refused.join("\n"))));
-        }
-        Ok(refused)
-    }
-
-    fn content(&self, connection: &mut SmtpConnection, mail: &[u8]) -> Result<(), Failure> {
-        let result = connection.command(Data).and_then(|_| {
-            // A socket that takes no timeout is closed, and the writing says so.
-            let _ = connection.set_timeout(Some(self.verdict));
-            connection.message(mail)
-        });
-        let _ = connection.set_timeout(Some(self.answer));
-        match result {
-            Ok(_) => Ok(()),
-            Err(error) if error.is_permanent() => Err(Failure::Refused(self.told(Stage::Content, &error))),
-            Err(error) => Err(Failure::Mail(self.told(Stage::Content, &error))),
-        }
-    }
-
-    fn told(&self, stage: Stage<'_>, error: &Error) -> anyhow::Error {
-        told(&self.report, stage, error)
+        Err(together(failures, passed_over))
     }
 }
 
-impl Drop for Mailer {
-    fn drop(&mut self) {
-        if let Some(connection) = &mut self.connection {
-            // A goodbye: all that matters was answered before.
-            let _ = connection.quit();
-        }
+/// What the failures at all servers come to. `passed_over`: there is another, that is out of order now.
+fn together(failures: Vec<Failure>, passed_over: bool) -> Failure {
+    let too_large = failures.iter().any(|failure| matches!(failure, Failure::TooLarge(_)));
+    let of_servers = failures.iter().filter(|failure| matches!(failure, Failure::Server(_))).count();
+    let refused = failures.iter().filter(|failure| matches!(failure, Failure::Refused(_))).count();
+    let (all, none_is_left) = (failures.len(), of_servers == failures.len());
+    let told: Vec<String> = failures.into_iter().map(|failure| format!("{:#}", failure.into_error())).collect();
+    let error = anyhow!(told.join("\n"));
+    if too_large {
+        Failure::TooLarge(error)
+    } else if none_is_left {
+        Failure::Server(error)
+    } else if refused == all && !passed_over {
+        Failure::Refused(error)
+    } else {
+        Failure::Mail(error)
     }
-}
-
-fn login(path: &Path) -> Result<Login> {
-    let login = credentials::read::<Login>(path)?;
-    if login.user.is_empty() || login.password.is_empty() {
-        bail!("reading the credentials {}: user or password is empty", path.display());
-    }
-    Ok(login)
-}
-
-/// Whom to trust, and which name the server has to prove.
-fn tls(report: &Report) -> Result<TlsParameters> {
-    let preparing = || format!("preparing TLS with the mail server {}", server(report));
-    let mut parameters = TlsParameters::builder(report.server.clone());
-    if let Some(ca) = &report.ca {
-        parameters = parameters.add_root_certificate(Certificate::from_pem(ca.as_bytes()).with_context(preparing)?);
-    }
-    parameters.build().with_context(preparing)
-}
-
-fn address(text: &str) -> Result<Address, Failure> {
-    text.parse().context("reading an address of [report]").map_err(Failure::Server)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt as _;
-    use std::path::Path;
-    use std::thread;
-    use std::time::Duration;
-
     use super::{Failure, Mailer};
-    use crate::report::fake::{HANG_UP, serve};
+    use crate::config::Report;
+    use crate::report::fake::{report, serve};
 
-    fn credentials(folder: &Path, lines: &str) -> std::path::PathBuf {
-        let file = folder.join("smtp");
-        fs::write(&file, lines).unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-        file
-    }
-
-    #[test]
-    fn from_data_on_a_failure_means_this_mail() {
-        for (at, reply, refused) in [
-            ("DATA", "451 4.3.0 later", false),
-            (".", "451 4.3.0 later", false),
-            (".", HANG_UP, false),
-            ("DATA", "554 5.7.1 never", true),
-            (".", "554 5.7.1 never", true),
-        ] {
-            let mut first = true;
-            let report = serve(move |line| {
-                let fails = line == at && std::mem::take(&mut first);
-                if fails { reply } else { "250 fine" }.to_owned()
-            });
-            let mut mailer = Mailer::new(&report, "pi");
-            match mailer.send(b"1\r\n") {
-                Err(Failure::Refused(_)) if refused => (),
-                Err(Failure::Mail(_)) if !refused => (),
-                other => panic!("{at} {reply}: {other:?}"),
-            }
-            assert_eq!(mailer.send(b"2\r\n").unwrap(), Vec::<String>::new(), "the next one is sent, after {at} {reply}");
-        }
-        let report = serve(|line| if line.starts_with("MAIL") { "451 later" } else { "250 fine" }.to_owned());
-        assert!(matches!(Mailer::new(&report, "pi").send(b"1\r\n"), Err(Failure::Server(_))));
-    }
-
-    #[test]
-    fn the_word_on_a_whole_mail_may_take_longer_than_others() {
-        let slow = |slow: &'static str| {
-            serve(move |line| {
-                if line.starts_with(slow) {
-                    thread::sleep(Duration::from_millis(1500));
+    /// A `[report]` with servers that answer so to a whole mail, or at the greeting of the sender; none can't be reached.
+    fn servers(answers: &[Option<(&'static str, &'static str)>]) -> Report {
+        // Nobody listens at port 1.
+        let mut whole = report(1);
+        whole.servers = answers
+            .iter()
+            .map(|answer| match *answer {
+                None => report(1).servers.remove(0),
+                Some((at, reply)) => {
+                    let served = serve(move |line| if line.starts_with(at) { reply } else { "250 fine" }.to_owned());
+                    served.servers.into_iter().next().unwrap()
                 }
-                "250 fine".to_owned()
             })
-        };
-        let mut mailer = Mailer::new(&slow("."), "pi");
-        assert_eq!((mailer.answer, mailer.verdict), (Duration::from_secs(30), Duration::from_mins(10)));
-        mailer.answer = Duration::from_millis(400);
-        assert_eq!(mailer.send(b"1\r\n").unwrap(), Vec::<String>::new());
-        let mut mailer = Mailer::new(&slow("MAIL"), "pi");
-        mailer.answer = Duration::from_millis(400);
-        assert!(matches!(mailer.send(b"1\r\n"), Err(Failure::Server(error)) if error.to_string().contains("no answer in time")));
+            .collect();
+        whole
     }
 
     #[test]
-    fn of_an_answer_to_a_login_only_the_codes_are_told() {
-        let folder = tempfile::tempdir().unwrap();
-        for (enhanced, told) in [("5.7.8 ", "the server says 535 5.7.8\n"), ("", "the server says 535\n")] {
-            // An unkind server: it repeats the line, in which the password stands in base64.
-            let mut report = serve(move |line| match line.strip_prefix("AUTH PLAIN ") {
-                Some(login) => format!("535 {enhanced}no, not {login}"),
-                None => "250 fine".to_owned(),
-            });
-            report.credentials = Some(credentials(folder.path(), "user = \"pi\"\npassword = \"correct-horse\"\n"));
-            let Err(Failure::Server(error)) = Mailer::new(&report, "pi").send(b"1\r\n") else { panic!("sent") };
-            let start = format!("logging in to the mail server 127.0.0.1:{}: {told}hint: look at user", report.port);
-            assert!(error.to_string().starts_with(&start), "{error}");
+    fn the_next_server_is_tried_whatever_the_one_before_said() {
+        let fine = Some((".", "250 fine"));
+        for (first, told) in [
+            (None, "connecting to the mail server 127.0.0.1:1: "),
+            (Some((".", "451 later")), "the server says 451 later"),
+            (Some((".", "554 never")), "the server says 554 never"),
+            (Some((".", "552 too large")), "the server says 552 too large"),
+            (Some(("MAIL", "550 not you")), "the server says 550 not you"),
+        ] {
+            let mut mailer = Mailer::new(&servers(&[first, fine]), "pi");
+            let problems = mailer.send(b"1\r\n").unwrap();
+            assert!(problems.len() == 1 && problems[0].contains(told), "{problems:?}");
         }
     }
 
     #[test]
-    fn an_answer_to_a_login_that_is_none_is_not_told() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut report = serve(str::to_owned);
-        report.credentials = Some(credentials(folder.path(), "user = \"pi\"\npassword = \"correct-horse\"\n"));
-        let Err(Failure::Server(error)) = Mailer::new(&report, "pi").send(b"1\r\n") else { panic!("sent") };
-        assert!(error.to_string().contains(": its answer isn't SMTP\n"), "{error}");
+    fn a_server_that_is_out_of_order_is_asked_once() {
+        let mut mailer = Mailer::new(&servers(&[None, Some((".", "250 fine"))]), "pi");
+        assert_eq!(mailer.send(b"1\r\n").unwrap().len(), 1);
+        assert_eq!(mailer.send(b"2\r\n").unwrap(), Vec::<String>::new());
     }
 
     #[test]
-    fn an_empty_login_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        for lines in ["user = \"\"\npassword = \"p\"\n", "user = \"u\"\npassword = \"\"\n"] {
-            let mut report = serve(|_| "250 fine".to_owned());
-            let file = credentials(folder.path(), lines);
-            report.credentials = Some(file.clone());
-            let Err(Failure::Server(error)) = Mailer::new(&report, "pi").send(b"1\r\n") else { panic!("sent") };
-            let told = format!("reading the credentials {}: user or password is empty\nhint: it has two lines", file.display());
-            assert!(error.to_string().starts_with(&told), "{error}");
+    fn what_no_server_takes_is_judged_by_all_of_them() {
+        let (later, never, large) = (Some((".", "451 later")), Some((".", "554 never")), Some((".", "552 large")));
+        for (answers, expected) in [
+            (vec![None, None], "server"),
+            (vec![None, later], "mail"),
+            (vec![never, later], "mail"),
+            (vec![never, never], "refused"),
+            // The first might take it when it's back.
+            (vec![None, never], "mail"),
+            (vec![never, large], "large"),
+            (vec![None, large], "large"),
+        ] {
+            let mut mailer = Mailer::new(&servers(&answers), "pi");
+            for time in 1..=2 {
+                let failure = mailer.send(b"1\r\n").unwrap_err();
+                let kind = match failure {
+                    Failure::Mail(_) => "mail",
+                    Failure::Refused(_) => "refused",
+                    Failure::TooLarge(_) => "large",
+                    Failure::Server(_) => "server",
+                };
+                assert_eq!(kind, expected, "{answers:?}, time {time}");
+            }
         }
     }
 }

@@ -1,10 +1,13 @@
 //! The mail that tells the owner how a run went.
 //!
 //! A letter goes through three hands. [`compose`] makes a mail of it that shows nothing in clear but who writes to whom, when
-//! and under which subject: text and log are sealed as PGP/MIME. [`queue`] keeps it on root, synced, before anything is
-//! sent, so that neither a dead server nor a power cut loses it. [`mail`] hands over what waits, tonight's first, and only a
-//! mail that the server has accepted leaves the queue, or one that is beyond the [`limits`], which is told. So each mail
-//! arrives at least once, and a second arrival bears the same Message-ID.
+//! and under which subject: text, page and log are sealed as PGP/MIME, with what could be a secret masked. [`mod@queue`] keeps it
+//! on root, synced, before anything is sent, so that neither a dead server nor a power cut loses it. [`mail`] hands over what
+//! waits, tonight's first, and only a mail that a server has accepted leaves the queue, or one that is beyond the [`limits`],
+//! which is told. So each mail arrives at least once, and a second arrival bears the same Message-ID.
+//!
+//! Queueing and sending are two steps, [`queue()`] and [`send`], since the run lets go of its lock between them. What waits is
+//! sent by the next run and, hourly, by a timer ([`send_waiting`]).
 //!
 //! A server can spin out its answers without end, so that all sending is done in a thread that is given up when its time
 //! is over.
@@ -12,12 +15,15 @@
 //! None of this may fail a run: what goes wrong is told in the [`Delivery`], and the next run tries again.
 
 mod compose;
+mod entity;
 #[cfg(test)]
 mod fake;
+mod fit;
 mod limits;
 mod mail;
 mod queue;
 mod refusal;
+mod smtp;
 
 use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -28,10 +34,11 @@ use anyhow::{Result, anyhow, bail};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::config::{self, Config};
+use crate::config::{Config, MailServer};
 use crate::log::printable;
-use mail::{Failure, Mailer};
-use queue::Queue;
+use crate::redact::Redactor;
+use mail::Mailer;
+use queue::{Queue, Which};
 
 /// How long all sending of one run may take.
 const LONGEST: Duration = Duration::from_mins(30);
@@ -43,7 +50,9 @@ pub struct Letter {
     pub subject: String,
     /// What a person wants to know; sealed.
     pub text: String,
-    /// The run's log, of which the end is attached; sealed too.
+    /// The same as a page for mail programs that show HTML, where there is one; sealed.
+    pub html: Option<String>,
+    /// The run's log, of which the newest lines are attached, as many as the mail has room for; sealed too.
     pub log: Option<PathBuf>,
 }
 
@@ -74,36 +83,92 @@ impl Delivery {
     }
 }
 
-/// Seals `letter`, queues it, and tries to send all that waits. Without a `[report]` nothing is done.
-pub fn post(config: &Config, letter: &Letter, now: Timestamp) -> Delivery {
-    let mut delivery = Delivery::default();
-    let Some(report) = &config.report else { return delivery };
-    let queue = Queue::below(&config.backup.state);
-    let mut unqueued = None;
-    let name = format!("{}-{}", now.strftime("%Y%m%dT%H%M%SZ"), Uuid::new_v4().simple());
-    match compose::compose(config, report, letter, &name, now) {
-        Err(error) => delivery.problem(&error),
+/// What a mail says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preview {
+    /// The subject, the text, and where the log is.
+    pub text: String,
+    /// The page, if it has one.
+    pub html: Option<String>,
+}
+
+/// A mail that is queued, or couldn't be.
+#[derive(Debug, Default)]
+pub struct Queued {
+    /// What went wrong, each told for a person.
+    pub problems: Vec<String>,
+    /// One that is nowhere but here.
+    unqueued: Option<Vec<u8>>,
+    /// Whether it's on root.
+    safe: bool,
+}
+
+impl Queued {
+    /// Whether there is a mail, and a power cut doesn't lose it.
+    pub fn is_safe(&self) -> bool {
+        self.safe
+    }
+}
+
+/// A name for a mail that is made `now`: names sort by time.
+pub fn name(now: Timestamp) -> String {
+    format!("{}-{}", now.strftime("%Y%m%dT%H%M%SZ"), Uuid::new_v4().simple())
+}
+
+/// Seals `letter` and keeps it, so that a power cut doesn't lose it. `name` becomes its Message-ID; a mail of the same name
+/// that still waits is replaced. Without a `[report]` nothing is done.
+pub fn queue(config: &Config, letter: &Letter, name: &str, now: Timestamp) -> Queued {
+    let mut queued = Queued::default();
+    let Some(report) = &config.report else { return queued };
+    match compose::compose(config, report, letter, name, now) {
+        Err(error) => queued.problems.push(format!("{error:#}")),
         Ok(composed) => {
-            delivery.problems.extend(composed.problems);
-            if let Err(error) = queue.put(&name, &composed.mail) {
-                delivery.problem(&error);
-                unqueued = Some(composed.mail);
+            queued.problems.extend(composed.problems);
+            match Queue::below(&config.backup.state).put(name, &composed.mail, composed.short.as_deref()) {
+                Ok(()) => queued.safe = true,
+                Err(error) => {
+                    queued.problems.push(format!("{error:#}"));
+                    queued.unqueued = Some(composed.mail);
+                }
             }
         }
     }
-    delivery.add(deliver(Mailer::new(report, &config.appliance.hostname), &queue, unqueued, LONGEST));
+    queued
+}
+
+/// Tries to send what was queued, and all that waits from before. Without a `[report]` nothing is done.
+pub fn send(config: &Config, queued: Queued) -> Delivery {
+    sent(config, queued, Which::All)
+}
+
+/// Tries to send what waits, but for mails that a server has refused for good: those have a turn with each run.
+pub fn send_waiting(config: &Config) -> Delivery {
+    sent(config, Queued::default(), Which::NotRefused)
+}
+
+/// Seals `letter`, queues it, and tries to send all that waits. Without a `[report]` nothing is done.
+pub fn post(config: &Config, letter: &Letter, now: Timestamp) -> Delivery {
+    send(config, queue(config, letter, &name(now), now))
+}
+
+fn sent(config: &Config, queued: Queued, which: Which) -> Delivery {
+    let mut delivery = Delivery { problems: queued.problems, ..Delivery::default() };
+    let Some(report) = &config.report else { return delivery };
+    let queue = Queue::below(&config.backup.state);
+    let mailer = Mailer::new(report, &config.appliance.hostname);
+    delivery.add(deliver(mailer, &queue, which, queued.unqueued, LONGEST));
     delivery.waiting = queue.waiting().map_or(0, |names| names.len());
     delivery
 }
 
 /// Sends in a thread of its own, which is given up after `longest`. It holds the queue's lock, until the process ends if
 /// it must, so that nobody sends the same mail meanwhile.
-fn deliver(mailer: Mailer, queue: &Queue, unqueued: Option<Vec<u8>>, longest: Duration) -> Delivery {
+fn deliver(mailer: Mailer, queue: &Queue, which: Which, unqueued: Option<Vec<u8>>, longest: Duration) -> Delivery {
     let until = Instant::now() + longest;
     let (tell, told) = mpsc::channel();
     let sender = thread::spawn({
         let queue = queue.clone();
-        move || send(mailer, &queue, unqueued.as_deref(), &tell)
+        move || hand_over(mailer, &queue, which, unqueued.as_deref(), &tell)
     });
     let mut delivery = Delivery::default();
     loop {
@@ -130,20 +195,20 @@ fn deliver(mailer: Mailer, queue: &Queue, unqueued: Option<Vec<u8>>, longest: Du
 fn given_up(longest: Duration) -> anyhow::Error {
     anyhow!(
         "sending the mails: given up after {} minutes\n\
-         hint: the mail server is very slow; what it hasn't taken stays in the queue, and goes out with the next run",
+         hint: the mail server is very slow; what it hasn't taken stays in the queue, and goes out within hours",
         longest.as_secs() / 60
     )
 }
 
 /// Sends `unqueued`, and what waits in the queue.
-fn send(mut mailer: Mailer, queue: &Queue, unqueued: Option<&[u8]>, tell: &Sender<Delivery>) {
+fn hand_over(mut mailer: Mailer, queue: &Queue, which: Which, unqueued: Option<&[u8]>, tell: &Sender<Delivery>) {
     // Whoever has given up needs no word.
     if let Some(mail) = unqueued {
         let mut delivery = Delivery::default();
         at_once(&mut mailer, mail, &mut delivery);
         let _ = tell.send(delivery);
     }
-    if let Err(error) = queue.send_all(&mut |mail| mailer.send(mail), tell) {
+    if let Err(error) = queue.send(which, &mut |mail| mailer.send(mail), tell) {
         let mut delivery = Delivery::default();
         delivery.problem(&error);
         let _ = tell.send(delivery);
@@ -157,7 +222,7 @@ fn at_once(mailer: &mut Mailer, mail: &[u8], delivery: &mut Delivery) {
             delivery.sent += 1;
             delivery.problems.extend(problems);
         }
-        Err(Failure::Mail(error) | Failure::Refused(error) | Failure::Server(error)) => delivery.problem(&error),
+        Err(failure) => delivery.problem(&failure.into_error()),
     }
 }
 
@@ -173,10 +238,12 @@ pub fn test(config: &Config, now: Timestamp) -> Result<String> {
     let letter = Letter {
         subject: format!("[vaultberry] {host}: test"),
         text: format!("This is a test. Reports of {host} can reach you, and you can read them.\n"),
+        html: None,
         log: None,
     };
     let delivery = post(config, &letter, now);
-    let (to, through) = (report.to.join(", "), server(report));
+    let through: Vec<String> = report.servers.iter().map(place).collect();
+    let (to, through) = (report.to.join(", "), through.join(" or "));
     if delivery.problems.is_empty() {
         return Ok(format!("{} sent to {to} through {through}\n", mails(delivery.sent)));
     }
@@ -184,13 +251,38 @@ pub fn test(config: &Config, now: Timestamp) -> Result<String> {
     bail!("trying the report: {} sent, {} waiting: {told}", mails(delivery.sent), delivery.waiting)
 }
 
+/// What the mail of `letter` says, for a terminal, with secrets masked as in the mail. Nothing is sealed, nothing sent.
+pub fn preview(config: &Config, letter: &Letter) -> Preview {
+    let redactor = Redactor::of(config);
+    let log = letter.log.as_ref().map(|log| format!("\nlog: {}\n", printable(log.as_os_str().as_encoded_bytes())));
+    let (subject, text) = (redactor.masked(&letter.subject), redactor.masked(&letter.text));
+    let text = format!("Subject: {subject}\n\n{text}{}", log.unwrap_or_default());
+    Preview { text, html: letter.html.as_deref().map(|html| redactor.masked(html)) }
+}
+
+/// Sends what waits, for the hourly timer; gives a line that says so. Without a `[report]` nothing is done.
+///
+/// # Errors
+/// Something still waits, or was dropped: what went wrong with it.
+pub fn send_now(config: &Config) -> Result<String> {
+    if config.report.is_none() {
+        return Ok(String::new());
+    }
+    let delivery = send_waiting(config);
+    let told = format!("{} sent, {} waiting", mails(delivery.sent), delivery.waiting);
+    if delivery.problems.is_empty() {
+        return Ok(format!("{told}\n"));
+    }
+    bail!("sending the reports that wait: {told}: {}", delivery.problems.join("\n"))
+}
+
 fn mails(count: usize) -> String {
     if count == 1 { "1 mail".to_owned() } else { format!("{count} mails") }
 }
 
 /// The mail server as a person would name it.
-fn server(report: &config::Report) -> String {
-    printable(format!("{}:{}", report.server, report.port).as_bytes())
+fn place(server: &MailServer) -> String {
+    printable(format!("{}:{}", server.host, server.port).as_bytes())
 }
 
 #[cfg(test)]
@@ -202,7 +294,7 @@ mod tests {
 
     use jiff::Timestamp;
 
-    use super::{Delivery, LONGEST, Letter, Mailer, Queue, deliver, fake, given_up, post, test};
+    use super::{Delivery, LONGEST, Letter, Mailer, Queue, Which, deliver, fake, given_up, post, test};
     use crate::config::{EXAMPLE, parse};
 
     #[test]
@@ -219,12 +311,12 @@ mod tests {
         });
         let state = tempfile::tempdir().unwrap();
         let queue = Queue::below(state.path());
-        queue.put("1", b"mail").unwrap();
+        queue.put("1", b"mail", None).unwrap();
         let begun = Instant::now();
-        let delivery = deliver(Mailer::new(&report, "pi"), &queue, None, Duration::from_secs(1));
+        let delivery = deliver(Mailer::new(&report, "pi"), &queue, Which::All, None, Duration::from_secs(1));
         assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
         let told = "sending the mails: given up after 0 minutes\n\
-                    hint: the mail server is very slow; what it hasn't taken stays in the queue, and goes out with the next run";
+                    hint: the mail server is very slow; what it hasn't taken stays in the queue, and goes out within hours";
         assert_eq!(delivery, Delivery { sent: 0, waiting: 0, problems: vec![told.to_owned()] });
         assert_eq!(queue.waiting().unwrap(), ["1.eml"]);
         assert!(given_up(LONGEST).to_string().contains(" after 30 minutes\n"));
@@ -233,7 +325,7 @@ mod tests {
     #[test]
     fn without_a_report_section_nothing_is_done() {
         let config = parse(EXAMPLE).unwrap();
-        let letter = Letter { subject: "s".into(), text: "t".into(), log: None };
+        let letter = Letter { subject: "s".into(), text: "t".into(), html: None, log: None };
         assert_eq!(post(&config, &letter, Timestamp::UNIX_EPOCH), Delivery::default());
         assert_eq!(
             test(&config, Timestamp::UNIX_EPOCH).unwrap_err().to_string(),

@@ -5,8 +5,8 @@ use std::io::ErrorKind;
 
 use lettre::transport::smtp::Error;
 
-use super::server;
-use crate::config::Report;
+use super::place;
+use crate::config::{MailServer, Report};
 use crate::log::printable;
 
 /// Where in the exchange the server, or the network, said no.
@@ -24,9 +24,19 @@ pub enum Stage<'a> {
     Content,
 }
 
+/// Whether the server says that the mail is too large: 552 without an enhanced code, or the codes for it (RFC 3463 sections
+/// 3.3 and 3.4). With other codes a 552 is about something else, as a full mailbox.
+pub fn is_too_large(error: &Error) -> bool {
+    let text = error.source().map(ToString::to_string).unwrap_or_default();
+    match enhanced(&text) {
+        Some(code) => matches!(code, "5.3.4" | "5.2.3"),
+        None => error.status().is_some_and(|code| code.to_string() == "552"),
+    }
+}
+
 /// An error of lettre's: what was being done, what was said, and what helps. Nothing of a login is in it.
-pub fn told(report: &Report, stage: Stage<'_>, error: &Error) -> anyhow::Error {
-    let server = server(report);
+pub fn told(report: &Report, server: &MailServer, stage: Stage<'_>, error: &Error) -> anyhow::Error {
+    let server = place(server);
     let doing = match stage {
         Stage::Connecting => format!("connecting to the mail server {server}"),
         Stage::LoggingIn => format!("logging in to the mail server {server}"),
@@ -69,19 +79,19 @@ fn is_silence(source: &(dyn std::error::Error + 'static)) -> bool {
 /// What helps against a no at `stage`, with the reply `code` when it came from the server.
 fn hint(stage: Stage<'_>, code: Option<&str>, cause: &str) -> &'static str {
     if code.is_some_and(|code| code.starts_with('4')) {
-        return "this may pass: the mail stays in the queue, and goes out with the next run";
+        return "this may pass: the mail stays in the queue, and goes out within hours";
     }
     match (stage, code) {
         (Stage::Connecting, _) => certificate_hint(cause)
             .unwrap_or("look at [report] server and port, and at security: starttls is usual at port 587, tls at 465"),
-        (_, None) => "the mail stays in the queue, and goes out with the next run",
+        (_, None) => "the mail stays in the queue, and goes out within hours",
         (_, Some("530")) => "the server wants a login, or TLS before it: look at [report] credentials and security",
         (Stage::LoggingIn, _) => {
             "look at user and password in the credentials file; some providers want a password made for this use alone"
         }
         (Stage::Sender, _) => "look at [report] from: many servers let a login write only as itself",
         (Stage::Recipient(_), _) => "look at [report] to; some servers mail elsewhere only after a login",
-        (Stage::Content, _) => "if the mail is too large for the server, make [report] log_limit smaller",
+        (Stage::Content, _) => "look at what the server says: it takes others' mails, and not this one",
     }
 }
 
@@ -124,7 +134,7 @@ mod tests {
     #[test]
     fn the_hint_follows_what_was_said_and_when() {
         let elsewhere = "look at [report] server and port, and at security: starttls is usual at port 587, tls at 465";
-        let later = "this may pass: the mail stays in the queue, and goes out with the next run";
+        let later = "this may pass: the mail stays in the queue, and goes out within hours";
         for (stage, code, cause, expected) in [
             (Stage::Connecting, None, "Connection refused (os error 111)", elsewhere),
             (Stage::Connecting, Some("554"), "the server says 554 go away", elsewhere),
@@ -148,7 +158,7 @@ mod tests {
             ),
             (Stage::Content, Some("451"), "", later),
             (Stage::LoggingIn, Some("454"), "", later),
-            (Stage::Content, None, "", "the mail stays in the queue, and goes out with the next run"),
+            (Stage::Content, None, "", "the mail stays in the queue, and goes out within hours"),
             (
                 Stage::Sender,
                 Some("530"),
@@ -157,7 +167,7 @@ mod tests {
             ),
             (Stage::Sender, Some("550"), "", "look at [report] from: many servers let a login write only as itself"),
             (Stage::Recipient("a@b"), Some("550"), "", "look at [report] to; some servers mail elsewhere only after a login"),
-            (Stage::Content, Some("552"), "", "if the mail is too large for the server, make [report] log_limit smaller"),
+            (Stage::Content, Some("554"), "", "look at what the server says: it takes others' mails, and not this one"),
         ] {
             assert_eq!(hint(stage, code, cause), expected, "{stage:?} {code:?} {cause}");
         }

@@ -11,19 +11,20 @@ use jiff::Timestamp;
 
 use crate::durable::{self, Durable};
 use crate::log::{self, RunLog};
+use crate::redact::Redactor;
 use crate::snapshot::list::{name_of, time_of};
 
 /// What a log's name ends with.
 pub const END: &str = ".log";
 
-/// Names the run after its start, opens its log in the folder `logs`, and gives both. A name is given once: the log of the
+/// Names the run after its start, opens its log in the folder `logs`, with secrets masked by `redactor`, and gives both. A name is given once: the log of the
 /// same second, should there be one, makes this run a second younger.
-pub fn begin(logs: &Path) -> Result<(String, Timestamp, RunLog)> {
+pub fn begin(logs: &Path, redactor: &Redactor) -> Result<(String, Timestamp, RunLog)> {
     loop {
         let started = Timestamp::now();
         let name = name_of(started);
         let path = logs.join(format!("{name}{END}"));
-        match log::attach(&path) {
+        match log::attach(&path, redactor.clone()) {
             Ok(log) => return Ok((name, started, log)),
             Err(_) if path.symlink_metadata().is_ok() => sleep(Duration::from_millis(200)),
             Err(error) => return Err(error),

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::config::Config;
 use crate::openpgp::Recipients;
 use crate::outcome::Outcome;
-use crate::report::{self, Letter};
+use crate::report::{self, Letter, Queued};
 use crate::run::report::{MailReport, RunReport};
 
 /// Looks whether report and copies can still be sealed for everybody. A certificate that can't be used any more is the
@@ -24,14 +24,25 @@ pub fn check_recipients(config: &Config, report: &mut RunReport) {
     }
 }
 
-/// Mails the word of a run, with the end of its log, and writes into `report` how that went. Without `[report]` it does
-/// nothing. A mail that no server takes waits for the next run and is no failure of this one.
-pub fn post(config: &Config, report: &mut RunReport, log: Option<PathBuf>) {
+/// What the owner is told of a run, with its log if there is one.
+pub fn letter(config: &Config, report: &RunReport, log: Option<PathBuf>) -> Letter {
+    let subject = format!("[vaultberry] {}: {}", config.appliance.hostname, report.outcome);
+    Letter { subject, text: report.summary(), html: None, log }
+}
+
+/// Queues the word of a run, with its log. Without `[report]` it does nothing.
+pub fn queue(config: &Config, report: &RunReport, log: Option<PathBuf>) -> Queued {
+    let now = Timestamp::now();
+    report::queue(config, &letter(config, report, log), &report::name(now), now)
+}
+
+/// Sends what was queued, and what waited, and writes into `report` how that went. A mail that no server takes waits and is
+/// no failure of the run.
+pub fn send(config: &Config, report: &mut RunReport, queued: Queued) {
     if config.report.is_none() {
         return;
     }
-    let subject = format!("[vaultberry] {}: {}", config.appliance.hostname, report.outcome);
-    let delivery = report::post(config, &Letter { subject, text: report.summary(), log }, Timestamp::now());
+    let delivery = report::send(config, queued);
     for problem in &delivery.problems {
         tracing::warn!("{problem}");
     }

@@ -20,6 +20,7 @@ pub mod rehearsal;
 pub mod report;
 pub mod schedule;
 pub mod screen;
+pub mod told;
 
 use std::collections::HashMap;
 use std::fs;
@@ -35,6 +36,8 @@ use crate::config::{Config, Source};
 use crate::durable;
 use crate::log::{RunLog, printable};
 use crate::outcome::Outcome;
+use crate::redact::Redactor;
+use crate::report::Queued;
 use crate::run::events::{Event, Events};
 use crate::run::lock::{Attempt, Lock};
 use crate::run::pipeline::Night;
@@ -92,7 +95,8 @@ pub fn backup(config: &Config, accept: &Accept, events: &Events, stop: &Stop) ->
             report
         }
     };
-    mail::post(config, &mut report, None);
+    let queued = mail::queue(config, &report, None);
+    mail::send(config, &mut report, queued);
     events.tell(&Event::Ended(&report));
     report
 }
@@ -115,7 +119,10 @@ pub fn catch_up(config: &Config, events: &Events, stop: &Stop) -> Result<RunRepo
     let last = last_times(&config.backup.state.join(LAST_RUN));
     match schedule::not_due(last, now, config.backup.at, &config.zone()?)? {
         Some(why) => {
-            let report = RunReport::skipped(now, format!("nothing is due: {why}"));
+            told::tell(config);
+            drop(lock);
+            let mut report = RunReport::skipped(now, format!("nothing is due: {why}"));
+            mail::send(config, &mut report, Queued::default());
             events.tell(&Event::Ended(&report));
             Ok(report)
         }
@@ -127,13 +134,18 @@ fn at_work(now: Timestamp, holder: &str) -> RunReport {
     RunReport::skipped(now, format!("another run is at work ({holder})"))
 }
 
-/// The run under the lock, and then, without it, its mail: however long a mail server takes, the next run isn't kept waiting.
+/// The run under the lock, with its mail written, which is sent without: however long a mail server takes, the next run isn't
+/// kept waiting.
 fn make(config: &Config, accept: &Accept, events: &Events, stop: &Stop, lock: Lock) -> RunReport {
     let run = Run { config, accept, events, stop };
+    told::tell(config);
     let mut report = run.make();
+    let queued = mail::queue(config, &report, told::log_of(config, &report.run));
+    if queued.is_safe() || config.report.is_none() {
+        told::mark(config, &report.run);
+    }
     drop(lock);
-    let log = run.state("logs").join(format!("{}{}", report.run, logs::END));
-    mail::post(config, &mut report, Some(log).filter(|log| log.exists()));
+    mail::send(config, &mut report, queued);
     run.write_down_mail(&mut report);
     events.tell(&Event::Ended(&report));
     report
@@ -217,7 +229,7 @@ impl Run<'_> {
 
     /// Names the run and opens its log. Where no log can be written the run goes on without one.
     fn begin(&self) -> (RunReport, Option<RunLog>) {
-        match logs::begin(&self.state("logs")) {
+        match logs::begin(&self.state("logs"), &Redactor::of(self.config)) {
             Ok((name, started, log)) => {
                 tracing::info!("run {name} begins");
                 (RunReport::begun(name, started), Some(log))

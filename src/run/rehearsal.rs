@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::IgnoredAny;
 
-use crate::config::{Config, Source};
+use crate::config::{Config, Report, Source};
 use crate::credentials;
 use crate::offsite::Candidate;
 use crate::openpgp::Recipients;
@@ -121,18 +121,17 @@ fn pushing(config: &Config, source: &str, run: &str, outcome: Outcome) -> Option
 /// What is wrong with the files that the run would log in with.
 fn unreadable_credentials(config: &Config) -> impl Iterator<Item = String> {
     let store = config.offsite.as_ref().map(|offsite| &offsite.credentials);
-    let mail = config.report.as_ref().and_then(|report| report.credentials.as_ref());
+    let servers = config.report.iter().flat_map(|report| &report.servers);
+    let mail = servers.filter_map(|server| server.credentials.as_ref());
     // Which lines there must be is the business of who uses them; none is kept here.
     let read = |path: &PathBuf| credentials::read::<IgnoredAny>(path).err();
     store.into_iter().chain(mail).filter_map(read).map(|error| format!("{error:#}"))
 }
 
 fn around(config: &Config) -> Vec<String> {
-    let report = config.report.as_ref();
-    report
-        .map(|report| format!("the report would go to {} through {}", report.to.join(", "), report.server))
-        .into_iter()
-        .collect()
+    let servers = |report: &Report| report.servers.iter().map(|server| server.host.as_str()).collect::<Vec<_>>().join(" or ");
+    let told = |report: &Report| format!("the report would go to {} through {}", report.to.join(", "), servers(report));
+    config.report.iter().map(told).collect()
 }
 
 impl RunRehearsal {

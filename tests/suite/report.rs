@@ -1,5 +1,8 @@
 //! The mail to the owner: through a real mail server, opened by GnuPG, and read by Python's parser.
 
+mod cut_short;
+mod postfix;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -17,6 +20,7 @@ use crate::support::mailbox::{Mailbox, parse};
 
 const SUBJECT: &str = "[vaultberry] pi: partial";
 const TEXT: &str = "backup 20250102T023000Z: partial\n  wiki  /srv/Übersicht can't be read\n";
+const HTML: &str = "<!DOCTYPE html>\n<title>partial</title>\n<p style=\"color: #a00\">/srv/Übersicht</p>\n";
 
 /// An appliance that mails through `mailbox` to the owners of `keys`.
 struct Sender {
@@ -31,26 +35,38 @@ impl Sender {
 
     /// One with these settings of `[report]`.
     fn with(mailbox: &Mailbox, keys: &[&GnuPg], settings: &str) -> Self {
+        Self::through(mailbox.port, keys, settings)
+    }
+
+    /// The same through whatever listens at the port.
+    fn through(port: u16, keys: &[&GnuPg], settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let recipients: Vec<String> = keys.iter().map(|key| format!("'''{}'''", key.certificate())).collect();
         let text = format!(
             "[appliance]\nhostname = \"pi\"\n[admin]\ngenerate_key = true\n[backup]\nstate = \"{0}/state\"\n\
              [openpgp]\nrecipients = [{1}]\n\
              [report]\nto = [\"owner@example.org\", \"other@example.org\"]\nfrom = \"pi@example.net\"\n\
-             server = \"127.0.0.1\"\nport = {2}\nlog_limit = \"16 KiB\"\n{settings}\
+             server = \"127.0.0.1\"\nport = {2}\nsize_limit = \"64 KiB\"\n{settings}\
              [[source]]\nname = \"web\"\nhost = \"web.example.org\"\nuser = \"backup\"\npaths = [\"/srv\"]\nhost_keys = \
              [\"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMh7Oc72oDI68tGdq9dpvf7hMMt3+TLrjHH6kuO4ZSUW\"]\n",
             folder.path().display(),
             recipients.join(", "),
-            mailbox.port,
+            port,
         );
         Self { folder, text }
+    }
+
+    /// Adds a server that is tried when the ones before don't take a mail.
+    fn fall_back(&mut self, port: u16, ca: &str) {
+        let section = format!("[[report.fallback]]\nserver = \"127.0.0.1\"\nport = {port}\nca = '''{ca}'''\n[[source]]");
+        self.text = self.text.replace("[[source]]", &section);
     }
 
     /// Mails `TEXT` as if it were some seconds later, with the log if there is one. Later mails are made later.
     fn post(&self, seconds: i64) -> Delivery {
         let log = self.log();
-        let letter = Letter { subject: SUBJECT.into(), text: TEXT.into(), log: log.exists().then_some(log) };
+        let letter =
+            Letter { subject: SUBJECT.into(), text: TEXT.into(), html: Some(HTML.into()), log: log.exists().then_some(log) };
         let now = Timestamp::now() + SignedDuration::from_secs(seconds);
         post(&config::parse(&self.text).unwrap(), &letter, now)
     }
@@ -61,10 +77,15 @@ impl Sender {
 
     /// `vaultberry report test`.
     fn test(&self) -> Run {
+        self.command("test")
+    }
+
+    /// `vaultberry report COMMAND`.
+    fn command(&self, command: &str) -> Run {
         let config = self.folder.path().join("appliance.toml");
         fs::write(&config, &self.text).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vaultberry"));
-        Run::of(command.args(["report", "test", "--config"]).arg(config).output().unwrap())
+        let mut program = Command::new(env!("CARGO_BIN_EXE_vaultberry"));
+        Run::of(program.args(["report", command, "--config"]).arg(config).output().unwrap())
     }
 
     /// The mails in the queue, oldest first.
@@ -120,7 +141,7 @@ fn a_report_arrives_sealed_and_its_owner_reads_it() {
     assert_sealed(raw);
     let mail = parse(raw);
     let names: Vec<&str> = mail["headers"].as_array().unwrap().iter().map(|header| header[0].as_str().unwrap()).collect();
-    let expected = ["Message-ID", "Date", "From", "Subject", "Auto-Submitted", "To", "MIME-Version", "Content-Type", "X-Peer"];
+    let expected = ["Message-ID", "Date", "From", "To", "Subject", "Auto-Submitted", "MIME-Version", "Content-Type", "X-Peer"];
     assert!(names.iter().all(|name| expected.contains(name)), "{names:?}");
     for (name, value) in [
         ("From", "pi@example.net"),
@@ -150,12 +171,38 @@ fn a_report_arrives_sealed_and_its_owner_reads_it() {
     let inner = sender.open(raw, &key);
     assert_eq!((&inner["type"], &inner["defects"]), (&json!("multipart/mixed"), &json!([])));
     let parts = inner["parts"].as_array().unwrap();
-    assert_eq!(parts.len(), 2);
-    assert_eq!((&parts[0]["type"], &parts[0]["parameters"]["charset"]), (&json!("text/plain"), &json!("utf-8")));
-    assert_eq!(parts[0]["content"].as_str().unwrap().replace("\r\n", "\n"), TEXT);
+    assert_eq!((parts.len(), &parts[0]["type"], &parts[0]["defects"]), (2, &json!("multipart/alternative"), &json!([])));
+    let both = parts[0]["parts"].as_array().unwrap();
+    for (part, kind, content) in [(&both[0], "text/plain", TEXT), (&both[1], "text/html", HTML)] {
+        assert_eq!((&part["type"], &part["parameters"]["charset"]), (&json!(kind), &json!("utf-8")));
+        assert_eq!(part["content"].as_str().unwrap().replace("\r\n", "\n"), content);
+    }
     assert_eq!((&parts[1]["type"], &parts[1]["disposition"]), (&json!("text/plain"), &json!("attachment")));
     assert_eq!(parts[1]["file"], "20250102T023000Z.log");
     assert_eq!(parts[1]["content"].as_str().unwrap().replace("\r\n", "\n"), "line 1\nline 2: é\n");
+}
+
+#[test]
+fn the_headers_are_sealed_too_so_that_a_change_on_the_way_shows() {
+    let (mailbox, key) = (Mailbox::start(&[]), GnuPg::new());
+    let sender = Sender::new(&mailbox, &[&key]);
+    assert_eq!(sender.post(0), sent(1, 0));
+    let raw = &mailbox.mails()[0];
+    let (outer, inner) = (parse(raw), sender.open(raw, &key));
+    let mut told = Vec::new();
+    for name in ["From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted"] {
+        assert_eq!(header(&outer, name), header(&inner, name));
+        told.push(format!("{name}: {}", header(&outer, name)));
+    }
+    told.sort();
+    let headers = inner["headers"].as_array().unwrap();
+    let was_outside =
+        headers.iter().filter(|header| header[0] == "HP-Outer").map(|header| header[1].as_str().unwrap().to_owned());
+    let mut was_outside: Vec<String> = was_outside.collect();
+    was_outside.sort();
+    assert_eq!(was_outside, told);
+    let parameters = &inner["parameters"];
+    assert_eq!((&parameters["protected-headers"], &parameters["hp"]), (&json!("v1"), &json!("cipher")));
 }
 
 #[test]
@@ -167,15 +214,11 @@ fn of_a_huge_log_the_end_is_attached() {
     fs::write(sender.log(), &lines).unwrap();
     assert_eq!(sender.post(0), sent(1, 0));
     let raw = &mailbox.mails()[0];
-    assert!(raw.len() < 48 << 10, "{}", raw.len());
+    assert!(raw.len() <= 64 << 10 && raw.len() > 62 << 10, "{}", raw.len());
     let inner = sender.open(raw, &key);
     let log = inner["parts"][1]["content"].as_str().unwrap().replace("\r\n", "\n");
     let (told, kept) = log.split_once('\n').unwrap();
-    assert!(
-        lines.ends_with(kept) && kept.starts_with("line 1") && kept.len() <= 16 << 10 && kept.len() > 15 << 10,
-        "{}",
-        kept.len()
-    );
+    assert!(lines.ends_with(kept) && kept.starts_with("line 1") && kept.len() > 24 << 10, "{}", kept.len());
     let left_out = lines.len() - kept.len();
     assert_eq!(
         told,
@@ -218,7 +261,7 @@ fn a_temporary_refusal_keeps_all_and_is_told_once() {
     for (second, waiting) in [(1, 1), (2, 2)] {
         let told = format!(
             "mailing through 127.0.0.1:{}: the server says 451 4.3.0 not now\n\
-             hint: this may pass: the mail stays in the queue, and goes out with the next run",
+             hint: this may pass: the mail stays in the queue, and goes out within hours",
             mailbox.port
         );
         assert_eq!(sender.post(second), Delivery { sent: 0, waiting, problems: vec![told] });
@@ -402,7 +445,7 @@ fn for_one_of_two_it_is_sealed_with_the_other_named_on_top() {
     let raw = &mailbox.mails()[0];
     assert_sealed(raw);
     let inner = sender.open(raw, &good);
-    let text = inner["parts"][0]["content"].as_str().unwrap().replace("\r\n", "\n");
+    let text = inner["parts"][0]["parts"][0]["content"].as_str().unwrap().replace("\r\n", "\n");
     let start =
         format!("Something is wrong with this report itself:\n- the certificate {}: it isn't valid now: ", old.fingerprint());
     assert!(text.starts_with(&start) && text.ends_with(&format!("\n\n{TEXT}")), "{text}");

@@ -119,8 +119,8 @@ impl Mail {
         let sealed = tempfile::NamedTempFile::new().unwrap();
         fs::write(&sealed, outer["parts"][1]["content"].as_str().unwrap()).unwrap();
         let inner = parse(&owner.decrypt(sealed.path()));
-        let part = |number: usize| inner["parts"][number]["content"].as_str().unwrap_or_default().to_owned();
-        Self { subject, text: part(0), log: part(1) }
+        let part = |part: &Value| part["content"].as_str().unwrap_or_default().to_owned();
+        Self { subject, text: part(&inner["parts"][0]["parts"][0]), log: part(&inner["parts"][1]) }
     }
 }
 
@@ -137,7 +137,7 @@ pub fn parse(mail: &[u8]) -> Value {
 }
 
 /// Makes an authority, and a certificate of its for 127.0.0.1, which a guest knows as 10.0.2.2.
-fn certify(folder: &Path) {
+pub fn certify(folder: &Path) {
     let openssl = |arguments: &str| {
         let made = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output().unwrap();
         assert!(made.status.success(), "{made:?}");

@@ -7,6 +7,7 @@ pub mod guest;
 pub mod mailbox;
 pub mod mariadb;
 pub mod peer;
+pub mod postfix;
 pub mod postgresql;
 pub mod servers;
 pub mod small_disk;

@@ -1,0 +1,150 @@
+//! Runs that were killed: the next start tells of them, once.
+
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::appliance::{Appliance, Run};
+use crate::support::gnupg::GnuPg;
+use crate::support::mailbox::{Mail, Mailbox};
+use crate::support::peer::Peer;
+
+/// An appliance that mails, and whose only server lets it in and never answers.
+struct Stuck {
+    appliance: Appliance,
+    mailbox: Mailbox,
+    owner: GnuPg,
+    _peer: Peer,
+}
+
+impl Stuck {
+    fn new() -> Self {
+        let mut appliance = Appliance::new(false);
+        let (mailbox, owner) = (Mailbox::start(&[]), GnuPg::new());
+        let peer = Peer::start(&appliance.public_key(), Some("exec cat >/dev/null"));
+        appliance.settings(&format!(
+            "[openpgp]\nrecipients = ['''{}''']\n[report]\nto = [\"owner@example.org\"]\nfrom = \"pi@example.org\"\n\
+             server = \"127.0.0.1\"\nport = {}\nca = '''{}'''\n",
+            owner.certificate(),
+            mailbox.port,
+            mailbox.authority()
+        ));
+        appliance.pull_from("web", &peer);
+        Self { appliance, mailbox, owner, _peer: peer }
+    }
+
+    /// A run that has begun its pull.
+    fn running(&self) -> Child {
+        let mut command = self.appliance.command(&["backup", "run"]);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let begun = || {
+            let children = Command::new("ps").args(["-o", "comm=", "--ppid", &child.id().to_string()]).output().unwrap();
+            String::from_utf8(children.stdout).unwrap().lines().any(|name| name == "rsync")
+        };
+        let until = Instant::now() + Duration::from_secs(20);
+        while !begun() {
+            assert!(Instant::now() < until, "the run begins its pull");
+            sleep(Duration::from_millis(50));
+        }
+        child
+    }
+
+    /// A run that has begun, and was killed.
+    fn killed(&self) {
+        let mut child = self.running();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    fn command(&self, arguments: &[&str]) -> Run {
+        Run::of(self.appliance.command(arguments).output().unwrap())
+    }
+
+    fn mails(&self) -> Vec<Mail> {
+        self.mailbox.mails().iter().map(|mail| Mail::open(mail, &self.owner)).collect()
+    }
+}
+
+fn assert_tells(mail: &Mail, run: &str) {
+    assert_eq!(mail.subject, "[vaultberry] vaultberry: failed");
+    assert!(mail.text.starts_with(&format!("backup {run}: failed\n  it was cut short: ").replace('\n', "\r\n")), "{}", mail.text);
+    assert!(mail.log.contains(&format!("run {run} begins")), "{}", mail.log);
+}
+
+#[test]
+fn a_killed_run_is_told_of_by_the_timer_once() {
+    let stuck = Stuck::new();
+    assert_eq!(stuck.command(&["report", "send"]).stdout, "0 mails sent, 0 waiting\n", "there was no run");
+    stuck.killed();
+    let run = stuck.appliance.last_run()["run"].as_str().unwrap().to_owned();
+    let preview = stuck.command(&["report", "preview"]);
+    assert!(preview.stdout.contains("it was cut short"), "{preview:?}");
+    assert_eq!(stuck.command(&["report", "send"]).stdout, "1 mail sent, 0 waiting\n");
+    assert_tells(&stuck.mails()[0], &run);
+    assert_eq!(stuck.command(&["report", "send"]).stdout, "0 mails sent, 0 waiting\n");
+    assert_eq!(stuck.mails().len(), 1);
+}
+
+#[test]
+fn a_run_that_goes_on_is_left_in_peace() {
+    let stuck = Stuck::new();
+    let mut child = stuck.running();
+    assert_eq!(stuck.command(&["report", "send"]).stdout, "0 mails sent, 0 waiting\n");
+    let preview = stuck.command(&["report", "preview"]);
+    assert!(preview.stderr.starts_with("error: showing the report of the last run: it goes on\nhint: "), "{preview:?}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_killed_run_is_told_of_by_the_next_start_even_if_no_run_is_due() {
+    let stuck = Stuck::new();
+    stuck.killed();
+    let run = stuck.appliance.last_run()["run"].as_str().unwrap().to_owned();
+    // As if it had been killed after its work was done, with the mail not yet made.
+    let mut word = stuck.appliance.last_run();
+    word["ended"] = word["started"].clone();
+    std::fs::write(stuck.appliance.state("last-run.json"), word.to_string()).unwrap();
+    let start = stuck.command(&["backup", "run", "--if-due"]);
+    assert_eq!(start.code, Some(4), "{start:?}");
+    assert!(start.stdout.contains("nothing is due"), "{start:?}");
+    let mails = stuck.mails();
+    assert_eq!(mails.len(), 1);
+    assert!(mails[0].subject.ends_with(": failed") && mails[0].text.contains(&run), "{}", mails[0].text);
+    assert_eq!(stuck.command(&["backup", "run", "--if-due"]).code, Some(4));
+    assert_eq!(stuck.mails().len(), 1);
+}
+
+#[test]
+fn the_next_run_sends_the_word_of_a_killed_one_beside_its_own() {
+    let stuck = Stuck::new();
+    stuck.killed();
+    let run = stuck.appliance.last_run()["run"].as_str().unwrap().to_owned();
+    let mut next = stuck.running();
+    // Told already, so that the timer needn't wait for this one.
+    assert_eq!(stuck.command(&["report", "send"]).stdout, "1 mail sent, 0 waiting\n");
+    assert_tells(&stuck.mails()[0], &run);
+    kill(Pid::from_raw(next.id().cast_signed()), Signal::SIGTERM).unwrap();
+    next.wait().unwrap();
+    let mails = stuck.mails();
+    assert_eq!(mails.len(), 2);
+    assert!(mails[1].text.contains("interrupted by a signal"), "{}", mails[1].text);
+}
+
+#[test]
+fn a_run_that_was_told_is_shown_by_preview_as_it_was_mailed() {
+    let stuck = Stuck::new();
+    let nothing = stuck.command(&["report", "preview"]);
+    assert!(nothing.code == Some(1) && nothing.stderr.starts_with("error: reading the word of the last run, "), "{nothing:?}");
+    let mut child = stuck.running();
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
+    child.wait().unwrap();
+    let preview = stuck.command(&["report", "preview"]);
+    let mail = &stuck.mails()[0];
+    let expected = format!("Subject: {}\n\n{}\nlog: ", mail.subject, mail.text.replace("\r\n", "\n"));
+    assert!(preview.stdout.starts_with(&expected), "{} is not {expected}", preview.stdout);
+    assert_eq!(stuck.mails().len(), 1, "nothing is sent by it");
+}
