@@ -223,10 +223,9 @@ impl Store {
             size: said.content_length().and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
             sha256: said.checksum_sha256().map(String::from),
             etag: said.e_tag().map(String::from),
-            locked_until: said.object_lock_mode().and(said.object_lock_retain_until_date()).and_then(|until| {
-                // A date beyond what a Timestamp holds is longer than anybody asks for.
-                Some(Timestamp::from_second(until.secs()).unwrap_or(Timestamp::MAX))
-            }),
+            // A date beyond what a Timestamp holds is longer than anybody asks for.
+            locked_until: (said.object_lock_mode().and(said.object_lock_retain_until_date()))
+                .map(|until| Timestamp::from_second(until.secs()).unwrap_or(Timestamp::MAX)),
         }))
     }
 

@@ -38,10 +38,11 @@ const CHUNK: usize = 1 << CHUNK_BITS;
 /// How many chunks wait for the thread that writes.
 const WAITING: usize = 2;
 
-/// Tags of packets, in the OpenPGP format (section 5).
-const SEIPD: u8 = 0xc0 | 18;
-const LITERAL: u8 = 0xc0 | 11;
-const MDC: [u8; 2] = [0xc0 | 19, 20];
+/// The header of each packet: two bits that are set, and the packet's type ID (section 5).
+const SEIPD: u8 = 0xc0 + 18;
+const LITERAL: u8 = 0xc0 + 11;
+/// With the length, 20.
+const MDC: [u8; 2] = [0xc0 + 19, 20];
 
 /// Writes `content` to `out`, encrypted so that each of `keys` opens it.
 ///

@@ -96,9 +96,10 @@ fn collect(config: &Config, folder: &Path) -> Result<bool> {
     for (name, place) in mounted {
         let place = fs::canonicalize(place).with_context(|| format!("looking for {}", place.display()))?;
         let device = mounts::source_of(&place)?.and_then(|mapped| luks::device_below(&mapped));
-        match device {
-            Some(device) => changed |= header(&device, &folder.join(name))?,
-            None => tracing::debug!("{} isn't on a LUKS volume, so it has no header to keep", place.display()),
+        if let Some(device) = device {
+            changed |= header(&device, &folder.join(name))?;
+        } else {
+            tracing::debug!("{} isn't on a LUKS volume, so it has no header to keep", place.display());
         }
     }
     Ok(changed)
