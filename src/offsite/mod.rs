@@ -23,6 +23,7 @@ mod pending;
 mod pieces;
 mod proof;
 mod push;
+pub mod recipients;
 mod seal;
 mod store;
 mod trouble;

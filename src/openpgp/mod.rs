@@ -40,7 +40,7 @@ pub struct Recipients {
 const AHEAD: Duration = Duration::from_hours(60 * 24);
 
 /// What helps against one that has expired, or will.
-const EXTEND: &str = "extend it with `gpg --quick-set-expire`, its subkeys too, and put what `gpg --armor --export` prints into \
+pub const EXTEND: &str = "extend it with `gpg --quick-set-expire`, its subkeys too, and put what `gpg --armor --export` prints into \
                       [openpgp] recipients";
 
 impl Recipients {
@@ -114,7 +114,7 @@ impl Recipients {
 
     /// The keys for encryption of those that can be used, all of them: which of a certificate's keys its owner still has is
     /// not for us to guess.
-    fn keys(&self) -> Vec<Key<PublicParts, UnspecifiedRole>> {
+    pub fn keys(&self) -> Vec<Key<PublicParts, UnspecifiedRole>> {
         let keys = self.usable.iter().flat_map(|certificate| {
             let keys = certificate.keys().with_policy(&POLICY, self.now).supported().alive().revoked(false);
             keys.key_flags(flags()).map(|key| key.key().clone())

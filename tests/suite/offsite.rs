@@ -321,7 +321,9 @@ fn uploads_of_others_are_left_alone() {
     let archive = scene.snapshot(MONDAY, 33 << 20, Outcome::Complete);
     // Under the very key, and beside it.
     let foreign = [key(MONDAY, "tar.gz.pgp"), key(MONDAY, "tar.gz.pgp.other"), key(TUESDAY, "tar.gz.pgp")];
-    foreign.iter().for_each(|key| store.begin_upload(key));
+    for key in &foreign {
+        store.begin_upload(key);
+    }
     let answers = AtomicUsize::new(0);
     let way = Way::to(store.port, move |line| {
         // The store begins one, and its answer is lost: that one is ours.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use openssl::sha::sha256;
 use serde_json::Value;
 use vaultberry::config::Config;
+use vaultberry::digest::hex;
 use vaultberry::outcome::Outcome;
 
 use super::scene::{MONDAY, Scene, key};
@@ -77,8 +78,8 @@ impl Disturbed {
         let commit: Value = serde_json::from_slice(&commit).unwrap();
         for object in ["archive", "index"] {
             let content = self.store.get(commit[object]["key"].as_str().unwrap()).unwrap();
-            let sha256: String = sha256(&content).iter().map(|byte| format!("{byte:02x}")).collect();
-            assert_eq!(commit[object]["sha256"], *sha256, "{name} {object}");
+            let sha256 = hex(&sha256(&content));
+            assert_eq!(commit[object]["sha256"], sha256, "{name} {object}");
         }
         true
     }
