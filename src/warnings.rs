@@ -1,6 +1,6 @@
 //! Warnings in bounded number: a server with a million unreadable files must not fill the report.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How many warnings are kept word for word.
 const KEPT: usize = 100;
@@ -10,7 +10,7 @@ const LONGEST: usize = 1000;
 
 /// The first warnings of a piece of work, and how many more there were. Those that make it less than complete come first
 /// and aren't crowded out by others.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Warnings {
     /// What was said, each one line; at most a hundred.
     pub lines: Vec<String>,

@@ -10,6 +10,7 @@ mod appliance;
 pub mod events;
 mod forecast;
 pub mod guard;
+pub mod history;
 pub mod lock;
 pub mod logs;
 mod mail;
@@ -36,12 +37,13 @@ use crate::durable;
 use crate::log::{RunLog, printable};
 use crate::outcome::Outcome;
 use crate::run::events::{Event, Events};
+use crate::run::history::Night;
 use crate::run::lock::{Attempt, Lock};
-use crate::run::pipeline::Night;
 use crate::run::report::{Missed, RunReport, SourceReport};
 use crate::run::schedule::Times;
 use crate::sandbox::leftovers;
 use crate::snapshot::list;
+use crate::space;
 use crate::stop::Stop;
 
 /// The word of the last run, in the state folder.
@@ -188,6 +190,9 @@ impl Run<'_> {
         let sources: Vec<&str> = self.config.sources.iter().map(|source| source.name.as_str()).collect();
         self.events.tell(&Event::Begun { run: &report.run, sources: &sources });
         if let Some(Times { started, ended: None }) = last {
+            if started != Timestamp::UNIX_EPOCH {
+                self.remember(&Night::killed(started), &mut report);
+            }
             report.note(if started == Timestamp::UNIX_EPOCH {
                 format!("the word of the last run, {}, can't be read", self.state(LAST_RUN).display())
             } else {
@@ -207,7 +212,9 @@ impl Run<'_> {
             report.outcome = report.outcome.max(Outcome::Partial);
         }
         report.ended = Some(Timestamp::now());
-        tracing::info!("run {} ends: {}", report.run, report.outcome);
+        let disk = if usable { space::of(&backup.folder).ok() } else { None };
+        self.remember(&Night::of(&report, disk), &mut report);
+        tracing::info!(outcome = %report.outcome, "run {} ends: {}", report.run, report.outcome);
         drop(log);
         let copies = usable.then(|| backup.folder.join("logs"));
         self.tidy_logs(copies.as_deref(), &mut report);
@@ -237,7 +244,8 @@ impl Run<'_> {
         let zone = self.config.zone()?;
         let run = report.run.clone();
         let (backup, archiving) = (&self.config.backup, Mutex::new(()));
-        let night = Night { backup, run: &run, zone: &zone, accept: self.accept, stop: self.stop, archiving: &archiving };
+        let night =
+            pipeline::Night { backup, run: &run, zone: &zone, accept: self.accept, stop: self.stop, archiving: &archiving };
         let short = forecast::short(self.config).context("looking how much room there is")?;
         let each = |source: &Source| {
             let mut result = match self.stop.check() {
@@ -279,6 +287,13 @@ impl Run<'_> {
         let written = report.to_json().and_then(|json| durable::write(&self.state(LAST_RUN), &json, 0o644));
         if let Err(error) = written {
             report.trouble(&error);
+        }
+    }
+
+    /// Adds a line to the history. A history that takes none is no reason to doubt the run.
+    fn remember(&self, night: &Night, report: &mut RunReport) {
+        if let Err(error) = history::append(&self.config.backup.state, night) {
+            report.note(format!("{error:#}"));
         }
     }
 

@@ -18,7 +18,7 @@ use crate::warnings::Warnings;
 const SHOWN: usize = 5;
 
 /// How a run went.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RunReport {
     /// The run's name: when it began, as `20261123T023000Z`. Its snapshots and its log bear it.
     pub run: String,
@@ -43,7 +43,7 @@ pub struct RunReport {
 }
 
 /// How the mail of a run went.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MailReport {
     /// Mails that the server took, those that had waited included.
     pub sent: usize,
@@ -54,7 +54,7 @@ pub struct MailReport {
 }
 
 /// How a source went.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SourceReport {
     /// The source's name.
     pub name: String,
@@ -85,7 +85,7 @@ pub struct SourceReport {
 }
 
 /// How a snapshot's way off-site went.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PushReport {
     /// `complete` when the store has it, proven; `partial` when it has it, and there is a problem; `skipped` when it isn't due;
     /// `failed`.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::amount::{amount, duration};
 use crate::durable::Durable;
@@ -28,7 +28,7 @@ const SMALL: u64 = 64 << 10;
 const KEPT: usize = 4 << 10;
 
 /// A dump that isn't new.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stale {
     /// What it is: `the database wiki`.
     pub dump: String,
