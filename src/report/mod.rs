@@ -43,6 +43,8 @@ pub struct Letter {
     pub subject: String,
     /// What a person wants to know; sealed.
     pub text: String,
+    /// The same as a page for mail programs that show HTML, where there is one; sealed.
+    pub html: Option<String>,
     /// The run's log, of which the end is attached; sealed too.
     pub log: Option<PathBuf>,
 }
@@ -72,6 +74,14 @@ impl Delivery {
             }
         }
     }
+}
+
+/// How many mails wait for a mail server.
+///
+/// # Errors
+/// The queue can't be read.
+pub fn waiting(config: &Config) -> Result<usize> {
+    Queue::below(&config.backup.state).waiting().map(|names| names.len())
 }
 
 /// Seals `letter`, queues it, and tries to send all that waits. Without a `[report]` nothing is done.
@@ -173,6 +183,7 @@ pub fn test(config: &Config, now: Timestamp) -> Result<String> {
     let letter = Letter {
         subject: format!("[vaultberry] {host}: test"),
         text: format!("This is a test. Reports of {host} can reach you, and you can read them.\n"),
+        html: None,
         log: None,
     };
     let delivery = post(config, &letter, now);
@@ -233,7 +244,7 @@ mod tests {
     #[test]
     fn without_a_report_section_nothing_is_done() {
         let config = parse(EXAMPLE).unwrap();
-        let letter = Letter { subject: "s".into(), text: "t".into(), log: None };
+        let letter = Letter { subject: "s".into(), text: "t".into(), html: None, log: None };
         assert_eq!(post(&config, &letter, Timestamp::UNIX_EPOCH), Delivery::default());
         assert_eq!(
             test(&config, Timestamp::UNIX_EPOCH).unwrap_err().to_string(),

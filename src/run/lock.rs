@@ -4,9 +4,9 @@
 //! recreate under the same name locks nothing. The kernel lets go of it when the holder ends, however it ends, so there are
 //! no stale locks; what stands in the file (pid and start) is for people, and means nothing unless the lock is held.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -60,6 +60,23 @@ pub fn acquire(path: &Path, now: Timestamp) -> Result<Attempt> {
     }
 }
 
+/// Who holds the lock in the file `path`, without asking for it: whoever asked, even for a moment, could keep a run from
+/// beginning. The kernel lists all locks (proc(5), `/proc/locks`), and the holder's is one on this file by the process whose
+/// number stands in it.
+pub fn holder_of(path: &Path) -> Option<String> {
+    let mut file = OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path).ok()?;
+    let inode = file.metadata().ok()?.ino().to_string();
+    let holder = holder(&mut file);
+    let pid = holder.strip_prefix("pid ")?.split(',').next()?;
+    // As `1: FLOCK  ADVISORY  WRITE 4242 00:1a:1034 0 EOF`.
+    let is_held = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let on = fields.get(5).and_then(|place| place.rsplit(':').next());
+        fields.get(1) == Some(&"FLOCK") && fields.get(4) == Some(&pid) && on == Some(inode.as_str())
+    };
+    fs::read_to_string("/proc/locks").ok()?.lines().any(is_held).then_some(holder)
+}
+
 /// What the holder wrote; it may have the lock and not have written yet.
 fn holder(file: &mut File) -> String {
     let mut text = Vec::new();
@@ -77,7 +94,7 @@ mod tests {
 
     use jiff::Timestamp;
 
-    use super::{Attempt, acquire};
+    use super::{Attempt, acquire, holder_of};
 
     #[test]
     fn the_second_asker_learns_who_holds_it_and_since_when() {
@@ -88,7 +105,9 @@ mod tests {
         let inode = fs::metadata(&path).unwrap().ino();
         let Attempt::Held(holder) = acquire(&path, now).unwrap() else { panic!("it's held") };
         assert_eq!(holder, format!("pid {}, since 2026-11-23T02:30:00Z", std::process::id()));
+        assert_eq!(holder_of(&path), Some(holder), "known without asking");
         drop(lock);
+        assert_eq!(holder_of(&path), None);
         assert!(matches!(acquire(&path, now).unwrap(), Attempt::Taken(_)));
         assert_eq!(fs::metadata(&path).unwrap().ino(), inode, "the file is never replaced");
     }

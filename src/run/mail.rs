@@ -10,6 +10,7 @@ use crate::openpgp::Recipients;
 use crate::outcome::Outcome;
 use crate::report::{self, Letter};
 use crate::run::report::{MailReport, RunReport};
+use crate::status;
 
 /// Looks whether report and copies can still be sealed for everybody. A certificate that can't be used any more is the
 /// owner's to mend, so the run that finds it is no better than `partial`.
@@ -30,8 +31,8 @@ pub fn post(config: &Config, report: &mut RunReport, log: Option<PathBuf>) {
     if config.report.is_none() {
         return;
     }
-    let subject = format!("[vaultberry] {}: {}", config.appliance.hostname, report.outcome);
-    let delivery = report::post(config, &Letter { subject, text: report.summary(), log }, Timestamp::now());
+    let letter = Letter { log, ..status::letter(config, report) };
+    let delivery = report::post(config, &letter, Timestamp::now());
     for problem in &delivery.problems {
         tracing::warn!("{problem}");
     }

@@ -36,6 +36,7 @@ use crate::config::{Config, Source};
 use crate::durable;
 use crate::log::{RunLog, printable};
 use crate::outcome::Outcome;
+use crate::ping;
 use crate::run::events::{Event, Events};
 use crate::run::history::Night;
 use crate::run::lock::{Attempt, Lock};
@@ -43,8 +44,9 @@ use crate::run::report::{Missed, RunReport, SourceReport};
 use crate::run::schedule::Times;
 use crate::sandbox::leftovers;
 use crate::snapshot::list;
-use crate::space;
+use crate::status::facts;
 use crate::stop::Stop;
+use crate::{space, status};
 
 /// The word of the last run, in the state folder.
 const LAST_RUN: &str = "last-run.json";
@@ -91,6 +93,7 @@ pub fn backup(config: &Config, accept: &Accept, events: &Events, stop: &Stop) ->
         Err(error) => {
             let mut report = RunReport::begun(String::new(), now);
             report.fail(&error);
+            tell(ping::end(config, report.outcome, stop), &mut report);
             report
         }
     };
@@ -132,13 +135,40 @@ fn at_work(now: Timestamp, holder: &str) -> RunReport {
 /// The run under the lock, and then, without it, its mail: however long a mail server takes, the next run isn't kept waiting.
 fn make(config: &Config, accept: &Accept, events: &Events, stop: &Stop, lock: Lock) -> RunReport {
     let run = Run { config, accept, events, stop };
+    let begun = ping::begin(config, stop);
     let mut report = run.make();
     drop(lock);
+    tell(begun.and(ping::end(config, report.outcome, stop)), &mut report);
     let log = run.state("logs").join(format!("{}{}", report.run, logs::END));
     mail::post(config, &mut report, Some(log).filter(|log| log.exists()));
-    run.write_down_mail(&mut report);
+    if let Some(metrics) = &config.metrics {
+        let facts = facts::gather(config, Some(&report), Timestamp::now());
+        tell(status::metrics::write(&facts, &metrics.folder), &mut report);
+    }
+    run.write_down_afterwards(&mut report);
     events.tell(&Event::Ended(&report));
     report
+}
+
+/// Notes that somebody couldn't be told of the run: no failure of its own.
+fn tell(told: Result<()>, report: &mut RunReport) {
+    if let Err(error) = told {
+        report.note(format!("{error:#}"));
+    }
+}
+
+/// The word of the last run, as it stands in the folder `state`; none when there was none.
+///
+/// # Errors
+/// It can't be read.
+pub fn last(state: &Path) -> Result<Option<RunReport>> {
+    let path = state.join(LAST_RUN);
+    let reading = || format!("reading the word of the last run, {}", path.display());
+    match fs::read(&path) {
+        Ok(word) => serde_json::from_slice(&word).with_context(reading).map(Some),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(reading),
+    }
 }
 
 /// When the last run was; none when there was none. One whose word can't be read counts as cut short, long ago.
@@ -297,10 +327,9 @@ impl Run<'_> {
         }
     }
 
-    /// Adds to the word of the run how its mail went, unless another run has begun meanwhile.
-    fn write_down_mail(&self, report: &mut RunReport) {
-        let last = last_times(&self.state(LAST_RUN));
-        if report.mail.is_some() && last.is_some_and(|last| last.started == report.started) {
+    /// Adds to the word of the run how those fared who were told of it, unless another run has begun meanwhile.
+    fn write_down_afterwards(&self, report: &mut RunReport) {
+        if last_times(&self.state(LAST_RUN)).is_some_and(|last| last.started == report.started) {
             self.write_down(report);
         }
     }
