@@ -169,12 +169,13 @@ fn read_config(path: Option<&Path>) -> Result<(String, Config)> {
     }
 }
 
-/// What the appliance logs in to store and mail server with, as far as the owner has put it into the secrets folder.
+/// What the appliance logs in to store and mail server with, and where its watcher is, as far as the owner has put it into the secrets folder.
 fn credentials(config: &Config, folder: &SecretsFolder) -> Result<Vec<(PathBuf, Secret<Vec<u8>>)>> {
     let store = config.offsite.as_ref().map(|offsite| ("s3", &offsite.credentials));
     let mail = config.report.as_ref().and_then(|report| report.credentials.as_ref()).map(|path| ("smtp", path));
+    let watcher = config.ping.as_ref().map(|ping| ("ping", &ping.credentials));
     let mut found = Vec::new();
-    for (name, path) in store.into_iter().chain(mail) {
+    for (name, path) in store.into_iter().chain(mail).chain(watcher) {
         if let Some(content) = folder.credentials(name)? {
             found.push((path.clone(), content));
         } else {
