@@ -35,7 +35,7 @@ fn clause(last: &RunReport, todo: usize) -> String {
         Outcome::Complete => format!(", {todo} things to do"),
         _ if all == 0 => String::from(", no source was reached"),
         _ if complete < all => format!(", {complete} of {all} sources complete"),
-        _ => format!(", though all {all} sources are complete"),
+        _ => String::from(", though every source is complete"),
     }
 }
 
@@ -233,7 +233,7 @@ certificate AB12: expires in 100 days
         let mut facts = sample::facts();
         assert_eq!(subject(&facts), "[vaultberry] pi: partial, 1 of 2 sources complete");
         facts.last.as_mut().unwrap().sources.pop();
-        assert_eq!(subject(&facts), "[vaultberry] pi: partial, though all 1 sources are complete");
+        assert_eq!(subject(&facts), "[vaultberry] pi: partial, though every source is complete");
         facts.last.as_mut().unwrap().sources.clear();
         assert_eq!(subject(&facts), "[vaultberry] pi: partial, no source was reached");
         facts.last.as_mut().unwrap().outcome = Outcome::Complete;
