@@ -10,7 +10,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -22,8 +22,8 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::durable;
 use crate::redact::Redactor;
+use crate::{durable, terminal};
 
 /// The file under the JSON layer, while there is one.
 static RUN_LOG: Mutex<Option<Bounded>> = Mutex::new(None);
@@ -69,7 +69,7 @@ pub fn init(verbosity: u8) {
         _ => LevelFilter::DEBUG,
     };
     let run = if verbosity == 0 { LevelFilter::OFF } else { level };
-    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colour = terminal::colour(&io::stderr());
     let terminal = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(colour)

@@ -24,7 +24,7 @@ use vaultberry::sandbox::enter::Order;
 use vaultberry::snapshot::{catalog, json, restore};
 use vaultberry::source::trust::Server;
 use vaultberry::stop::Stop;
-use vaultberry::{browse, cli, complaint, config, disk, log, report, run, sandbox, source, terminal};
+use vaultberry::{browse, cli, complaint, config, disk, log, report, run, sandbox, source, status, terminal};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -67,6 +67,7 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Snapshot(command) => browse::run(&command, cli.verbose, &mut io::stdout()),
         Command::Restore(args) => restore(&args, cli.verbose),
         Command::Source(Source::Trust(args)) => trust(&args),
+        Command::Status(args) => status(&args),
         Command::Sandbox(_) => unreachable!("it has its own way out"),
         Command::Source(Source::Key(args)) => print(&source::key::ensure_all(&config::load(&args.config)?)?),
         Command::Offsite(Offsite::List { store, json }) => offsite_list(&store, json),
@@ -79,6 +80,18 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Report(Report::Preview(args)) => preview(&args),
         Command::Report(Report::Test(args)) => print(&report::test(&config::load(&args.config)?, Timestamp::now())?),
     }
+}
+
+fn status(args: &cli::status::Status) -> Result<Outcome> {
+    let facts = status::facts::gather(&config::load(&args.on.config)?, None, Timestamp::now());
+    if let Some(file) = &args.html {
+        status::write_page(&facts, file)?;
+    } else if args.json {
+        print(&status::json(&facts)?)?;
+    } else {
+        print(&status::text::text(&facts, terminal::colour(&io::stdout())))?;
+    }
+    Ok(facts.verdict())
 }
 
 /// Becomes another program, or says why not.

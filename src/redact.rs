@@ -49,7 +49,8 @@ impl Redactor {
         let mut redactor = Self::default();
         let store = config.offsite.iter().map(|offsite| &offsite.credentials);
         let mail = config.report.iter().flat_map(|report| &report.servers).filter_map(|server| server.credentials.as_ref());
-        store.chain(mail).for_each(|path| redactor.learn_file(path));
+        let watcher = config.ping.iter().map(|ping| &ping.credentials);
+        store.chain(mail).chain(watcher).for_each(|path| redactor.learn_file(path));
         redactor
     }
 

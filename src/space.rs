@@ -4,9 +4,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use nix::sys::statvfs::statvfs;
+use serde::{Deserialize, Serialize};
 
 /// The room of a disk, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Space {
     /// What can still be written.
     pub free: u64,

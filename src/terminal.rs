@@ -32,6 +32,11 @@ impl<T: AsFd> Drop for HiddenEcho<T> {
     }
 }
 
+/// Whether `out` shows colours, and its owner wants them (no-color.org).
+pub fn colour(out: &impl IsTerminal) -> bool {
+    out.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// Reads a line from standard input; on a terminal, asks for it with `question` and without echo.
 pub fn read_secret(question: &str) -> Result<Secret<String>> {
     let stdin = io::stdin();

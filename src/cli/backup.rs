@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-/// Where the configuration lies on an appliance.
-pub const DEFAULT_CONFIG: &str = "/etc/vaultberry/appliance.toml";
+use crate::config::DEFAULT_CONFIG;
 
 /// What `vaultberry backup` can do.
 #[derive(Debug, Subcommand)]

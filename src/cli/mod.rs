@@ -9,6 +9,7 @@ pub mod report;
 pub mod sandbox;
 pub mod snapshot;
 pub mod source;
+pub mod status;
 
 use clap::{ArgAction, Parser, Subcommand};
 
@@ -65,6 +66,11 @@ pub enum Command {
     /// Deal with the mail that tells of each run.
     #[command(subcommand)]
     Report(report::Report),
+    /// Tell how the appliance is: the last run, snapshots, disk, what to do
+    ///
+    /// The same that the report's mail tells. The exit code is 0 when all is well, 3 when the last run was partial or
+    /// something is to do, and 1 when the last run failed, is more than two nights ago, or something can't be told.
+    Status(status::Status),
     /// Start a program that deals with a server, so that it can touch next to nothing.
     #[command(hide = true)]
     Sandbox(sandbox::Sandbox),

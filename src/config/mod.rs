@@ -13,6 +13,7 @@ mod dumps;
 mod error;
 mod keep;
 mod load;
+mod monitoring;
 mod name;
 mod nearest;
 mod offsite;
@@ -36,6 +37,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use jiff::tz::TimeZone;
 
+use crate::outcome::Outcome;
+
 pub use error::{Errors, LoadError, Mistake};
 pub use load::{init, load, load_with_text};
 pub use parse::parse;
@@ -43,6 +46,9 @@ pub use plan::plan;
 
 /// The annotated file that `vaultberry init` writes: a demonstration that is valid as it stands.
 pub const EXAMPLE: &str = include_str!("../../image/appliance.toml");
+
+/// Where it is on an appliance.
+pub const DEFAULT_CONFIG: &str = "/etc/vaultberry/appliance.toml";
 
 /// A whole `appliance.toml`, valid and with every default filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +71,10 @@ pub struct Config {
     pub offsite: Option<Offsite>,
     /// The mail that tells of each run; none where the journal has to do.
     pub report: Option<Report>,
+    /// The watcher that is told of each run; none where nobody waits for it.
+    pub ping: Option<Ping>,
+    /// Where metrics are left for a Prometheus; none where nobody collects them.
+    pub metrics: Option<Metrics>,
     /// The servers to pull from, at least one, each with a name of its own.
     pub sources: Vec<Source>,
     /// The file as it was written. There are no secrets in it, only the names of files that hold some.
@@ -260,6 +270,22 @@ pub struct MailServer {
     pub credentials: Option<PathBuf>,
     /// Certificate authorities to trust beside the system's, in PEM.
     pub ca: Option<String>,
+}
+
+/// `[ping]`: a watcher that raises the alarm when it hears nothing, as healthchecks.io or one's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ping {
+    /// The root-only file with the URL, which is a secret. Default `/etc/vaultberry/credentials/ping`.
+    pub credentials: PathBuf,
+    /// What is told of a partial run: complete or failed. Default failed.
+    pub partial: Outcome,
+}
+
+/// `[metrics]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// The folder that the node exporter's textfile collector reads.
+    pub folder: PathBuf,
 }
 
 /// How a connection to a mail server is kept private.

@@ -4,7 +4,7 @@ use toml::de::DeTable;
 
 use super::error::Errors;
 use super::read::{Report, report_unknown_sections};
-use super::{Config, PostgresqlFormat, Source, offsite, report, section, source};
+use super::{Config, PostgresqlFormat, Source, monitoring, offsite, report, section, source};
 
 /// Checks the text of an `appliance.toml`.
 ///
@@ -25,12 +25,28 @@ pub fn parse(text: &str) -> Result<Config, Errors> {
     let recipients = offsite::recipients(&mut mistakes, root);
     let offsite = offsite::offsite(&mut mistakes, root, &appliance.hostname);
     let report = report::report(&mut mistakes, root);
+    let ping = monitoring::ping(&mut mistakes, root);
+    let metrics = monitoring::metrics(&mut mistakes, root);
     let sources = source::sources(&mut mistakes, root, &backup);
     if let Some(errors) = mistakes.into_errors() {
         return Err(errors);
     }
     image.packages.extend(needed(&sources, &image.packages));
-    Ok(Config { appliance, admin, image, unlock, disk, backup, recipients, offsite, report, sources, text: text.to_owned() })
+    Ok(Config {
+        appliance,
+        admin,
+        image,
+        unlock,
+        disk,
+        backup,
+        recipients,
+        offsite,
+        report,
+        ping,
+        metrics,
+        sources,
+        text: text.to_owned(),
+    })
 }
 
 /// The packages that the appliance reads dumps of these sources with, beside those that it has.
@@ -48,6 +64,7 @@ mod tests {
 
     use super::parse;
     use crate::config::{Config, EXAMPLE};
+    use crate::outcome::Outcome;
 
     /// A file with nothing optional in it; lines 1 to 10.
     const SMALL: &str = "\
@@ -106,6 +123,9 @@ paths = [\"/srv\"]
         let config = parse(&lines.collect::<Vec<_>>().join("\n")).unwrap();
         let (offsite, report) = (config.offsite.unwrap(), config.report.unwrap());
         assert_eq!((config.recipients.len(), offsite.path_style, offsite.prefix.as_str()), (1, true, "vaultberry"));
+        let (ping, metrics) = (config.ping.unwrap(), config.metrics.unwrap());
+        assert_eq!((ping.credentials.to_str().unwrap(), ping.partial), ("/etc/vaultberry/credentials/ping", Outcome::Failed));
+        assert_eq!(metrics.folder.to_str().unwrap(), "/var/lib/prometheus/node-exporter");
         assert_eq!((offsite.every.as_secs(), report.servers[0].port, report.size_limit), (7 * 86400, 587, 1 << 20));
     }
 
@@ -180,7 +200,7 @@ paths = [\"/srv\"]
             (
                 "[mail]\n[admin]",
                 "1:2: mail: unknown section\n  \
-                 hint: there are [appliance], [admin], [image], [unlock], [disk], [backup], [openpgp], [offsite], [report], [[source]]",
+                 hint: there are [appliance], [admin], [image], [unlock], [disk], [backup], [openpgp], [offsite], [report], [ping], [metrics], [[source]]",
             ),
         ] {
             assert_eq!(errors("[admin]", to), expected);

@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::{Checksums, Config, Dumps, Files, Jump, MailServer, Offsite, PostgresqlFormat, Report, Security, public_key, value};
+use super::{
+    Checksums, Config, Dumps, Files, Jump, MailServer, Offsite, Ping, PostgresqlFormat, Report, Security, public_key, value,
+};
+use crate::outcome::Outcome;
 
 /// The column where values begin: the longest key, its indentation, and two blanks.
 const VALUES: usize = 22;
@@ -10,7 +13,8 @@ const VALUES: usize = 22;
 /// Prints everything that `config` resolved to, defaults included: a section each, keys as in the file, ssh keys by
 /// the fingerprint that `ssh-keygen -l` shows for them.
 pub fn plan(config: &Config) -> String {
-    let Config { appliance, admin, image, unlock, disk, backup, recipients, offsite, report, sources, text: _ } = config;
+    let Config { appliance, admin, image, unlock, disk, backup, recipients, offsite, report, ping, metrics, sources, text: _ } =
+        config;
     let mut page = Page(String::new());
     page.section("appliance");
     page.line("hostname", &appliance.hostname);
@@ -41,6 +45,9 @@ pub fn plan(config: &Config) -> String {
     page.list("recipients", recipients.iter().map(|recipient| recipient.fingerprint.clone()));
     page.offsite(offsite.as_ref());
     page.report(report.as_ref());
+    page.ping(ping.as_ref());
+    page.section("metrics");
+    page.line("folder", &metrics.as_ref().map_or("(none)".into(), |metrics| metrics.folder.to_string_lossy()));
     for source in sources {
         page.section(&format!("source {}", source.name));
         page.line("host", &source.host);
@@ -124,6 +131,15 @@ impl Page {
         );
         self.line("credentials", &server.credentials.as_ref().map_or("(no login)".into(), |path| path.to_string_lossy()));
         self.line("ca", authorities(server.ca.as_ref()));
+    }
+
+    fn ping(&mut self, ping: Option<&Ping>) {
+        self.section("ping");
+        let Some(ping) = ping else {
+            return self.line("credentials", "(none: nobody is told)");
+        };
+        self.line("credentials", &ping.credentials.to_string_lossy());
+        self.line("partial", if ping.partial == Outcome::Complete { "success" } else { "fail" });
     }
 
     fn jump(&mut self, jump: Option<&Jump>) {
@@ -228,6 +244,12 @@ offsite
 
 report
   to                  (nobody: the journal has to do)
+
+ping
+  credentials         (none: nobody is told)
+
+metrics
+  folder              (none)
 
 source demo
   host                demo.example.org

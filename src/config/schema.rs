@@ -134,6 +134,16 @@ pub(super) const FALLBACK: Shape = Shape {
     ],
 };
 
+pub(super) const PING: Shape = Shape {
+    name: "ping",
+    repeated: false,
+    inner: &[],
+    keys: &[key("credentials", "\"/etc/vaultberry/credentials/ping\""), key("partial", "\"fail\"")],
+};
+
+pub(super) const METRICS: Shape =
+    Shape { name: "metrics", repeated: false, inner: &[], keys: &[key("folder", "\"/var/lib/prometheus/node-exporter\"")] };
+
 pub(super) const SOURCE: Shape = Shape {
     name: "source",
     repeated: true,
@@ -173,8 +183,8 @@ pub(super) const COMMAND: Shape = Shape {
     keys: &[key("name", "\"ldap\""), key("run", "\"slapcat -n 1\""), key("ends_with", "\"# end\"")],
 };
 
-pub(super) const SECTIONS: [&Shape; 10] =
-    [&APPLIANCE, &ADMIN, &IMAGE, &UNLOCK, &DISK, &BACKUP, &OPENPGP, &OFFSITE, &REPORT, &SOURCE];
+pub(super) const SECTIONS: [&Shape; 12] =
+    [&APPLIANCE, &ADMIN, &IMAGE, &UNLOCK, &DISK, &BACKUP, &OPENPGP, &OFFSITE, &REPORT, &PING, &METRICS, &SOURCE];
 
 #[cfg(test)]
 mod tests {

@@ -169,7 +169,7 @@ fn read_config(path: Option<&Path>) -> Result<(String, Config)> {
     }
 }
 
-/// What the appliance logs in to store and mail server with, as far as the owner has put it into the secrets folder.
+/// What the appliance logs in to store and mail server with, and where its watcher is, as far as the owner has put it into the secrets folder.
 fn credentials(config: &Config, folder: &SecretsFolder) -> Result<Vec<(PathBuf, Secret<Vec<u8>>)>> {
     let store = config.offsite.as_ref().map(|offsite| ("s3", &offsite.credentials));
     let servers = config.report.iter().flat_map(|report| report.servers.iter().enumerate());
@@ -179,8 +179,9 @@ fn credentials(config: &Config, folder: &SecretsFolder) -> Result<Vec<(PathBuf, 
         let name = if number == 0 { "smtp" } else { path.file_name()?.to_str()? };
         Some((name, path))
     });
+    let watcher = config.ping.as_ref().map(|ping| ("ping", &ping.credentials));
     let mut found: Vec<(PathBuf, Secret<Vec<u8>>)> = Vec::new();
-    for (name, path) in store.into_iter().chain(mail) {
+    for (name, path) in store.into_iter().chain(mail).chain(watcher) {
         if found.iter().any(|(known, _)| known == path) {
             continue;
         }

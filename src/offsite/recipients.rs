@@ -37,7 +37,8 @@ pub fn show(config: &Config, now: SystemTime) -> Vec<Shown> {
 fn one(recipient: &config::Recipient, now: SystemTime) -> Shown {
     let looked = Recipients::at(std::slice::from_ref(recipient), now);
     let certificate = Cert::from_bytes(&recipient.armored).ok();
-    let user = certificate.as_ref().and_then(|certificate| certificate.userids().next().map(|user| user.userid().value().to_vec()));
+    let user =
+        certificate.as_ref().and_then(|certificate| certificate.userids().next().map(|user| user.userid().value().to_vec()));
     let unusable = looked.unusable().first().map(|problem| format!("{problem}\nhint: {}", remedy(problem)));
     let problem = unusable.or_else(|| looked.expiring().first().cloned());
     Shown {

@@ -83,6 +83,14 @@ impl Delivery {
     }
 }
 
+/// How many mails wait for a mail server.
+///
+/// # Errors
+/// The queue can't be read.
+pub fn waiting(config: &Config) -> Result<usize> {
+    Queue::below(&config.backup.state).waiting().map(|names| names.len())
+}
+
 /// What a mail says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preview {

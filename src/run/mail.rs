@@ -10,6 +10,7 @@ use crate::openpgp::Recipients;
 use crate::outcome::Outcome;
 use crate::report::{self, Letter, Queued};
 use crate::run::report::{MailReport, RunReport};
+use crate::status;
 
 /// Looks whether report and copies can still be sealed for everybody. A certificate that can't be used any more is the
 /// owner's to mend, so the run that finds it is no better than `partial`.
@@ -26,8 +27,7 @@ pub fn check_recipients(config: &Config, report: &mut RunReport) {
 
 /// What the owner is told of a run, with its log if there is one.
 pub fn letter(config: &Config, report: &RunReport, log: Option<PathBuf>) -> Letter {
-    let subject = format!("[vaultberry] {}: {}", config.appliance.hostname, report.outcome);
-    Letter { subject, text: report.summary(), html: None, log }
+    Letter { log, ..status::letter(config, report) }
 }
 
 /// Queues the word of a run, with its log. Without `[report]` it does nothing.

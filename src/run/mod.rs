@@ -6,10 +6,11 @@
 //!
 //! A run that didn't get the lock changes nothing at all, not even the word of the last run. It only mails that.
 
-mod appliance;
+pub mod appliance;
 pub mod events;
 mod forecast;
 pub mod guard;
+pub mod history;
 pub mod lock;
 pub mod logs;
 mod mail;
@@ -36,16 +37,19 @@ use crate::config::{Config, Source};
 use crate::durable;
 use crate::log::{RunLog, printable};
 use crate::outcome::Outcome;
+use crate::ping;
 use crate::redact::Redactor;
 use crate::report::Queued;
 use crate::run::events::{Event, Events};
+use crate::run::history::Night;
 use crate::run::lock::{Attempt, Lock};
-use crate::run::pipeline::Night;
 use crate::run::report::{Missed, RunReport, SourceReport};
 use crate::run::schedule::Times;
 use crate::sandbox::leftovers;
 use crate::snapshot::list;
+use crate::status::facts;
 use crate::stop::Stop;
+use crate::{space, status};
 
 /// The word of the last run, in the state folder.
 const LAST_RUN: &str = "last-run.json";
@@ -92,6 +96,7 @@ pub fn backup(config: &Config, accept: &Accept, events: &Events, stop: &Stop) ->
         Err(error) => {
             let mut report = RunReport::begun(String::new(), now);
             report.fail(&error);
+            tell(ping::end(config, report.outcome, stop), &mut report);
             report
         }
     };
@@ -139,16 +144,43 @@ fn at_work(now: Timestamp, holder: &str) -> RunReport {
 fn make(config: &Config, accept: &Accept, events: &Events, stop: &Stop, lock: Lock) -> RunReport {
     let run = Run { config, accept, events, stop };
     told::tell(config);
+    let begun = ping::begin(config, stop);
     let mut report = run.make();
+    tell(begun.and(ping::end(config, report.outcome, stop)), &mut report);
     let queued = mail::queue(config, &report, told::log_of(config, &report.run));
     if queued.is_safe() || config.report.is_none() {
         told::mark(config, &report.run);
     }
     drop(lock);
     mail::send(config, &mut report, queued);
-    run.write_down_mail(&mut report);
+    if let Some(metrics) = &config.metrics {
+        let facts = facts::gather(config, Some(&report), Timestamp::now());
+        tell(status::metrics::write(&facts, &metrics.folder), &mut report);
+    }
+    run.write_down_afterwards(&mut report);
     events.tell(&Event::Ended(&report));
     report
+}
+
+/// Notes that somebody couldn't be told of the run: no failure of its own.
+fn tell(told: Result<()>, report: &mut RunReport) {
+    if let Err(error) = told {
+        report.note(format!("{error:#}"));
+    }
+}
+
+/// The word of the last run, as it stands in the folder `state`; none when there was none.
+///
+/// # Errors
+/// It can't be read.
+pub fn last(state: &Path) -> Result<Option<RunReport>> {
+    let path = state.join(LAST_RUN);
+    let reading = || format!("reading the word of the last run, {}", path.display());
+    match fs::read(&path) {
+        Ok(word) => serde_json::from_slice(&word).with_context(reading).map(Some),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(reading),
+    }
 }
 
 /// When the last run was; none when there was none. One whose word can't be read counts as cut short, long ago.
@@ -200,6 +232,9 @@ impl Run<'_> {
         let sources: Vec<&str> = self.config.sources.iter().map(|source| source.name.as_str()).collect();
         self.events.tell(&Event::Begun { run: &report.run, sources: &sources });
         if let Some(Times { started, ended: None }) = last {
+            if started != Timestamp::UNIX_EPOCH {
+                self.remember(&Night::killed(started), &mut report);
+            }
             report.note(if started == Timestamp::UNIX_EPOCH {
                 format!("the word of the last run, {}, can't be read", self.state(LAST_RUN).display())
             } else {
@@ -219,7 +254,9 @@ impl Run<'_> {
             report.outcome = report.outcome.max(Outcome::Partial);
         }
         report.ended = Some(Timestamp::now());
-        tracing::info!("run {} ends: {}", report.run, report.outcome);
+        let disk = if usable { space::of(&backup.folder).ok() } else { None };
+        self.remember(&Night::of(&report, disk), &mut report);
+        tracing::info!(outcome = %report.outcome, "run {} ends: {}", report.run, report.outcome);
         drop(log);
         let copies = usable.then(|| backup.folder.join("logs"));
         self.tidy_logs(copies.as_deref(), &mut report);
@@ -249,7 +286,8 @@ impl Run<'_> {
         let zone = self.config.zone()?;
         let run = report.run.clone();
         let (backup, archiving) = (&self.config.backup, Mutex::new(()));
-        let night = Night { backup, run: &run, zone: &zone, accept: self.accept, stop: self.stop, archiving: &archiving };
+        let night =
+            pipeline::Night { backup, run: &run, zone: &zone, accept: self.accept, stop: self.stop, archiving: &archiving };
         let short = forecast::short(self.config).context("looking how much room there is")?;
         let each = |source: &Source| {
             let mut result = match self.stop.check() {
@@ -294,10 +332,16 @@ impl Run<'_> {
         }
     }
 
-    /// Adds to the word of the run how its mail went, unless another run has begun meanwhile.
-    fn write_down_mail(&self, report: &mut RunReport) {
-        let last = last_times(&self.state(LAST_RUN));
-        if report.mail.is_some() && last.is_some_and(|last| last.started == report.started) {
+    /// Adds a line to the history. A history that takes none is no reason to doubt the run.
+    fn remember(&self, night: &Night, report: &mut RunReport) {
+        if let Err(error) = history::append(&self.config.backup.state, night) {
+            report.note(format!("{error:#}"));
+        }
+    }
+
+    /// Adds to the word of the run how those fared who were told of it, unless another run has begun meanwhile.
+    fn write_down_afterwards(&self, report: &mut RunReport) {
+        if last_times(&self.state(LAST_RUN)).is_some_and(|last| last.started == report.started) {
             self.write_down(report);
         }
     }

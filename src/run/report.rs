@@ -318,19 +318,24 @@ impl SourceReport {
             None => self.error.clone().unwrap_or_default(),
         };
         line(text, 2, &format!("{:width$}  {:8}  {what}", self.name, self.outcome.to_string()));
-        if let Some(push) = &self.push {
-            line(text, 6, &push.summary(run));
+        for remark in self.said(run) {
+            line(text, 6, &remark);
         }
-        if let Some(missed) = self.missed.summary(self.missed_before).filter(|_| self.snapshot.is_some()) {
-            line(text, 6, &missed);
-        }
-        for warning in self.warnings.lines.iter().take(SHOWN) {
-            line(text, 6, warning);
-        }
+    }
+
+    /// What there is to say of it beside outcome and size, the first warnings included; its error first. `run` is the run's
+    /// name.
+    pub fn remarks(&self, run: &str) -> Vec<String> {
+        self.error.iter().cloned().chain(self.said(run)).collect()
+    }
+
+    fn said(&self, run: &str) -> Vec<String> {
+        let missed = self.missed.summary(self.missed_before).filter(|_| self.snapshot.is_some());
+        let mut said: Vec<String> = self.push.as_ref().map(|push| push.summary(run)).into_iter().chain(missed).collect();
+        said.extend(self.warnings.lines.iter().take(SHOWN).cloned());
         let rest = self.warnings.total().saturating_sub(SHOWN as u64);
-        if rest > 0 {
-            line(text, 6, &format!("… and {rest} more, in the log"));
-        }
+        said.extend((rest > 0).then(|| format!("… and {rest} more, in the log")));
+        said
     }
 }
 

@@ -14,5 +14,6 @@ mod offsite;
 mod reference;
 mod report;
 mod snapshots;
+mod status;
 mod support;
 mod unreadable;

@@ -60,7 +60,7 @@ fn a_whole_night_comes_back_from_disk_and_store() {
     let (run, mail) = night.run(0);
     assert_eq!(mail.subject, "[vaultberry] vaultberry: complete");
     assert!(
-        mail.text.contains("web  complete") && mail.text.contains("off-site: ") && mail.text.contains("proven"),
+        mail.text.contains("web: complete") && mail.text.contains("off-site: ") && mail.text.contains("proven"),
         "{}",
         mail.text
     );
@@ -121,8 +121,8 @@ fn a_database_that_is_gone_makes_the_night_partial() {
     night.servers.postgresql.run("postgres", &["ALTER DATABASE wiki RENAME TO other"]);
     night.servers.peer.write("new", "file");
     let (_, mail) = night.run(3);
-    assert_eq!(mail.subject, "[vaultberry] vaultberry: partial");
-    assert!(mail.text.contains("web  partial") && mail.text.contains("wiki"), "{}", mail.text);
+    assert_eq!(mail.subject, "[vaultberry] vaultberry: partial, 0 of 1 sources complete");
+    assert!(mail.text.contains("web: partial") && mail.text.contains("wiki"), "{}", mail.text);
     night.servers.postgresql.run("postgres", &["ALTER DATABASE other RENAME TO wiki"]);
     // The files of this night, and the last good dump.
     let (folder, _) = night.appliance.unpack(&night.archives()[1], Path::new("/"));
@@ -139,7 +139,7 @@ fn a_server_that_is_gone_or_changed_fails_the_night_and_nothing_is_pruned() {
     let before = (night.appliance.snapshots("web"), fs::read(&night.archives()[0]).unwrap());
     night.servers.peer.change_host_key();
     let (_, mail) = night.run(1);
-    assert_eq!(mail.subject, "[vaultberry] vaultberry: failed");
+    assert_eq!(mail.subject, "[vaultberry] vaultberry: failed, 0 of 1 sources complete");
     assert!(mail.text.contains("host key is none of the keys pinned"), "{}", mail.text);
     night.servers.peer.end();
     let (_, mail) = night.run(1);
@@ -171,7 +171,7 @@ fn a_store_that_is_down_leaves_the_snapshot_and_is_tried_again_the_next_night() 
     let port = night.servers.store.port;
     night.servers.store.end();
     let (run, mail) = night.run(3);
-    assert_eq!(mail.subject, "[vaultberry] vaultberry: partial");
+    assert_eq!(mail.subject, "[vaultberry] vaultberry: partial, though every source is complete");
     assert!(mail.text.contains("off-site: FAILED: ") && mail.text.contains("hint: "), "{}", mail.text);
     assert!(run.stdout.contains("web  complete"), "{}", run.stdout);
     assert_eq!(night.archives().len(), 1);
@@ -217,7 +217,7 @@ fn an_expired_certificate_keeps_everything_here_and_is_told_without_details() {
 fn a_disk_that_is_not_mounted_is_reported_and_nothing_is_written_under_it() {
     let night = Night::of(GnuPg::new(), true);
     let (_, mail) = night.run(1);
-    assert_eq!(mail.subject, "[vaultberry] vaultberry: failed");
+    assert_eq!(mail.subject, "[vaultberry] vaultberry: failed, no source was reached");
     assert!(mail.text.contains("the backup disk is not mounted"), "{}", mail.text);
     assert!(names(&night.appliance.backup("")).is_empty());
     assert!(night.servers.store.keys().is_empty());
@@ -245,8 +245,8 @@ fn a_state_folder_that_takes_nothing_keeps_neither_backup_nor_mail() {
     fs::write(night.appliance.state("logs"), "no folder").unwrap();
     fs::create_dir(night.appliance.state("last-run.json")).unwrap();
     let (run, mail) = night.run(3);
-    assert_eq!(mail.subject, "[vaultberry] vaultberry: partial");
-    assert!(mail.text.contains("web  complete") && mail.text.contains("last-run.json"), "{}", mail.text);
+    assert_eq!(mail.subject, "[vaultberry] vaultberry: partial, though every source is complete");
+    assert!(mail.text.contains("web: complete") && mail.text.contains("last-run.json"), "{}", mail.text);
     assert!(run.stdout.contains("making the folder ") || run.stdout.contains("creating the log"), "{}", run.stdout);
     assert_eq!((night.archives().len(), night.servers.copies().len()), (1, 1));
 }
@@ -256,7 +256,7 @@ fn a_lock_that_can_not_be_had_is_mailed() {
     let night = Night::new();
     fs::create_dir(night.appliance.lock()).unwrap();
     let (_, mail) = night.run(1);
-    assert_eq!(mail.subject, "[vaultberry] vaultberry: failed");
+    assert_eq!(mail.subject, "[vaultberry] vaultberry: failed, no source was reached");
     assert!(mail.text.contains("opening the lock "), "{}", mail.text);
 }
 
@@ -290,7 +290,7 @@ fn a_full_disk_fails_the_night_and_leaves_what_was_there() {
     assert_eq!(run.code, Some(1), "{run:?}");
     assert!(run.stdout.contains("hint: `vaultberry snapshot prune`"), "{}", run.stdout);
     let mails: Vec<String> = night.servers.mails().into_iter().map(|mail| mail.subject).collect();
-    assert_eq!(mails.iter().filter(|subject| subject.ends_with(": failed")).count(), 2, "{mails:?}");
+    assert_eq!(mails.iter().filter(|subject| subject.contains(": failed, ")).count(), 2, "{mails:?}");
     small.remove(&night.appliance.backup("filler"));
     small.remove(&night.appliance.backup("current/web"));
     fs::remove_file(night.servers.peer.data().join("noise")).unwrap();

@@ -1,0 +1,83 @@
+//! What to do next, drawn from the facts: each a line for a person, the most urgent first.
+
+use crate::outcome::Outcome;
+use crate::run::report::RunReport;
+use crate::status::facts::{Certificate, Facts};
+use crate::status::host::State;
+
+/// From how many days before a disk is full, or a certificate expires, that is said.
+const AHEAD: i64 = 60;
+
+/// The list. Empty when all is well.
+pub fn todo(facts: &Facts) -> Vec<String> {
+    let mut todo = Vec::new();
+    todo.extend(facts.troubles.iter().map(|trouble| one_line(trouble)));
+    if facts.last.is_none() && facts.running.is_none() {
+        todo.push(String::from("there was no run yet: start one with `vaultberry backup run`"));
+    }
+    if facts.is_late() && facts.running.is_none() {
+        todo.push(String::from("the last run is more than two nights ago: look whether cron starts it"));
+    }
+    todo.extend(facts.last.iter().flat_map(of_run));
+    for source in facts.sources.iter().filter(|source| source.push_overdue) {
+        todo.push(match &source.push {
+            Some(push) => {
+                format!("{}: the last copy off-site is of {}: look why none got there since", source.name, push.snapshot)
+            }
+            None => format!("{}: there is no complete copy off-site yet", source.name),
+        });
+    }
+    todo.extend(facts.certificates.iter().filter_map(|certificate| of_certificate(certificate, facts)));
+    if let Some(days) =
+        facts.disk.and_then(|disk| disk.days_left).filter(|days| i64::try_from(*days).is_ok_and(|days| days <= AHEAD))
+    {
+        todo.push(format!("the backup disk is full in {days} days at this rate: keep less, or take a larger one"));
+    }
+    if let Some(host) = &facts.host {
+        let failed = host.checks.iter().filter(|check| check.state == State::Failed);
+        todo.extend(failed.map(|check| format!("not so: {}: {}", check.name, check.hint)));
+        if let Some(security) = host.updates.map(|updates| updates.security).filter(|count| *count > 0) {
+            todo.push(format!("install the {security} security updates that wait: `sudo apt-get dist-upgrade`"));
+        }
+    }
+    if facts.waiting_mails > 0 {
+        todo.push(format!("{} mails wait for the mail server: look at `vaultberry report test`", facts.waiting_mails));
+    }
+    todo
+}
+
+/// What the last run asks for.
+fn of_run(last: &RunReport) -> Vec<String> {
+    let mut todo: Vec<String> = last.error.iter().chain(&last.troubles).map(|error| one_line(error)).collect();
+    let copy = last.appliance.iter().flat_map(|push| push.error.iter().chain(&push.problem));
+    todo.extend(copy.map(|error| one_line(error)));
+    for source in &last.sources {
+        let said = source.error.iter().chain(source.push.iter().filter_map(|push| push.error.as_ref()));
+        todo.extend(said.map(|error| format!("{}: {}", source.name, one_line(error))));
+        let problem = source.push.iter().filter_map(|push| push.problem.as_ref());
+        todo.extend(problem.map(|problem| format!("{}: {}", source.name, one_line(problem))));
+        if source.outcome == Outcome::Partial {
+            let cause = source.warnings.lines.first().map_or("look into the log", String::as_str);
+            todo.push(format!("{}: {}", source.name, one_line(cause)));
+        }
+    }
+    if last.outcome == Outcome::Skipped { Vec::new() } else { todo }
+}
+
+fn of_certificate(certificate: &Certificate, facts: &Facts) -> Option<String> {
+    let extend = "extend it with `gpg --quick-set-expire`, and put it into [openpgp] recipients anew";
+    if let Some(problem) = &certificate.problem {
+        return Some(format!("{}: {extend}", one_line(problem)));
+    }
+    let days = certificate.expires?.duration_since(facts.taken).as_hours() / 24;
+    (days <= AHEAD).then(|| format!("the certificate {} expires in {days} days: {extend}", certificate.fingerprint))
+}
+
+/// What helps, where that is said, or else what is wrong: an error's hint line, or its first one.
+fn one_line(error: &str) -> String {
+    let first = error.lines().next().unwrap_or_default();
+    match error.lines().find_map(|line| line.trim_start().strip_prefix("hint: ")) {
+        Some(hint) => format!("{first} ({hint})"),
+        None => first.to_owned(),
+    }
+}

@@ -1,0 +1,261 @@
+//! Everything that is known of the appliance, gathered from where it is kept.
+//!
+//! Gathering never fails: a disk that isn't there or a file that can't be read is a fact, too, and stands among them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::time::SystemTime;
+
+use anyhow::Context as _;
+use jiff::{SignedDuration, Timestamp};
+use sequoia_openpgp::Cert;
+use sequoia_openpgp::parse::Parse as _;
+use serde::Serialize;
+
+use crate::config::{Config, DEFAULT_CONFIG};
+use crate::offsite::clock::Clock;
+use crate::openpgp::{self, Recipients};
+use crate::outcome::Outcome;
+use crate::report;
+use crate::run::appliance;
+use crate::run::history::{self, Night};
+use crate::run::report::{RunReport, SourceReport};
+use crate::run::{self, lock};
+use crate::snapshot::catalog;
+use crate::snapshot::list::Found;
+use crate::space::{self, Space};
+use crate::status::host::{self, Host};
+use crate::status::{advice, trend};
+
+/// How many runs the charts show.
+pub const CHARTED: usize = 30;
+
+/// How much later than due a push may be before that is called overdue: a night that failed, and the one after.
+const GRACE: SignedDuration = SignedDuration::from_hours(48);
+
+/// The facts.
+#[derive(Clone, Debug, Serialize)]
+pub struct Facts {
+    /// The appliance's host name.
+    pub appliance: String,
+    /// When they were gathered.
+    pub taken: Timestamp,
+    /// Who runs now, as `pid 4242, since 2026-11-23T02:30:00Z`; none when nobody does.
+    pub running: Option<String>,
+    /// The last run, as in `last-run.json`; none when there was none, or its word can't be read.
+    pub last: Option<RunReport>,
+    /// Those of the configuration, in its order, and then those that only have snapshots.
+    pub sources: Vec<SourceFacts>,
+    /// The backup disk; none when it isn't there.
+    pub disk: Option<DiskFacts>,
+    /// One for each recipient of the configuration.
+    pub certificates: Vec<Certificate>,
+    /// The appliance itself; none on a machine that isn't one.
+    pub host: Option<Host>,
+    /// Mails that wait for a mail server.
+    pub waiting_mails: usize,
+    /// What couldn't be found out, and why.
+    pub troubles: Vec<String>,
+    /// The newest runs, from the oldest to the newest; at most thirty.
+    pub history: Vec<Night>,
+    /// What to do next, the most urgent first.
+    pub todo: Vec<String>,
+}
+
+/// What is known of a source.
+#[derive(Clone, Debug, Serialize)]
+pub struct SourceFacts {
+    /// Its name.
+    pub name: String,
+    /// Whether it stands in the configuration.
+    pub configured: bool,
+    /// The last complete snapshot that is on the disk.
+    pub snapshot: Option<SnapshotFacts>,
+    /// How many snapshots are on the disk.
+    pub snapshots: usize,
+    /// The last proven push of a complete snapshot.
+    pub push: Option<PushFacts>,
+    /// Whether there is an `[offsite]`, and that push is too long ago, or there was none.
+    pub push_overdue: bool,
+}
+
+/// A source's last complete snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SnapshotFacts {
+    /// Its name.
+    pub name: String,
+    /// When its run began; none when its name is no time.
+    pub time: Option<Timestamp>,
+    /// Bytes of the files in it.
+    pub bytes: u64,
+    /// Bytes of its archive.
+    pub archive_bytes: u64,
+    /// Its entries.
+    pub entries: u64,
+    /// By how many bytes of files it is larger than the complete one before it; none when there is none.
+    pub change: Option<i64>,
+}
+
+/// A source's last proven push.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PushFacts {
+    /// The snapshot's name.
+    pub snapshot: String,
+    /// When it was proven.
+    pub proven: Timestamp,
+}
+
+/// The backup disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct DiskFacts {
+    /// Its room, in bytes.
+    #[serde(flatten)]
+    pub space: Space,
+    /// In how many days it is full, at the rate of the last nights; none when it doesn't fill up, or that can't be told.
+    pub days_left: Option<u64>,
+}
+
+/// A certificate that is sealed for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Certificate {
+    /// Its fingerprint.
+    pub fingerprint: String,
+    /// When it can't be used any more; none when that is never, or already so.
+    pub expires: Option<Timestamp>,
+    /// Why it can't be used.
+    pub problem: Option<String>,
+}
+
+/// Gathers them. `last` is the run that has just ended; without it its word is read.
+pub fn gather(config: &Config, last: Option<&RunReport>, now: Timestamp) -> Facts {
+    let state = &config.backup.state;
+    let mut troubles = Vec::new();
+    let read = |troubles: &mut Vec<String>| known(troubles, run::last(state)).flatten();
+    let last = last.cloned().or_else(|| read(&mut troubles));
+    let mut history = known(&mut troubles, history::load(state)).unwrap_or_default();
+    let listed = known(&mut troubles, catalog::list(config, None));
+    let room = if listed.is_some() { known(&mut troubles, room(config)).flatten() } else { None };
+    let mut points: Vec<_> = history.iter().filter_map(|night| Some((night.started, night.disk?))).collect();
+    points.extend(room.map(|space| (now, space)));
+    let disk = room.map(|space| DiskFacts { space, days_left: trend::days_left(&points) });
+    history.drain(..history.len().saturating_sub(CHARTED));
+    let snapshots = listed.unwrap_or_default().into_iter().map(|listed| (listed.source, listed.snapshots)).collect();
+    let waiting_mails = known(&mut troubles, report::waiting(config)).unwrap_or(0);
+    let appliance = fs::read_to_string(DEFAULT_CONFIG).is_ok_and(|text| text == config.text);
+    let mut facts = Facts {
+        appliance: config.appliance.hostname.clone(),
+        taken: now,
+        running: lock::holder_of(&config.backup.lock),
+        last,
+        sources: sources(config, snapshots, now, &mut troubles),
+        disk,
+        certificates: certificates(config, now),
+        // Another machine's firewall is no business of ours, nor is a workstation's.
+        host: appliance.then(host::look),
+        waiting_mails,
+        troubles,
+        history,
+        todo: Vec::new(),
+    };
+    facts.todo = advice::todo(&facts);
+    facts
+}
+
+impl Facts {
+    /// Whether all is well: `failed` when the last run was, when there is none that could be known or it is more than two
+    /// nights ago, or when something couldn't be found out; `partial` when the last run was, or there is something to do.
+    pub fn verdict(&self) -> Outcome {
+        let last = self.last.as_ref().map_or(Outcome::Failed, |last| last.outcome);
+        if last == Outcome::Failed || self.is_late() || !self.troubles.is_empty() {
+            Outcome::Failed
+        } else if last == Outcome::Partial || !self.todo.is_empty() {
+            Outcome::Partial
+        } else {
+            Outcome::Complete
+        }
+    }
+
+    /// The last run, and how this source went in it; none when it wasn't in it.
+    pub fn run_of(&self, source: &str) -> Option<(&RunReport, &SourceReport)> {
+        let last = self.last.as_ref()?;
+        last.sources.iter().find(|report| report.name == source).map(|report| (last, report))
+    }
+
+    /// Whether the last run began longer ago than two nights.
+    pub fn is_late(&self) -> bool {
+        self.last.as_ref().is_some_and(|last| self.taken.duration_since(last.started) > SignedDuration::from_hours(50))
+    }
+}
+
+/// The value, or its trouble among the others.
+fn known<T>(troubles: &mut Vec<String>, result: anyhow::Result<T>) -> Option<T> {
+    result.map_err(|error| troubles.push(format!("{error:#}"))).ok()
+}
+
+/// The room of the backup folder's disk; none before the first run has made it.
+fn room(config: &Config) -> anyhow::Result<Option<Space>> {
+    let folder = &config.backup.folder;
+    match fs::metadata(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("looking at the folder {}", folder.display())),
+        Ok(_) => space::of(folder).map(Some),
+    }
+}
+
+fn sources(
+    config: &Config,
+    mut snapshots: BTreeMap<String, Vec<Found>>,
+    now: Timestamp,
+    troubles: &mut Vec<String>,
+) -> Vec<SourceFacts> {
+    let clock = Clock::load(&config.backup.state);
+    troubles.extend(clock.damage.clone());
+    let every = config.offsite.as_ref().map(|offsite| SignedDuration::try_from(offsite.every).unwrap_or(SignedDuration::MAX));
+    let facts = |name: String, configured: bool, found: &[Found]| {
+        let push = clock.of(&name).complete.map(|push| PushFacts { snapshot: push.snapshot, proven: push.proven });
+        let push_overdue = configured
+            && every.is_some_and(|every| {
+                push.as_ref().is_none_or(|push| now.duration_since(push.proven) > every.saturating_add(GRACE))
+            });
+        SourceFacts { name, configured, snapshot: latest(found), snapshots: found.len(), push, push_overdue }
+    };
+    let mut all = Vec::new();
+    for source in &config.sources {
+        let found = snapshots.remove(&source.name).unwrap_or_default();
+        all.push(facts(source.name.clone(), true, &found));
+    }
+    let rest = snapshots.into_iter().filter(|(name, found)| !found.is_empty() && name != appliance::NAME);
+    all.extend(rest.map(|(name, found)| facts(name, false, &found)));
+    all
+}
+
+/// The newest complete snapshot, compared with the one before it.
+fn latest(found: &[Found]) -> Option<SnapshotFacts> {
+    let mut complete = found.iter().rev().filter_map(|found| {
+        let trailer = found.index.as_ref().ok().filter(|trailer| trailer.outcome == Outcome::Complete)?;
+        Some((found, trailer))
+    });
+    let (newest, trailer) = complete.next()?;
+    let before = complete.next().and_then(|(_, before)| i64::try_from(before.bytes).ok());
+    Some(SnapshotFacts {
+        name: newest.name.clone(),
+        time: newest.time,
+        bytes: trailer.bytes,
+        archive_bytes: newest.archive_size,
+        entries: trailer.entries,
+        change: before.and_then(|before| i64::try_from(trailer.bytes).ok()?.checked_sub(before)),
+    })
+}
+
+fn certificates(config: &Config, now: Timestamp) -> Vec<Certificate> {
+    let now = SystemTime::from(now);
+    let each = config.recipients.iter().map(|recipient| {
+        let problem = Recipients::at(std::slice::from_ref(recipient), now).unusable().first().cloned();
+        let certificate = Cert::from_bytes(&recipient.armored).ok().filter(|_| problem.is_none());
+        let expires = certificate.and_then(|certificate| openpgp::expiry(&certificate, now));
+        let expires = expires.and_then(|time| Timestamp::try_from(time).ok());
+        Certificate { fingerprint: recipient.fingerprint.clone(), expires, problem }
+    });
+    each.collect()
+}

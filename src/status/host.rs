@@ -1,0 +1,218 @@
+//! The appliance itself: packages that wait to be updated, and whether what hardens it is really on.
+//!
+//! Each thing is asked of the program that knows it, with a limit of its own. A program that isn't there, or doesn't answer,
+//! makes the answer `unknown`, never an error: these are facts for a report, and a report must go out.
+
+use std::io::Read as _;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::log::printable;
+use crate::process;
+
+/// How long apt may think. On a Pi with a slow card it takes a minute.
+const APT: Duration = Duration::from_mins(3);
+
+/// How long any other program may.
+const OTHERS: Duration = Duration::from_secs(20);
+
+/// How much of a program's answer is read, in bytes.
+const LARGEST: u64 = 4 << 20;
+
+/// What is known of the appliance itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// What apt would install; none where that isn't known.
+    pub updates: Option<Updates>,
+    /// What hardens it.
+    pub checks: Vec<Check>,
+}
+
+/// Packages that wait to be updated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Updates {
+    /// All of them.
+    pub pending: usize,
+    /// Those that mend a security hole.
+    pub security: usize,
+}
+
+/// Something that hardens the appliance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What should be so: `ssh takes no passwords`.
+    pub name: String,
+    /// Whether it is.
+    pub state: State,
+    /// What helps, where it isn't.
+    pub hint: String,
+}
+
+/// What came of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It is as it should be.
+    Ok,
+    /// It isn't.
+    Failed,
+    /// The program that knows isn't there, or didn't answer.
+    Unknown,
+}
+
+impl State {
+    fn of(answer: Option<bool>) -> Self {
+        match answer {
+            Some(true) => Self::Ok,
+            Some(false) => Self::Failed,
+            None => Self::Unknown,
+        }
+    }
+
+    /// The word for a person and for JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failed => "failed",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Asks for everything.
+pub fn look() -> Host {
+    let apt = ask("apt-get", &["--simulate", "--quiet", "-o", "Debug::NoLocking=true", "dist-upgrade"], APT);
+    let updates = apt.filter(|answer| answer.success).map(|answer| updates(&answer.text));
+    let sshd = ask("sshd", &["-T"], OTHERS).filter(|answer| answer.success).map(|answer| answer.text);
+    let sshd = |key: &str, wanted: &[&str]| sshd.as_ref().and_then(|text| setting(text, key).map(|is| wanted.contains(&is)));
+    let units = [
+        ("fail2ban is running", "fail2ban.service"),
+        ("the firewall is up", "nftables.service"),
+        ("security updates install themselves", "unattended-upgrades.service"),
+    ];
+    let mut checks = vec![
+        check(
+            "ssh takes no passwords",
+            sshd("passwordauthentication", &["no"]),
+            "set PasswordAuthentication no in /etc/ssh/sshd_config.d",
+        ),
+        check(
+            "ssh lets root in at most with a key",
+            sshd("permitrootlogin", &["no", "without-password", "prohibit-password", "forced-commands-only"]),
+            "set PermitRootLogin no in /etc/ssh/sshd_config.d",
+        ),
+    ];
+    for (name, unit) in units {
+        let active = ask("systemctl", &["is-active", unit], OTHERS).and_then(|answer| active(&answer.text));
+        checks.push(check(name, active, &format!("look at `systemctl status {unit}`, and start it")));
+    }
+    let failed = ask("systemctl", &["list-units", "--failed", "--plain", "--no-legend"], OTHERS);
+    let failed = failed.filter(|answer| answer.success).map(|answer| failed_units(&answer.text));
+    let named = failed.as_ref().map_or(String::new(), |units| units.join(", "));
+    let well = failed.map(|units| units.is_empty());
+    checks.push(check("no unit has failed", well, &format!("look at `systemctl status` of {named}")));
+    Host { updates, checks }
+}
+
+fn check(name: &str, answer: Option<bool>, hint: &str) -> Check {
+    Check { name: name.to_owned(), state: State::of(answer), hint: hint.to_owned() }
+}
+
+/// Counts what apt says that it would install: lines as
+/// `Inst libssl3 [3.0.15-1] (3.0.17-1 Debian-Security:12/stable-security [arm64])`.
+fn updates(text: &str) -> Updates {
+    let installs = || text.lines().filter(|line| line.starts_with("Inst "));
+    let security = installs().filter(|line| line.to_ascii_lowercase().contains("-security")).count();
+    Updates { pending: installs().count(), security }
+}
+
+/// What `sshd -T` says of a setting: lines as `passwordauthentication no`.
+fn setting<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))
+}
+
+/// What `systemctl is-active` says; nothing where there is no systemd to ask.
+fn active(text: &str) -> Option<bool> {
+    match text.trim() {
+        "" => None,
+        word => Some(word == "active"),
+    }
+}
+
+/// The names of units that failed, but for the backup's own: the report itself says how that went.
+fn failed_units(text: &str) -> Vec<String> {
+    let names = text.lines().filter_map(|line| line.split_whitespace().next());
+    names.filter(|name| !name.starts_with("vaultberry-backup")).map(|name| printable(name.as_bytes())).collect()
+}
+
+struct Answer {
+    success: bool,
+    text: String,
+}
+
+/// What `program` writes, if it is there and comes to its end in time.
+fn ask(program: &str, arguments: &[&str], longest: Duration) -> Option<Answer> {
+    let mut command = process::tool(program);
+    command.args(arguments).env("LC_ALL", "C");
+    answer(&mut command, longest)
+}
+
+fn answer(command: &mut Command, longest: Duration) -> Option<Answer> {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+    let stdout = child.stdout.take()?;
+    // In a thread: a program that doesn't end may not close its output either.
+    let reader = thread::spawn(move || {
+        let mut text = Vec::new();
+        stdout.take(LARGEST).read_to_end(&mut text).map(|_| text)
+    });
+    let success = ended(&mut child, longest)?;
+    let text = reader.join().ok()?.ok()?;
+    Some(Answer { success, text: String::from_utf8_lossy(&text).into_owned() })
+}
+
+/// Whether `child` ended well; none when it had to be ended.
+fn ended(child: &mut Child, longest: Duration) -> Option<bool> {
+    let until = Instant::now() + longest;
+    while Instant::now() < until {
+        if let Some(status) = child.try_wait().ok()? {
+            return Some(status.success());
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::time::{Duration, Instant};
+
+    use super::{Updates, active, answer, failed_units, setting, updates};
+
+    #[test]
+    fn what_programs_say_is_understood() {
+        let apt = "NOTE: This is only a simulation!\nInst libssl3 [3.0.15-1] (3.0.17-1 Debian-Security:12/stable-security [arm64])\n\
+                   Inst tzdata [2025a] (2025b Debian:12.11/stable [all])\nConf libssl3 (3.0.17-1)\n";
+        assert_eq!(updates(apt), Updates { pending: 2, security: 1 });
+        let sshd = "port 22\npasswordauthentication no\npermitrootlogin without-password\n";
+        assert_eq!((setting(sshd, "passwordauthentication"), setting(sshd, "password")), (Some("no"), None));
+        assert_eq!(["active\n", "inactive\n", "failed\n", ""].map(active), [Some(true), Some(false), Some(false), None]);
+        let units = "apt-daily.service loaded failed failed Daily apt\nvaultberry-backup.service loaded failed failed x\n";
+        assert_eq!(failed_units(units), ["apt-daily.service"]);
+    }
+
+    #[test]
+    fn a_program_that_is_missing_or_hangs_says_nothing() {
+        assert!(answer(&mut Command::new("/nowhere/apt-get"), Duration::from_secs(1)).is_none());
+        let begun = Instant::now();
+        assert!(answer(Command::new("sleep").arg("60"), Duration::from_millis(200)).is_none());
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        let said = answer(Command::new("echo").arg("active"), Duration::from_secs(10)).unwrap();
+        assert_eq!((said.success, said.text.as_str()), (true, "active\n"));
+    }
+}
