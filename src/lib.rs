@@ -26,6 +26,7 @@ pub mod offsite;
 pub mod openpgp;
 pub mod outcome;
 pub mod ping;
+pub mod pipe;
 pub mod process;
 pub mod progress;
 pub mod redact;

@@ -1,7 +1,6 @@
 //! The `vaultberry` command: parse, dispatch, exit code.
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -9,19 +8,18 @@ use clap::Parser as _;
 use jiff::Timestamp;
 use vaultberry::cli::backup::Backup;
 use vaultberry::cli::disk::Disk;
-use vaultberry::cli::offsite::{Fetch, Offsite, Store};
 use vaultberry::cli::report::{Preview, Report};
 use vaultberry::cli::source::Source;
 use vaultberry::cli::{Cli, Command};
 use vaultberry::image::build::{Request, build};
 use vaultberry::image::emulate::{self, Guest};
-use vaultberry::offsite::{fetch, list};
 use vaultberry::outcome::Outcome;
 use vaultberry::run::events::Events;
 use vaultberry::run::rehearsal;
 use vaultberry::run::screen::Screen;
 use vaultberry::sandbox::enter::Order;
-use vaultberry::snapshot::{catalog, json, restore};
+use vaultberry::snapshot::restore::{self, Restored};
+use vaultberry::snapshot::{catalog, json};
 use vaultberry::source::trust::Server;
 use vaultberry::stop::Stop;
 use vaultberry::{browse, cli, complaint, config, disk, log, report, run, sandbox, source, status, terminal};
@@ -64,14 +62,14 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
             let config = config::load(&args.config)?;
             done(disk::attach(&config, &terminal::read_secret("recovery passphrase of the appliance that made the disk")?))
         }
-        Command::Snapshot(command) => browse::run(&command, cli.verbose, &mut io::stdout()),
+        Command::Snapshot(command) => browse::snapshot::run(&command, cli.verbose, &mut io::stdout()),
         Command::Restore(args) => restore(&args, cli.verbose),
         Command::Source(Source::Trust(args)) => trust(&args),
         Command::Status(args) => status(&args),
         Command::Sandbox(_) => unreachable!("it has its own way out"),
         Command::Source(Source::Key(args)) => print(&source::key::ensure_all(&config::load(&args.config)?)?),
-        Command::Offsite(Offsite::List { store, json }) => offsite_list(&store, json),
-        Command::Fetch(args) => fetch(&args, cli.verbose),
+        Command::Offsite(command) => browse::offsite::run(&command, cli.verbose, &mut io::stdout()),
+        Command::Fetch(args) => browse::offsite::fetch_copy(&args, cli.verbose, &mut io::stdout()),
         Command::Report(Report::Send(args)) => {
             let config = config::load(&args.config)?;
             run::told::tell_unless_running(&config);
@@ -193,43 +191,23 @@ fn boot(args: cli::image::Boot) -> Result<Outcome> {
     Ok(if status.success() { Outcome::Complete } else { Outcome::Failed })
 }
 
-fn restore(args: &cli::snapshot::Restore, verbosity: u8) -> Result<Outcome> {
+fn restore_here(args: &cli::snapshot::Restore, verbosity: u8) -> Result<Restored> {
     let archive = catalog::archive(&args.snapshot, || Ok(config::load(&args.on.config)?))?;
     let screen = Screen::new(verbosity);
-    let progress = screen.progress("restore");
-    let restored = restore::restore(&archive, &args.path, &args.to, &progress, &Stop::on_signals()?)?;
-    drop(screen);
+    restore::restore(&archive, &args.path, &args.to, &screen.progress("restore"), &Stop::on_signals()?)
+}
+
+fn restore(args: &cli::snapshot::Restore, verbosity: u8) -> Result<Outcome> {
+    let restored = match browse::offsite::restore(args, verbosity)? {
+        Some(restored) => restored,
+        None => restore_here(args, verbosity)?,
+    };
     if args.json {
         print(&json::line(&restored)?)?;
     } else {
         print(&restored.summary())?;
     }
     done(restored.verdict())
-}
-
-fn offsite_list(store: &Store, json: bool) -> Result<Outcome> {
-    let (offsite, credentials) = store_of(store)?;
-    let copies = list::list(&offsite, &credentials, &Stop::on_signals()?)?;
-    if json {
-        let json = serde_json::to_string_pretty(&copies).context("putting the list into JSON")?;
-        return print(&format!("{json}\n"));
-    }
-    print(&list::table(&copies))
-}
-
-fn fetch(args: &Fetch, verbosity: u8) -> Result<Outcome> {
-    let (offsite, credentials) = store_of(&args.store)?;
-    let request = fetch::Request {
-        offsite: &offsite,
-        credentials: &credentials,
-        snapshot: &args.snapshot,
-        to: &args.to,
-        key: args.key.as_deref(),
-    };
-    let screen = Screen::new(verbosity);
-    let fetched = fetch::fetch(&request, &Stop::on_signals()?, &screen.progress("fetch"))?;
-    drop(screen);
-    print(&fetched.told())
 }
 
 fn preview(args: &Preview) -> Result<Outcome> {
@@ -240,15 +218,6 @@ fn preview(args: &Preview) -> Result<Outcome> {
         std::fs::write(file, html).with_context(|| format!("writing {}", file.display()))?;
     }
     print(&preview.text)
-}
-
-/// The store that the configuration describes, and the file with its access key.
-fn store_of(store: &Store) -> Result<(config::Offsite, PathBuf)> {
-    let file = &store.on.config;
-    let offsite = config::load(file)?.offsite;
-    let offsite = offsite.with_context(|| format!("there is no [offsite] in {}", file.display()))?;
-    let credentials = store.credentials.clone().unwrap_or_else(|| offsite.credentials.clone());
-    Ok((offsite, credentials))
 }
 
 /// Writes to standard output; unlike `print!`, a reader that has gone away is an error and not a panic.

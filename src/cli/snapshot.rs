@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::backup::OnAppliance;
+use super::offsite::Reach;
 
 /// What `vaultberry snapshot` can do.
 #[derive(Debug, Subcommand)]
@@ -145,13 +146,19 @@ pub struct Prune {
 /// What `vaultberry restore` takes.
 #[derive(Args, Debug)]
 pub struct Restore {
-    /// SOURCE/NAME, SOURCE/latest for the newest complete one, or the path of a .tar.gz
+    /// SOURCE/NAME, SOURCE/latest for the newest complete one, the path of a .tar.gz, or s3://BUCKET/PREFIX/SOURCE/NAME
     pub snapshot: PathBuf,
     /// A file or folder to restore, by its path on the server; without any, everything
     pub path: Vec<PathBuf>,
     /// Where to; made when it isn't there, refused when it isn't empty
     #[arg(long, value_name = "DIR")]
     pub to: PathBuf,
+    /// The private OpenPGP key, for a copy in a store
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// How the store is reached
+    #[command(flatten)]
+    pub reach: Reach,
     /// What came of it as JSON, for programs
     #[arg(long)]
     pub json: bool,

@@ -108,6 +108,12 @@ impl Fault {
     pub(super) fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { message: message.into(), hint: Some(hint.into()) }
     }
+
+    /// As an error of its own, about `what`.
+    pub(super) fn told(self, what: &str) -> anyhow::Error {
+        let hint = self.hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+        anyhow::anyhow!("{what} {}{hint}", self.message)
+    }
 }
 
 /// Quotes a value for an error, for settings that hold no secret.

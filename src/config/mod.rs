@@ -41,6 +41,7 @@ use crate::outcome::Outcome;
 
 pub use error::{Errors, LoadError, Mistake};
 pub use load::{init, load, load_with_text};
+pub use offsite::{Reach, at as store_at};
 pub use parse::parse;
 pub use plan::plan;
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::{Result as Checked, bail};
 use toml::de::DeTable;
 
 use super::error::{Fault, show};
@@ -42,11 +43,9 @@ pub(super) fn offsite(report: &mut Report<'_>, root: &DeTable<'_>, hostname: &st
     let region = section.text(report, "region", String::from("us-east-1"), region).value;
     let prefix = section.text(report, "prefix", String::from(hostname), prefix).value;
     let path_style = section.flag(report, "path_style", endpoint.is_some()).value;
-    let credentials =
-        section.text(report, "credentials", PathBuf::from("/etc/vaultberry/credentials/s3"), place::credentials).value;
+    let credentials = section.text(report, "credentials", PathBuf::from(CREDENTIALS), place::credentials).value;
     let ca = section.text(report, "ca", None, |text| certificate::authorities(text).map(Some)).value;
-    let week = Duration::from_hours(7 * 24);
-    let every = section.text(report, "every", week, |text| {
+    let every = section.text(report, "every", WEEK, |text| {
         value::at_most(text, Duration::from_hours(366 * 24), "write 0s, for each night, to 366d, as in \"7d\"")
     });
     let parallel = section.number(report, "parallel", 4, 1..=16).value;
@@ -94,6 +93,52 @@ fn checksums(text: &str) -> Result<Checksums, Fault> {
         )),
     }
 }
+
+/// How a store is reached that no configuration describes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// As `[offsite] endpoint`.
+    pub endpoint: Option<String>,
+    /// As `[offsite] region`.
+    pub region: Option<String>,
+    /// Whether the bucket stands in the address's path; none for what the endpoint says.
+    pub path_style: Option<bool>,
+    /// The content of a file with certificate authorities.
+    pub ca: Option<String>,
+}
+
+/// The store at `s3://BUCKET/PREFIX`, with everything else as by default.
+///
+/// # Errors
+/// What is wrong with it, and what to write.
+pub fn at(location: &str, reach: &Reach) -> Checked<Offsite> {
+    let Some((name, start)) = location.strip_prefix("s3://").and_then(|rest| rest.split_once('/')) else {
+        bail!("{} is no place in a store\nhint: write s3://BUCKET/PREFIX, as in s3://my-backups/vaultberry", show(location));
+    };
+    let told = |what: &'static str| move |fault: Fault| fault.told(what);
+    let endpoint = reach.endpoint.as_deref().map(endpoint).transpose().map_err(told("the endpoint"))?;
+    Ok(Offsite {
+        region: region(reach.region.as_deref().unwrap_or("us-east-1")).map_err(told("the region"))?,
+        bucket: bucket(name).map_err(told("the bucket"))?,
+        prefix: prefix(start.trim_end_matches('/')).map_err(told("the prefix"))?,
+        path_style: reach.path_style.unwrap_or(endpoint.is_some()),
+        endpoint,
+        credentials: PathBuf::from(CREDENTIALS),
+        ca: reach.ca.as_deref().map(certificate::authorities).transpose().map_err(told("the file of certificate authorities"))?,
+        every: WEEK,
+        parallel: 4,
+        bandwidth: None,
+        storage_class: None,
+        checksums: Checksums::Sha256,
+        locked: None,
+    })
+}
+
+/// Where the access key is, on an appliance.
+const CREDENTIALS: &str = "/etc/vaultberry/credentials/s3";
+
+/// How often copies are made, unless the configuration says otherwise.
+const WEEK: Duration = Duration::from_hours(7 * 24);
 
 /// A store's address. No path: the bucket would get lost in it.
 fn endpoint(text: &str) -> Result<String, Fault> {

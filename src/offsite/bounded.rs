@@ -105,8 +105,8 @@ mod tests {
         let told = |error: anyhow::Error| error.root_cause().to_string().lines().next().unwrap_or_default().to_owned();
         crate::offsite::runtime().unwrap().block_on(async {
             let list = told(store.list("vaultberry/").await.unwrap_err());
-            let denied = told(store.open("denied").await.unwrap_err());
-            let content = store.open("web").await.unwrap().collect().await.unwrap().into_bytes().len();
+            let denied = told(store.open("denied", 0, None).await.unwrap_err());
+            let content = store.open("web", 0, None).await.unwrap().0.collect().await.unwrap().into_bytes().len();
             (list, denied, content)
         })
     }

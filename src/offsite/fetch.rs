@@ -5,17 +5,19 @@
 //! then, and none that is there is ever replaced.
 
 use std::cmp::Reverse;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::{BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 
 use jiff::Timestamp;
 
 use super::commit::{Commit, Object, SEALED_END};
+use super::content;
 use super::list::found;
-use super::store::{self, Store, broken};
+use super::store::{self, Store};
 use super::unseal::Keys;
 use crate::config::Offsite;
 use crate::digest::hex;
@@ -23,12 +25,10 @@ use crate::digest::{Sum, Summing};
 use crate::durable::{self, Durable};
 use crate::outcome::Outcome;
 use crate::progress::Progress;
-use crate::secret::Secret;
 use crate::snapshot::index::read;
 use crate::snapshot::list::time_of;
 use crate::snapshot::{ARCHIVE_END, INDEX_END};
 use crate::stop::Stop;
-use crate::terminal;
 
 /// What to fetch, and where to.
 #[derive(Debug)]
@@ -76,15 +76,13 @@ impl Fetched {
 /// # Errors
 /// There is no such copy, it isn't what it should be, or a file of that name is there. No file has its name then.
 pub fn fetch(request: &Request<'_>, stop: &Stop, progress: &Progress) -> Result<Fetched> {
-    let Some((source, name)) = request.snapshot.split_once('/').filter(|(source, name)| is_snapshot(source, name)) else {
-        bail!("{:?} is not a snapshot\nhint: write SOURCE/NAME as in web/20261123T023000Z, or SOURCE/latest", request.snapshot);
-    };
+    let wanted: Wanted = request.snapshot.parse()?;
     // Before the long download, so that a passphrase is asked for while somebody is there.
-    let keys = request.key.map(|path| Keys::read(path, passphrase)).transpose()?;
-    let fetching = || format!("fetching {source}/{name} from {}", store::place(request.offsite));
+    let keys = request.key.map(Keys::read_asking).transpose()?;
+    let fetching = || format!("fetching {wanted} from {}", store::place(request.offsite));
     let store = Store::connect(request.offsite, request.credentials, stop)?;
     let runtime = super::runtime()?;
-    let commit = runtime.block_on(committed(&store, source, name)).with_context(fetching)?;
+    let commit = runtime.block_on(committed(&store, &wanted)).with_context(fetching)?;
     let ends = if keys.is_some() { ["", ""] } else { [SEALED_END; 2] };
     let file = |end: &str, sealed: &str| request.to.join(format!("{}{end}{sealed}", commit.snapshot));
     let fetched = Fetched { archive: file(ARCHIVE_END, ends[0]), index: file(INDEX_END, ends[1]), sealed: keys.is_none() };
@@ -106,17 +104,43 @@ pub fn fetch(request: &Request<'_>, stop: &Stop, progress: &Progress) -> Result<
     Ok(fetched)
 }
 
+/// A copy that a person asks for: `SOURCE/NAME`, or `SOURCE/latest`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The source's name.
+    pub source: String,
+    /// The snapshot's, or `latest` for the newest complete one.
+    pub name: String,
+}
+
+impl FromStr for Wanted {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.split_once('/').filter(|(source, name)| is_snapshot(source, name)) {
+            Some((source, name)) => Ok(Self { source: source.to_owned(), name: name.to_owned() }),
+            None => bail!("{text:?} is not a snapshot\nhint: write SOURCE/NAME as in web/20261123T023000Z, or SOURCE/latest"),
+        }
+    }
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.source, self.name)
+    }
+}
+
 fn is_snapshot(source: &str, name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
     !source.is_empty() && source.bytes().all(plain) && (name == "latest" || time_of(name).is_some())
 }
 
-fn passphrase() -> Result<Secret<String>> {
-    terminal::read_secret("passphrase of the private key")
-}
-
 /// The commit object of a copy.
-async fn committed(store: &Store, source: &str, name: &str) -> Result<Commit> {
+///
+/// # Errors
+/// There is no such copy.
+pub async fn committed(store: &Store, wanted: &Wanted) -> Result<Commit> {
+    let (source, name) = (wanted.source.as_str(), wanted.name.as_str());
     if name != "latest" {
         let keys = store.keys(source, name);
         let json = store.read(&keys.commit).await?;
@@ -149,22 +173,15 @@ fn newest_first(names: impl Iterator<Item = String>, now: Timestamp) -> Vec<Stri
 /// Downloads an object to be `path`, and gives the file, still under its temporary name.
 async fn download(store: &Store, object: &Object, path: &Path, progress: &Progress) -> Result<Durable> {
     let mut durable = Durable::create(path, 0o600)?;
+    let mut out = BufWriter::with_capacity(1 << 20, durable.file());
     let writing = || format!("writing {}", path.display());
-    let mut body = store.open(&object.key).await?;
-    let mut out = Summing::new(BufWriter::with_capacity(1 << 20, durable.file()));
-    while let Some(bytes) = store.wait(body.next()).await? {
-        let bytes = bytes.map_err(|error| broken(&error)).with_context(|| format!("fetching {}", object.key))?;
-        out.write_all(&bytes).with_context(writing)?;
-        // A store shall not fill the disk.
-        if out.size() > object.size {
-            bail!("{} has more than the {} bytes that were proven: it was changed", object.key, object.size);
-        }
-        progress.say("fetching", out.size(), Some(object.size));
-    }
-    let sum = out.finish().with_context(writing)?;
-    if (sum.size, hex(&sum.sha256)) != (object.size, object.sha256.clone()) {
-        bail!("{} isn't what was proven to be there: it was changed or cut short", object.key);
-    }
+    content::read(store, object, &mut |bytes, done| {
+        progress.say("fetching", done, Some(object.size));
+        out.write_all(bytes).with_context(writing)
+    })
+    .await?;
+    out.flush().with_context(writing)?;
+    drop(out);
     Ok(durable)
 }
 

@@ -33,15 +33,15 @@ pub struct Copy {
     pub problem: Option<String>,
 }
 
-/// Lists all copies of this appliance, by source and from old to new.
+/// Lists the copies of `source`, or of all of this appliance, by source and from old to new.
 ///
 /// # Errors
 /// The store can't be asked.
-pub fn list(offsite: &Offsite, credentials: &Path, stop: &Stop) -> Result<Vec<Copy>> {
+pub fn list(offsite: &Offsite, credentials: &Path, source: Option<&str>, stop: &Stop) -> Result<Vec<Copy>> {
     let store = Store::connect(offsite, credentials, stop)?;
     super::runtime()?.block_on(async {
         let mut copies = Vec::new();
-        let found = found(&store, None).await.with_context(|| listing(offsite))?;
+        let found = found(&store, source).await.with_context(|| listing(offsite))?;
         for ((source, snapshot), objects) in found {
             copies.push(judge(&store, &source, &snapshot, &objects).await.with_context(|| listing(offsite))?);
         }

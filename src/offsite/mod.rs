@@ -13,6 +13,7 @@ mod body;
 mod bounded;
 pub mod clock;
 pub mod commit;
+mod content;
 mod credentials;
 pub mod fetch;
 pub mod list;
@@ -21,14 +22,17 @@ mod multipart;
 mod outbox;
 mod pending;
 mod pieces;
+pub mod policy;
 mod proof;
 mod push;
 pub mod recipients;
+pub mod retrieve;
 mod seal;
 mod store;
 mod trouble;
 pub(crate) mod unseal;
 mod upload;
+pub mod verify;
 
 use std::path::Path;
 

@@ -252,13 +252,16 @@ impl Store {
         Ok(Some(content))
     }
 
-    /// The content of an object, block by block.
+    /// The content of an object from the byte `from` on, block by block, and its `ETag`. With an `etag` only of the object that
+    /// has it.
     ///
     /// # Errors
     /// It isn't there, or the store doesn't give it.
-    pub async fn open(&self, key: &str) -> Result<ByteStream> {
-        let request = self.contents.get_object().bucket(&self.bucket).key(key);
-        Ok(self.ask(format!("fetching {key}"), request.send()).await?.body)
+    pub async fn open(&self, key: &str, from: u64, etag: Option<&str>) -> Result<(ByteStream, Option<String>)> {
+        let request = self.contents.get_object().bucket(&self.bucket).key(key).set_if_match(etag.map(String::from));
+        let request = request.set_range((from > 0).then(|| format!("bytes={from}-")));
+        let answer = self.ask(format!("fetching {key}"), request.send()).await?;
+        Ok((answer.body, answer.e_tag))
     }
 
     /// The sums of content by which this store checks it. `md5` is asked only when it is wanted.

@@ -20,6 +20,7 @@ use sequoia_openpgp::{Cert, KeyHandle};
 use crate::openpgp::{POLICY, plain};
 use crate::secret::Secret;
 use crate::stop::Stop;
+use crate::terminal;
 
 /// How much is opened at a time, in bytes.
 const BLOCK: usize = 1 << 20;
@@ -45,6 +46,14 @@ impl Keys {
             bail!("{}: it has no private key for decryption\nhint: export it with `gpg --export-secret-keys`", reading());
         }
         Ok(Self(unlock(keys, passphrase).with_context(reading)?))
+    }
+
+    /// The same, and asks for the passphrase on the terminal, or reads it from standard input.
+    ///
+    /// # Errors
+    /// As of [`Self::read`].
+    pub fn read_asking(path: &Path) -> Result<Self> {
+        Self::read(path, || terminal::read_secret("passphrase of the private key"))
     }
 
     /// Opens the sealed `message`, of `size` bytes, into `out`. What was written counts only when this returns without

@@ -98,6 +98,18 @@ impl Restored {
     }
 }
 
+/// An archive that comes by once, as from a store.
+pub struct Stream<'a> {
+    /// What it is called.
+    pub name: &'a Path,
+    /// Its bytes.
+    pub content: &'a mut dyn Read,
+    /// How many there should be.
+    pub size: u64,
+    /// Its index, a file.
+    pub index: &'a Path,
+}
+
 /// Restores `paths` of the snapshot `archive`, everything where there are none, to the folder `to`, which is made when it
 /// isn't there, and must be empty.
 ///
@@ -105,22 +117,46 @@ impl Restored {
 /// A path isn't in the snapshot as its index has it, or the folder isn't empty: nothing was touched. The other errors are those
 /// that end a restore; what was restored until then stays.
 pub fn restore(archive: &Path, paths: &[PathBuf], to: &Path, progress: &Progress, stop: &Stop) -> Result<Restored> {
-    let mut wanted = Wanted::new(paths)?;
-    tree::vacant(to)?;
     let file = File::open(archive).with_context(|| restoring(archive))?;
     let size = file.metadata().with_context(|| restoring(archive))?.len();
+    let stream = Stream { name: archive, content: &mut &file, size, index: &index_of(archive) };
+    restore_from(stream, Some(&file), paths, to, progress, stop)
+}
+
+/// The same of an archive that comes by once. All of it is read, whatever is asked for.
+///
+/// # Errors
+/// As of [`restore`].
+pub fn restore_stream(stream: Stream<'_>, paths: &[PathBuf], to: &Path, progress: &Progress, stop: &Stop) -> Result<Restored> {
+    restore_from(stream, None, paths, to, progress, stop)
+}
+
+/// `file`: the archive, where it can be read from any place on.
+fn restore_from(
+    stream: Stream<'_>,
+    file: Option<&File>,
+    paths: &[PathBuf],
+    to: &Path,
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<Restored> {
+    let Stream { name, content, size, index } = stream;
+    let mut wanted = Wanted::new(paths)?;
+    tree::vacant(to)?;
     let mut trouble = Warnings::default();
-    let proof = Proof::open(&index_of(archive), &mut trouble);
-    let parts = Parts::find(&proof, &wanted).with_context(|| restoring(archive))?;
+    let proof = Proof::open(index, &mut trouble);
+    let parts = Parts::find(&proof, &wanted).with_context(|| restoring(name))?;
 
     let restored =
-        Restored { archive: archive.to_owned(), to: to.to_owned(), files: 0, bytes: 0, folders: 0, links: 0, others: 0, trouble };
+        Restored { archive: name.to_owned(), to: to.to_owned(), files: 0, bytes: 0, folders: 0, links: 0, others: 0, trouble };
     let (runs, firsts) = parts.map_or((None, HashMap::new()), |parts| (Some(parts.runs), parts.firsts));
     let tree = Tree::begin(to)?;
-    let mut work = Work { archive: &file, tree, wanted: &mut wanted, proof, firsts, restored, buffer: vec![0; BLOCK], stop };
-    let end = match runs {
-        Some(runs) => work.runs(&runs, progress).map(|()| None),
-        None => entries::walk(&file, "restoring", progress, stop, &mut |entry, content| work.entry(&entry, content)).map(Some),
+    let mut work = Work { archive: file, tree, wanted: &mut wanted, proof, firsts, restored, buffer: vec![0; BLOCK], stop };
+    let end = match (runs, file) {
+        (Some(runs), Some(file)) => work.runs(file, &runs, progress).map(|()| None),
+        _ => {
+            entries::walk(content, size, "restoring", progress, stop, &mut |entry, content| work.entry(&entry, content)).map(Some)
+        }
     };
     work.leave(None);
     let Work { tree, mut proof, mut restored, .. } = work;
@@ -128,7 +164,7 @@ pub fn restore(archive: &Path, paths: &[PathBuf], to: &Path, progress: &Progress
         // It isn't told otherwise: there is nothing but the error then.
         restored.trouble.lines.iter().for_each(|line| tracing::warn!("{line}"));
     }
-    match end.with_context(|| restoring(archive))? {
+    match end.with_context(|| restoring(name))? {
         Some(End::Whole(digest)) => proof.end(size, Some(digest), &mut wanted, &mut restored.trouble),
         Some(End::Broken(why)) => {
             restored.trouble.push(format!("the archive is damaged and can't be read to its end: {}", printable(why.as_bytes())));
@@ -148,7 +184,8 @@ fn restoring(archive: &Path) -> String {
 }
 
 struct Work<'a> {
-    archive: &'a File,
+    /// None when it comes by only once.
+    archive: Option<&'a File>,
     tree: Tree,
     wanted: &'a mut Wanted,
     proof: Proof,
@@ -161,10 +198,9 @@ struct Work<'a> {
 
 impl Work<'_> {
     /// Restores rows of entries, each read from its own place. A row that can't be read keeps no other from it.
-    fn runs(&mut self, runs: &[Run], progress: &Progress) -> Result<()> {
+    fn runs(&mut self, archive: &File, runs: &[Run], progress: &Progress) -> Result<()> {
         for run in runs {
             self.proof.pass_to(run.number, &mut self.restored.trouble);
-            let archive = self.archive;
             let read = entries::some(archive, run.place, run.count, self.stop, &mut |entry, content| {
                 progress.say("restoring", self.restored.bytes, None);
                 self.entry(&entry, content)
@@ -182,7 +218,7 @@ impl Work<'_> {
         let entry = &described.entry;
         let expected = self.proof.next(entry, &mut self.restored.trouble);
         if !self.wanted.takes(&entry.path) {
-            return Ok(None);
+            return self.first(described, expected, content);
         }
         self.leave(Some(&entry.path));
         match &entry.kind {
@@ -215,14 +251,27 @@ impl Work<'_> {
         Ok(None)
     }
 
+    /// What isn't wanted under this name, but under another that comes later: restored now when it comes by only once.
+    fn first(&mut self, described: &Described, expected: Option<[u8; 32]>, content: &mut dyn Read) -> Result<Option<String>> {
+        let Some(found) = self.firsts.get_mut(&described.entry.path).filter(|_| self.archive.is_none()) else { return Ok(None) };
+        let at = found.wanted_as.clone();
+        found.restored = Some(at.clone());
+        let mut described = described.clone();
+        described.entry.path = at;
+        self.leave(Some(&described.entry.path));
+        self.file(&described, expected, content)
+    }
+
     /// Another name of a file. Where its first name isn't restored, the content comes under this one.
     fn hardlink(&mut self, entry: &Entry, first: &Path) -> Result<()> {
         let (at, fetch) = match self.firsts.get(first) {
             None => (first.to_owned(), None),
+            // It came with the file itself.
+            Some(First { restored: Some(at), .. }) if *at == entry.path => return Ok(()),
             Some(First { restored: Some(at), .. }) => (at.clone(), None),
             Some(found) => (entry.path.clone(), Some((found.place, found.sha256))),
         };
-        let Some((place, sha256)) = fetch else {
+        let (Some((place, sha256)), Some(archive)) = (fetch, self.archive) else {
             match self.tree.hardlink(&entry.path, &at) {
                 Ok(()) => self.restored.links += 1,
                 Err(Errno::ENOENT) => self.restored.trouble.push(format!(
@@ -234,7 +283,6 @@ impl Work<'_> {
             }
             return Ok(());
         };
-        let archive = self.archive;
         let read = entries::some(archive, place, 1, self.stop, &mut |mut described, content| {
             described.entry.path.clone_from(&entry.path);
             self.file(&described, Some(sha256), content)

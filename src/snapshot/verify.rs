@@ -96,7 +96,7 @@ impl Work<'_> {
         ensure!(index.symlink_metadata().is_ok(), "there is no index {} to compare it with", index.display());
         let mut proof = Proof::open(&index, &mut self.trouble);
         let stop = self.stop;
-        let end = entries::walk(file, "verifying", progress, stop, &mut |described, content| {
+        let end = entries::walk(&mut &*file, size, "verifying", progress, stop, &mut |described, content| {
             let expected = proof.next(&described.entry, &mut self.trouble);
             self.content(&described, expected, content)
         })?;

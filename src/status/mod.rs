@@ -45,8 +45,9 @@ pub fn write_page(facts: &Facts, file: &Path) -> Result<()> {
 /// The letter that tells of `report`, still without a log.
 pub fn letter(config: &Config, report: &RunReport) -> Letter {
     let mut facts = facts::gather(config, Some(report), Timestamp::now());
-    // Whoever reads this has it, and with it those that waited.
+    // Whoever reads this has it, and with it those that waited; and who runs is whoever writes it.
     facts.waiting_mails = 0;
+    facts.running = None;
     facts.todo = advice::todo(&facts);
     Letter { subject: text::subject(&facts), text: text::text(&facts, false), html: Some(html::page(&facts)), log: None }
 }

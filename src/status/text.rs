@@ -33,6 +33,7 @@ fn clause(last: &RunReport, todo: usize) -> String {
         Outcome::Complete if todo == 0 => String::new(),
         Outcome::Complete if todo == 1 => String::from(", 1 thing to do"),
         Outcome::Complete => format!(", {todo} things to do"),
+        _ if last.ended.is_none() => String::from(", cut short"),
         _ if all == 0 => String::from(", no source was reached"),
         _ if complete < all => format!(", {complete} of {all} sources complete"),
         _ => String::from(", though every source is complete"),
@@ -139,6 +140,9 @@ fn of_appliance(facts: &Facts, text: &mut String) {
     }
     if let Some((last, push)) = facts.last.as_ref().and_then(|last| Some((last, last.appliance.as_ref()?))) {
         line(text, 0, &format!("the appliance itself: {}", push.summary(&last.run)));
+    }
+    if let Some(last) = facts.last.as_ref().filter(|last| !last.run.is_empty()) {
+        line(text, 0, &format!("the run: {}", last.run));
     }
     for note in facts.last.iter().flat_map(|last| last.troubles.iter().chain(&last.notes)) {
         line(text, 0, note);

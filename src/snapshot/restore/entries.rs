@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use flate2::bufread::MultiGzDecoder;
 use openssl::sha::Sha256;
 use tar::Header;
@@ -40,14 +40,20 @@ pub enum End {
 /// Takes an entry and its content; gives why the content couldn't be read to its end, should that be so.
 pub type Each<'a> = dyn FnMut(Described, &mut dyn Read) -> Result<Option<String>> + 'a;
 
-/// Reads the archive in `file` and gives every entry to `each`, which need not read the content. `doing` is what progress
-/// calls it.
+/// Reads the archive `content`, of `total` bytes as far as that is known, and gives every entry to `each`, which need not read
+/// the entry's content. `doing` is what progress calls it.
 ///
 /// # Errors
 /// A stop, what `each` fails with, and an entry that no snapshot holds.
-pub fn walk(file: &File, doing: &str, progress: &Progress, stop: &Stop, each: &mut Each<'_>) -> Result<End> {
-    let total = file.metadata().context("asking for the archive's size")?.len();
-    let measured = Measured { file, size: 0, sha256: Sha256::new(), total, doing, progress, stop };
+pub fn walk(
+    content: &mut dyn Read,
+    total: u64,
+    doing: &str,
+    progress: &Progress,
+    stop: &Stop,
+    each: &mut Each<'_>,
+) -> Result<End> {
+    let measured = Measured { content, size: 0, sha256: Sha256::new(), total, doing, progress, stop };
     let mut gzip = MultiGzDecoder::new(BufReader::with_capacity(READ, measured));
     // Behind the last entry stand zeros and the sums of gzip; then nothing.
     let read = entries(&mut gzip, u64::MAX, stop, each).and_then(|()| Ok(io::copy(&mut gzip, &mut io::sink())?));
@@ -147,9 +153,9 @@ fn next_header(tar: &mut impl Read) -> Result<Option<Header>, Trouble> {
     if header.cksum().ok() == Some(sum) { Ok(Some(header)) } else { Err(Trouble::Broken("a header's checksum is wrong".into())) }
 }
 
-/// The archive's file, counted and hashed as it is read.
+/// An archive, counted and hashed as it is read.
 struct Measured<'a> {
-    file: &'a File,
+    content: &'a mut dyn Read,
     size: u64,
     sha256: Sha256,
     total: u64,
@@ -161,7 +167,7 @@ struct Measured<'a> {
 impl Read for Measured<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.stop.check().map_err(io::Error::other)?;
-        let length = self.file.read(buffer)?;
+        let length = self.content.read(buffer)?;
         self.sha256.update(&buffer[..length]);
         self.size += length as u64;
         self.progress.say(self.doing, self.size, Some(self.total));
@@ -228,7 +234,7 @@ mod tests {
 
     fn names(file: &File) -> Result<Vec<String>, String> {
         let mut names = Vec::new();
-        let end = walk(file, "restoring", &Progress::default(), &Stop::default(), &mut |described, _| {
+        let end = walk(&mut &*file, 0, "restoring", &Progress::default(), &Stop::default(), &mut |described, _| {
             names.push(described.entry.path.to_string_lossy().into_owned());
             Ok(None)
         });
@@ -295,7 +301,7 @@ mod tests {
         }
         let stop = Stop::default();
         stop.request();
-        let error = walk(&file, "restoring", &Progress::default(), &stop, &mut |_, _| Ok(None)).unwrap_err();
+        let error = walk(&mut &file, 0, "restoring", &Progress::default(), &stop, &mut |_, _| Ok(None)).unwrap_err();
         assert_eq!(error.to_string(), "interrupted by a signal");
     }
 }

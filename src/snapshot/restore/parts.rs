@@ -42,6 +42,8 @@ pub(super) struct First {
     pub(super) place: Place,
     /// What its content must be.
     pub(super) sha256: [u8; 32],
+    /// The first of its other names that is wanted.
+    pub(super) wanted_as: PathBuf,
     /// The name under which its content was restored.
     pub(super) restored: Option<PathBuf>,
 }
@@ -86,7 +88,9 @@ impl Parts {
                 if let Kind::Hardlink(first) = indexed.entry.kind
                     && !wanted.takes(&first)
                 {
-                    parts.firsts.insert(first, First { place: Place::default(), sha256: [0; 32], restored: None });
+                    let wanted_as = indexed.entry.path.clone();
+                    let found = First { place: Place::default(), sha256: [0; 32], wanted_as, restored: None };
+                    parts.firsts.entry(first).or_insert(found);
                 }
             }
             number += 1;

@@ -28,13 +28,25 @@ impl GnuPg {
         Self::make("", &["--faked-system-time", "20200101T000000"], "1d")
     }
 
+    /// One whose keys are too short to be safe.
+    pub fn weak() -> Self {
+        let owner = Self::empty("");
+        owner.gpg(&[], &["--quick-generate-key", "owner@example.org", "rsa1024", "cert", "never"]);
+        owner.gpg(&[], &["--quick-add-key", &owner.fingerprint(), "rsa1024", "encr", "never"]);
+        owner
+    }
+
     fn make(passphrase: &str, options: &[&str], expires: &str) -> Self {
-        // Short: an agent's socket has no room for a long path.
-        let home = tempfile::Builder::new().prefix("gpg").tempdir_in("/tmp").unwrap();
-        let gnupg = Self { home, passphrase: passphrase.to_owned() };
+        let gnupg = Self::empty(passphrase);
         let generate = ["--quick-generate-key", "owner@example.org", "future-default", "default", expires];
         gnupg.gpg(options, &generate);
         gnupg
+    }
+
+    fn empty(passphrase: &str) -> Self {
+        // Short: an agent's socket has no room for a long path.
+        let home = tempfile::Builder::new().prefix("gpg").tempdir_in("/tmp").unwrap();
+        Self { home, passphrase: passphrase.to_owned() }
     }
 
     /// The certificate, in ASCII armor.

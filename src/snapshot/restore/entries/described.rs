@@ -24,7 +24,7 @@ const LONGEST_RECORDS: u64 = 4 << 20;
 const MOST_STRETCHES: usize = 100_001;
 
 /// An entry, and how its content is stored.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Described {
     /// What it is.
     pub entry: Entry,

@@ -3,10 +3,11 @@
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::browse::say;
 use crate::cli::snapshot::{Diff, Find, List, One, Pin, Prune, Snapshot, Verify};
 use crate::config::{self, Config, Keep};
 use crate::log::printable;
@@ -185,9 +186,4 @@ fn row(source: &str, verdict: &Verdict, dry_run: bool) -> Vec<String> {
 
 fn load(path: &Path) -> Result<Config> {
     Ok(config::load(path)?)
-}
-
-fn say(out: &mut impl Write, text: &str) -> Result<Outcome> {
-    out.write_all(text.as_bytes()).context("writing to standard output")?;
-    Ok(Outcome::Complete)
 }

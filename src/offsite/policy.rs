@@ -1,0 +1,236 @@
+//! What a bucket and its access key should be allowed, so that an intruder on the appliance can't destroy the copies.
+//!
+//! The text is a shell script with reasons: each document, and the command that sets it. The access key may do exactly what a
+//! push, its resuming and its proof need. It may not delete; and it may not set a retention, because who can do that can lock
+//! junk for a century.
+//!
+//! The documents are those of AWS: policies ("Actions, resources, and condition keys for Amazon S3"), Object Lock, lifecycle.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use crate::config::Offsite;
+
+/// Kinds of stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Amazon's.
+    Aws,
+    /// Ceph's object gateway.
+    Ceph,
+}
+
+/// How long copies are locked where the configuration doesn't say it.
+const LOCKED_DAYS: u64 = 30;
+
+/// The name of the user that the access key belongs to.
+const USER: &str = "vaultberry";
+
+/// Actions on the bucket itself.
+const ON_BUCKET: [&str; 2] = ["s3:ListBucket", "s3:ListBucketMultipartUploads"];
+
+/// Actions on objects.
+const ON_OBJECTS: [&str; 5] =
+    ["s3:PutObject", "s3:GetObject", "s3:GetObjectRetention", "s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"];
+
+/// All of it, as a shell script. Copies go `expire` days after they were made.
+pub fn script(offsite: &Offsite, kind: Kind, expire: u16) -> String {
+    let days = offsite.locked.map_or(LOCKED_DAYS, |locked| locked.as_secs().div_ceil(86_400));
+    let api = offsite.endpoint.as_ref().map_or_else(|| String::from("aws"), |endpoint| format!("aws --endpoint-url {endpoint}"));
+    let mut script = Script { text: String::new(), api, bucket: &offsite.bucket };
+    script.comment(&format!(
+        "What the bucket {} and the appliance's access key should be allowed. Run this with a key of your own that never \
+         comes near the appliance. A bucket for the appliance alone is best: its key can list the names of all objects.",
+        offsite.bucket
+    ));
+    script.comment("A bucket that keeps versions and locks objects. That can only be said when it is made.");
+    script.command("s3api create-bucket", &format!("--object-lock-enabled-for-bucket{}", location(offsite, kind)));
+    if kind == Kind::Aws {
+        script.comment(
+            "The appliance's own user and access key, which may do just what a push, its resuming and its proof need. It may \
+             list without a prefix, since otherwise the store says \"no\" where it should say \"there is none\".",
+        );
+        script.document("appliance.json", &allowed(offsite, None));
+        let api = script.api.clone();
+        script.line(&format!("{api} iam create-user --user-name {USER}"));
+        script.line(&format!(
+            "{api} iam put-user-policy --user-name {USER} --policy-name copies --policy-document file://appliance.json"
+        ));
+        script.line(&format!("{api} iam create-access-key --user-name {USER}"));
+        script.comment(
+            "Nothing is overwritten: who writes an object must say that there may be none (If-None-Match), which vaultberry does. \
+             It holds for the owner's keys, too.",
+        );
+        script.document("bucket.json", &no_overwriting(offsite));
+    } else {
+        script.comment(&format!(
+            "Make the user {USER} first (`radosgw-admin user create --uid={USER} --display-name={USER}`): its access key is the \
+             appliance's. This bucket belongs to you, and lets that user do just what a push, its resuming and its proof need."
+        ));
+        script.document("bucket.json", &allowed(offsite, Some(&format!("arn:aws:iam:::user/{USER}"))));
+        script.comment(
+            "Ceph's policies don't know the condition s3:if-none-match, so an intruder can write over a copy. The copy stays as \
+             an older version, which is locked: `vaultberry offsite verify` finds that, and its versions bring it back.",
+        );
+    }
+    script.command("s3api put-bucket-policy", "--policy file://bucket.json");
+    script.comment(&format!(
+        "Each version of an object is kept for {days} days, whoever asks to delete it. COMPLIANCE can't be undone before that, \
+         not by you either; try it out with fewer days. The appliance reads it back with [offsite] locked = \"{days}d\"."
+    ));
+    script.document("lock.json", &lock(days));
+    script.command("s3api put-object-lock-configuration", "--object-lock-configuration file://lock.json");
+    script.comment(&format!(
+        "Copies go after {expire} days, what was deleted or overwritten a day after its lock has ended, and parts of uploads \
+         that nobody went on with after a week."
+    ));
+    script.document("lifecycle.json", &lifecycle(offsite, expire));
+    script.command("s3api put-bucket-lifecycle-configuration", "--lifecycle-configuration file://lifecycle.json");
+    script.comment(
+        "What a store can't do. Garage: who may write may delete, there are no versions, and Object Lock is accepted and \
+         ignored without a word: give copies there a second store that can. MinIO: versions and Object Lock as above, users \
+         and policies by `mc admin`; it doesn't know s3:if-none-match in policies. `vaultberry doctor` tries out what an \
+         intruder with the appliance's key could do.",
+    );
+    script.text
+}
+
+fn location(offsite: &Offsite, kind: Kind) -> String {
+    if kind == Kind::Ceph || offsite.region == "us-east-1" {
+        return String::new();
+    }
+    format!(" --create-bucket-configuration LocationConstraint={}", offsite.region)
+}
+
+/// What the appliance may do; in a policy of the bucket, `principal` says who that is.
+fn allowed(offsite: &Offsite, principal: Option<&str>) -> Value {
+    let mut statements = [
+        json!({"Effect": "Allow", "Action": ON_BUCKET, "Resource": bucket(offsite)}),
+        json!({"Effect": "Allow", "Action": ON_OBJECTS, "Resource": objects(offsite)}),
+    ];
+    if let Some(principal) = principal {
+        for statement in &mut statements {
+            statement["Principal"] = json!({"AWS": [principal]});
+        }
+    }
+    json!({"Version": "2012-10-17", "Statement": statements})
+}
+
+/// Denies what creates an object where one may be. Beginning an upload in parts, and its parts, create none.
+fn no_overwriting(offsite: &Offsite) -> Value {
+    json!({
+        "Version": "2012-10-17",
+        "Statement": [{
+            "Effect": "Deny",
+            "Principal": "*",
+            "Action": "s3:PutObject",
+            "Resource": objects(offsite),
+            "Condition": {"Null": {"s3:if-none-match": "true"}, "Bool": {"s3:ObjectCreationOperation": "true"}}
+        }]
+    })
+}
+
+fn lock(days: u64) -> Value {
+    json!({"ObjectLockEnabled": "Enabled", "Rule": {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": days}}})
+}
+
+fn lifecycle(offsite: &Offsite, expire: u16) -> Value {
+    json!({"Rules": [{
+        "ID": "copies",
+        "Status": "Enabled",
+        "Filter": {"Prefix": format!("{}/", offsite.prefix)},
+        "Expiration": {"Days": expire},
+        "NoncurrentVersionExpiration": {"NoncurrentDays": 1},
+        "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7}
+    }]})
+}
+
+fn bucket(offsite: &Offsite) -> String {
+    format!("arn:aws:s3:::{}", offsite.bucket)
+}
+
+fn objects(offsite: &Offsite) -> String {
+    format!("arn:aws:s3:::{}/{}/*", offsite.bucket, offsite.prefix)
+}
+
+/// The script as it grows.
+struct Script<'a> {
+    text: String,
+    api: String,
+    bucket: &'a str,
+}
+
+impl Script<'_> {
+    /// A paragraph, in lines that a terminal shows whole.
+    fn comment(&mut self, text: &str) {
+        if !self.text.is_empty() {
+            self.text.push('\n');
+        }
+        let mut line = String::from("#");
+        for word in text.split(' ') {
+            if line.len() + word.len() > 98 {
+                self.line(&line);
+                line = String::from("#");
+            }
+            write!(line, " {word}").expect("writing to a string doesn't fail");
+        }
+        self.line(&line);
+    }
+
+    fn document(&mut self, name: &str, document: &Value) {
+        let json = serde_json::to_string_pretty(document).expect("a document of ours is JSON");
+        self.line(&format!("cat >{name} <<'END'\n{json}\nEND"));
+    }
+
+    fn command(&mut self, command: &str, options: &str) {
+        let line = format!("{} {command} --bucket {} {options}", self.api, self.bucket);
+        self.line(&line);
+    }
+
+    fn line(&mut self, line: &str) {
+        self.text.push_str(line);
+        self.text.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::{Kind, script};
+    use crate::config::{Offsite, sample};
+
+    #[test]
+    fn the_appliance_may_neither_delete_nor_lock() {
+        let offsite = sample::offsite("https://s3.example.org", Path::new("/x"));
+        for kind in [Kind::Aws, Kind::Ceph] {
+            let text = script(&offsite, kind, 365);
+            for forbidden in
+                ["s3:Delete", "PutObjectRetention", "PutObjectLegalHold", "BypassGovernance", "\"s3:*\"", "PutBucket"]
+            {
+                assert!(!text.contains(forbidden), "{forbidden}");
+            }
+            assert!(
+                text.contains("arn:aws:s3:::backups/vaultberry/*")
+                    && text.lines().all(|line| !line.starts_with('#') || line.len() <= 99),
+                "{text}"
+            );
+        }
+        assert!(script(&offsite, Kind::Aws, 365).contains("s3:if-none-match"));
+        assert!(!script(&offsite, Kind::Ceph, 365).contains("\"s3:if-none-match\""));
+    }
+
+    #[test]
+    fn what_the_configuration_says_stands_in_it() {
+        let offsite = sample::offsite("https://s3.example.org", Path::new("/x"));
+        let offsite = Offsite { locked: Some(Duration::from_hours(90 * 24)), region: "eu-central-1".into(), ..offsite };
+        let text = script(&offsite, Kind::Aws, 400);
+        for part in ["\"Days\": 90", "\"Days\": 400", "locked = \"90d\"", "LocationConstraint=eu-central-1"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(text.contains("aws --endpoint-url https://s3.example.org s3api put-bucket-policy --bucket backups "), "{text}");
+        assert!(script(&Offsite { endpoint: None, ..offsite }, Kind::Aws, 400).contains("\naws s3api put-bucket-policy "));
+    }
+}

@@ -1,0 +1,144 @@
+//! What a person does with copies on another machine: restoring straight from the store, verifying, and looking whom they are
+//! sealed for.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::Value;
+use vaultberry::outcome::Outcome;
+
+use super::scene::{MONDAY, Scene, TUESDAY, key};
+use crate::support::appliance::{Run, names};
+use crate::support::gnupg::GnuPg;
+use crate::support::store::{self, Store};
+use crate::support::way::{Fate, Way};
+
+/// The program on a machine that has no configuration.
+fn vaultberry(scene: &Scene, port: u16, arguments: &[&str]) -> Run {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vaultberry"));
+    command.args(arguments).args(["--endpoint", &format!("http://127.0.0.1:{port}"), "--credentials"]).arg(scene.path("s3"));
+    Run::of(command.output().unwrap())
+}
+
+fn restore(scene: &Scene, port: u16, copy: &str, key: &Path, to: &str, paths: &[&str]) -> Run {
+    let (place, key, to) = (format!("s3://{}/vaultberry/{copy}", store::BUCKET), key.to_str().unwrap(), scene.path(to));
+    let mut arguments = vec!["restore", &place, "--key", key, "--to", to.to_str().unwrap()];
+    arguments.extend(paths);
+    vaultberry(scene, port, &arguments)
+}
+
+/// A scene with two files and another name of the first, pushed.
+fn pushed(store: &Store) -> Scene {
+    let scene = Scene::new(GnuPg::new());
+    fs::create_dir_all(scene.path("mirror/srv/a")).unwrap();
+    fs::write(scene.path("mirror/srv/a/first"), "the content\n").unwrap();
+    fs::hard_link(scene.path("mirror/srv/a/first"), scene.path("mirror/srv/other")).unwrap();
+    let archive = scene.snapshot(MONDAY, 20 << 20, Outcome::Complete);
+    scene.push(&scene.config(store.port), &archive, Outcome::Complete).unwrap();
+    scene
+}
+
+#[test]
+fn a_copy_is_restored_straight_from_the_store() {
+    let store = Store::start();
+    let scene = pushed(&store);
+    let key = scene.owner.private_key();
+    let run = restore(&scene, store.port, "web/latest", &key, "all", &[]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.stdout.starts_with("restored 2 files (20.0 MiB), "), "{run:?}");
+    crate::support::assert_same(&scene.path("mirror"), &scene.path("all"));
+
+    // Parts of it, of which one is another name of what isn't asked for.
+    let run = restore(&scene, store.port, &format!("web/{MONDAY}"), &key, "part", &["/srv/other"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert_eq!((names(&scene.path("part")), names(&scene.path("part/srv"))), (vec!["srv".to_owned()], vec!["other".to_owned()]));
+    assert_eq!(fs::read_to_string(scene.path("part/srv/other")).unwrap(), "the content\n");
+
+    for (arguments, told) in [
+        (vec!["restore", "s3://backups", "--key", "x", "--to", "y"], "names no copy\nhint: write s3://BUCKET/PREFIX/SOURCE/NAME"),
+        (vec!["restore", "s3://backups/vaultberry/web/latest", "--to", "y"], "is sealed\nhint: name the private key with --key"),
+        (vec!["restore", "web/latest", "--to", "y"], "are for copies in one\nhint: write s3://"),
+        (vec!["offsite", "list"], "stands in the configuration\nhint: with --store"),
+        (vec!["offsite", "list", "--store", "s3://UPPER/x"], "the bucket \"UPPER\" is not a bucket's name\nhint: write 3 to 63"),
+    ] {
+        let run = vaultberry(&scene, store.port, &arguments);
+        assert!(run.code == Some(1) && run.stderr.contains(told), "{arguments:?}: {run:?}");
+    }
+    let run = restore(&scene, store.port, "web/latest", &GnuPg::new().private_key(), "stranger", &[]);
+    assert!(run.code == Some(1) && run.stderr.contains("it isn't sealed for this key"), "{run:?}");
+    assert!(!scene.path("stranger").exists());
+}
+
+#[test]
+fn a_connection_that_breaks_is_gone_on_with_and_a_changed_copy_is_told() {
+    let store = Store::start();
+    let scene = pushed(&store);
+    let sealed = key(MONDAY, "tar.gz.pgp");
+    let (asked, object) = (std::sync::Arc::new(AtomicUsize::new(0)), sealed.clone());
+    let count = std::sync::Arc::clone(&asked);
+    let way = Way::to(store.port, move |line| {
+        let is = line.starts_with("GET ") && line.contains(&object);
+        if is && count.fetch_add(1, Ordering::SeqCst) < 2 { Fate::Cut } else { Fate::Pass }
+    });
+    let run = restore(&scene, way.port, "web/latest", &scene.owner.private_key(), "broken", &[]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
+    crate::support::assert_same(&scene.path("mirror"), &scene.path("broken"));
+
+    let mut changed = store.get(&sealed).unwrap();
+    let middle = changed.len() / 2;
+    changed[middle] ^= 1;
+    store.put(&sealed, &changed);
+    let run = restore(&scene, store.port, "web/latest", &scene.owner.private_key(), "changed", &[]);
+    assert!(run.code == Some(1) && run.stderr.contains("the archive is damaged"), "{run:?}");
+    // Verifying finds it without a key.
+    let verified = vaultberry(&scene, store.port, &["offsite", "verify", "--store", "s3://backups/vaultberry"]);
+    assert!(verified.code == Some(1) && verified.stdout.starts_with(&format!("web/{MONDAY}  BAD: ")), "{verified:?}");
+    assert!(verified.stderr.contains("1 of 1 copies aren't what was proven\nhint: "), "{verified:?}");
+}
+
+#[test]
+fn copies_are_verified_all_or_some_sealed_or_opened() {
+    let store = Store::start();
+    let scene = pushed(&store);
+    let tuesday = scene.snapshot(TUESDAY, 1000, Outcome::Partial);
+    scene.push(&scene.config(store.port), &tuesday, Outcome::Partial).unwrap();
+    let place = ["--store", "s3://backups/vaultberry"];
+    let verify = |more: &[&str]| {
+        let run = vaultberry(&scene, store.port, &[&["offsite", "verify"], more, &place].concat());
+        assert_eq!(run.code, Some(0), "{run:?}");
+        run.stdout
+    };
+    let all = verify(&[]);
+    assert_eq!(all.lines().count(), 2);
+    assert!(all.starts_with(&format!("web/{MONDAY}  as it was proven, ")), "{all}");
+    assert_eq!(verify(&["--sample", "1"]).lines().count(), 1);
+    let opened = verify(&["web/latest", "--key", scene.owner.private_key().to_str().unwrap(), "--json"]);
+    let opened: Value = serde_json::from_str(&opened).unwrap();
+    assert_eq!((&opened["snapshot"], &opened["problem"]), (&MONDAY.into(), &Value::Null));
+    // What the program on the appliance says needs no address.
+    let listed = scene.vaultberry(&["offsite", "list", "web"], "");
+    assert_eq!(listed.stdout.lines().count(), 2, "{listed:?}");
+    assert_eq!(scene.vaultberry(&["offsite", "list", "mail"], "").stdout, "");
+}
+
+#[test]
+fn certificates_are_shown_with_what_helps() {
+    let scene = Scene::new(GnuPg::new());
+    scene.config_at("http://127.0.0.1:1", "");
+    let run = scene.vaultberry(&["offsite", "recipients"], "");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.stdout.starts_with(&format!("{}  never expires\n  owner@example.org\n", scene.owner.fingerprint())), "{run:?}");
+    for (owner, told) in [(GnuPg::expired(), "it isn't valid now"), (GnuPg::weak(), "RSA1024 is not considered secure")] {
+        let scene = Scene::new(owner);
+        scene.config_at("http://127.0.0.1:1", "");
+        let run = scene.vaultberry(&["offsite", "recipients", "--json"], "");
+        assert_eq!(run.code, Some(3), "{run:?}");
+        let shown: Value = serde_json::from_str(&run.stdout).unwrap();
+        let problem = shown[0]["problem"].as_str().unwrap();
+        assert!(problem.contains(told) && problem.contains("\nhint: "), "{problem}");
+        assert_eq!(shown[0]["usable"], false);
+    }
+}
