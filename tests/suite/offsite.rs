@@ -569,16 +569,7 @@ fn the_list_tells_proven_from_unproven_beyond_a_thousand_keys() {
 #[test]
 fn a_store_with_a_certificate_of_its_own_needs_its_authority_in_the_configuration() {
     let scene = Scene::new(GnuPg::new());
-    let openssl = |arguments: &str| {
-        let made = Command::new("openssl").args(arguments.split(' ')).current_dir(scene.folder.path()).output().unwrap();
-        assert!(made.status.success(), "{made:?}");
-    };
-    openssl(
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -subj /CN=authority -days 2",
-    );
-    openssl("req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout tls.key -out tls.csr -subj /CN=store");
-    fs::write(scene.path("ext"), "subjectAltName=IP:127.0.0.1\n").unwrap();
-    openssl("x509 -req -in tls.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out tls.pem -days 2 -extfile ext");
+    scene.certify();
     let store = Store::start_tls(&scene.path("tls.pem"), &scene.path("tls.key"));
     let archive = scene.snapshot(MONDAY, 1000, Outcome::Complete);
     let endpoint = format!("https://127.0.0.1:{}", store.port);

@@ -142,3 +142,36 @@ fn certificates_are_shown_with_what_helps() {
         assert_eq!(shown[0]["usable"], false);
     }
 }
+
+#[test]
+fn the_page_for_those_without_vaultberry_is_right_word_for_word() {
+    let scene = Scene::new(GnuPg::new());
+    scene.certify();
+    let store = Store::start_tls(&scene.path("tls.pem"), &scene.path("tls.key"));
+    let host = format!("127.0.0.1:{}", store.port);
+    let ca = format!("ca = \"\"\"{}\"\"\"", fs::read_to_string(scene.path("ca.pem")).unwrap());
+    let config = scene.config_at(&format!("https://{host}"), &ca);
+    scene.make_bucket(&host);
+    let archive = scene.snapshot(MONDAY, 17 << 20, Outcome::Complete);
+    scene.push(&config, &archive, Outcome::Complete).unwrap();
+
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/guides/without-vaultberry.md")).unwrap();
+    let mut blocks = page.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    // What is one's own: the page's example is replaced line by line.
+    let own = blocks.next().unwrap().lines().map(|line| match line.split_once('=').unwrap().0 {
+        "bucket" => format!("bucket={}\n", store::BUCKET),
+        "host" => format!("host={host}\n"),
+        "prefix" | "source" => format!("{line}\n"),
+        key => format!("{key}=test\n"),
+    });
+    let script = own.chain(blocks.map(String::from)).collect::<String>();
+    let folder = scene.path("years-later");
+    fs::create_dir(&folder).unwrap();
+    let mut sh = Command::new("sh");
+    sh.args(["-euxc", &script]).current_dir(&folder).env("GNUPGHOME", scene.owner.home()).env("HOME", &folder);
+    let output = sh.env("SSL_CERT_FILE", scene.path("ca.pem")).output().unwrap();
+    let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{told}");
+    crate::support::assert_same(&scene.path("mirror"), &folder.join("restored"));
+    assert!(told.contains("\"outcome\": \"complete\"") && told.matches("\"sha256\"").count() >= 4, "{told}");
+}

@@ -49,6 +49,11 @@ impl GnuPg {
         Self { home, passphrase: passphrase.to_owned() }
     }
 
+    /// Its home.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
     /// The certificate, in ASCII armor.
     pub fn certificate(&self) -> String {
         String::from_utf8(self.gpg(&[], &["--armor", "--export"]).stdout).unwrap()
