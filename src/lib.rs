@@ -16,6 +16,7 @@ pub mod credentials;
 pub mod devices;
 pub mod digest;
 pub mod disk;
+pub mod doctor;
 pub mod durable;
 pub mod image;
 pub mod keys;

@@ -22,7 +22,7 @@ use vaultberry::snapshot::restore::{self, Restored};
 use vaultberry::snapshot::{catalog, json};
 use vaultberry::source::trust::Server;
 use vaultberry::stop::Stop;
-use vaultberry::{browse, cli, complaint, config, disk, log, report, run, sandbox, source, status, terminal};
+use vaultberry::{browse, cli, complaint, config, disk, doctor, log, report, run, sandbox, source, status, terminal};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -76,6 +76,7 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
             print(&report::send_now(&config)?)
         }
         Command::Report(Report::Preview(args)) => preview(&args),
+        Command::Doctor(args) => examine(&args),
         Command::Report(Report::Test(args)) => print(&report::test(&config::load(&args.config)?, Timestamp::now())?),
     }
 }
@@ -218,6 +219,13 @@ fn preview(args: &Preview) -> Result<Outcome> {
         std::fs::write(file, html).with_context(|| format!("writing {}", file.display()))?;
     }
     print(&preview.text)
+}
+
+fn examine(args: &cli::doctor::Doctor) -> Result<Outcome> {
+    let config = config::load(&args.on.config)?;
+    doctor::examine(&config, &Stop::on_signals()?, &mut |check| {
+        print(&if args.json { json::line(check)? } else { doctor::text(check) }).map(drop)
+    })
 }
 
 /// Writes to standard output; unlike `print!`, a reader that has gone away is an error and not a panic.

@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod config;
 pub mod disk;
+pub mod doctor;
 pub mod image;
 pub mod offsite;
 pub mod report;
@@ -63,6 +64,11 @@ pub enum Command {
     Offsite(offsite::Offsite),
     /// Get a snapshot back from the off-site store, on any machine.
     Fetch(offsite::Fetch),
+    /// Try whether all that a run needs works, and what an intruder could do
+    ///
+    /// Asks the servers for their keys, reads the logins, and writes an object of its own into the store, which it tries to
+    /// overwrite and to delete. Exit code 1 when something is broken, 3 when something should be better.
+    Doctor(doctor::Doctor),
     /// Deal with the mail that tells of each run.
     #[command(subcommand)]
     Report(report::Report),

@@ -23,6 +23,7 @@ mod outbox;
 mod pending;
 mod pieces;
 pub mod policy;
+pub mod probe;
 mod proof;
 mod push;
 pub mod recipients;

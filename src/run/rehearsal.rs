@@ -119,7 +119,7 @@ fn pushing(config: &Config, source: &str, run: &str, outcome: Outcome) -> Option
 }
 
 /// What is wrong with the files that the run would log in with.
-fn unreadable_credentials(config: &Config) -> impl Iterator<Item = String> {
+pub fn unreadable_credentials(config: &Config) -> impl Iterator<Item = String> {
     let store = config.offsite.as_ref().map(|offsite| &offsite.credentials);
     let servers = config.report.iter().flat_map(|report| &report.servers);
     let mail = servers.filter_map(|server| server.credentials.as_ref());

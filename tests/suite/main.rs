@@ -7,6 +7,7 @@ mod config;
 mod connection;
 mod cut;
 mod databases;
+mod doctor;
 mod hostile;
 mod mirror;
 mod night;

@@ -1,0 +1,70 @@
+//! The store, tried with an object of its own: what the appliance can do there, an intruder on it can, too.
+
+use anyhow::Result;
+use uuid::Uuid;
+
+use super::Check;
+use crate::config::Offsite;
+use crate::offsite::probe::{Probe, Tried};
+use crate::stop::Stop;
+
+const ABOUT: &str = "store";
+const POLICY: &str = "`vaultberry offsite policy` prints what the access key should be allowed";
+
+/// Writes a probe and tries to destroy it, in each way that there is.
+///
+/// # Errors
+/// A stop was asked for.
+pub fn examine(offsite: &Offsite, stop: &Stop) -> Result<Vec<Check>> {
+    let mut checks = Vec::new();
+    if let Err(error) = try_all(offsite, stop, &mut checks) {
+        stop.check()?;
+        checks.push(Check::failed(ABOUT, &error));
+    }
+    Ok(checks)
+}
+
+fn try_all(offsite: &Offsite, stop: &Stop, checks: &mut Vec<Check>) -> Result<()> {
+    let probe = Probe::begin(offsite, &Uuid::new_v4().simple().to_string(), stop)?;
+    checks.push(Check::ok(ABOUT, format!("it can be listed, written and read, as a push does: {}", probe.key())));
+    checks.push(if probe.is_kept_from_new()? {
+        Check::ok(ABOUT, "it writes only where nothing is, when it is asked to (If-None-Match)")
+    } else {
+        Check::warning(
+            ABOUT,
+            "it doesn't know If-None-Match",
+            "two appliances with one prefix would write over each other's copies",
+        )
+    });
+    let versions = probe.version().is_some();
+    checks.push(match probe.overwrite()? {
+        Tried::Refused => Check::ok(ABOUT, "the access key can't write over an object"),
+        Tried::Done if versions => {
+            Check::warning(ABOUT, "the access key can write over an object; the old version stays", POLICY)
+        }
+        Tried::Done => Check::warning(ABOUT, "the access key can write over an object, and no version of it stays", POLICY),
+    });
+    checks.push(match probe.delete(None)? {
+        Tried::Refused => Check::ok(ABOUT, "the access key can't delete an object"),
+        Tried::Done if versions => Check::warning(ABOUT, "the access key can delete an object; its versions stay", POLICY),
+        Tried::Done => Check::warning(ABOUT, "the access key can delete an object, and nothing of it stays", POLICY),
+    });
+    if let Some(version) = probe.version() {
+        checks.push(match probe.delete(Some(version))? {
+            Tried::Refused => Check::ok(ABOUT, "the access key can't delete a version of an object"),
+            Tried::Done => {
+                Check::warning(ABOUT, "the access key can delete every version of an object: copies can be destroyed", POLICY)
+            }
+        });
+    }
+    let locked = probe.locked_until();
+    checks.push(match locked {
+        Some(until) => Check::ok(ABOUT, format!("what comes is locked, this until {until:.0}")),
+        None => Check::warning(
+            ABOUT,
+            "what comes isn't locked, so that whoever may delete it can",
+            "give the bucket a default retention, if the store can (Object Lock)",
+        ),
+    });
+    Ok(())
+}
