@@ -6,17 +6,19 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
+use jiff::Timestamp;
 
 use crate::browse::say;
-use crate::cli::offsite::{Fetch, Kind, List, Offsite, Policy, Reach, Recipients, Store, Verify};
+use crate::cli::offsite::{Fetch, Kind, List, Offsite, Policy, Prune, Reach, Recipients, Store, Verify};
 use crate::cli::snapshot::Restore;
 use crate::config;
 use crate::offsite::fetch::Wanted;
-use crate::offsite::{fetch, list, policy, recipients, retrieve, verify};
+use crate::offsite::{fetch, list, policy, prune, recipients, retrieve, verify};
 use crate::outcome::Outcome;
 use crate::run::screen::Screen;
 use crate::snapshot::json;
 use crate::snapshot::restore::Restored;
+use crate::snapshot::retention::Verdict;
 use crate::stop::Stop;
 
 /// Does what `command` says, and writes what comes of it to `out`.
@@ -25,6 +27,7 @@ pub fn run(command: &Offsite, verbosity: u8, out: &mut impl Write) -> Result<Out
         Offsite::List(args) => list_copies(args, out),
         Offsite::Verify(args) => verify_copies(args, verbosity, out),
         Offsite::Fetch(args) => fetch_copy(args, verbosity, out),
+        Offsite::Prune(args) => prune_copies(args, out),
         Offsite::Recipients(args) => show_recipients(args, out),
         Offsite::Policy(args) => print_policy(args, out),
     }
@@ -83,6 +86,26 @@ pub fn fetch_copy(args: &Fetch, verbosity: u8, out: &mut impl Write) -> Result<O
     let fetched = fetch::fetch(&request, &Stop::on_signals()?, &screen.progress("fetch"))?;
     drop(screen);
     say(out, &fetched.told())
+}
+
+fn prune_copies(args: &Prune, out: &mut impl Write) -> Result<Outcome> {
+    let config = config::load(&args.on.config)?;
+    let (offsite, _) = configured(&args.on.config)?;
+    let stop = Stop::on_signals()?;
+    for (source, verdicts) in prune::plan(&config, &offsite, &args.credentials, Timestamp::now(), &stop)? {
+        for Verdict { name, reasons } in verdicts {
+            let what = match reasons.as_slice() {
+                [] if args.yes => {
+                    prune::remove(&offsite, &args.credentials, &source, &name, &stop)?;
+                    String::from("removed")
+                }
+                [] => String::from("would go"),
+                reasons => format!("stays: {}", reasons.join(", ")),
+            };
+            say(out, &format!("{source}/{name}  {what}\n"))?;
+        }
+    }
+    Ok(Outcome::Complete)
 }
 
 fn show_recipients(args: &Recipients, out: &mut impl Write) -> Result<Outcome> {

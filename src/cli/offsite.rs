@@ -23,6 +23,11 @@ pub enum Offsite {
     ///
     /// The same as `vaultberry fetch`.
     Fetch(Fetch),
+    /// Remove old copies from the store, on another machine than the appliance
+    ///
+    /// By the rules of `keep`. Only tells what would go, unless it is told --yes. Wants an access key that may delete, which
+    /// must never come onto the appliance.
+    Prune(Prune),
     /// Show whom copies and reports are sealed for, and until when that is possible
     ///
     /// Exit code 3 when one can't be sealed for today.
@@ -63,6 +68,20 @@ pub struct Verify {
     /// Which store
     #[command(flatten)]
     pub store: Store,
+}
+
+/// What `vaultberry offsite prune` takes.
+#[derive(Args, Debug)]
+pub struct Prune {
+    /// Remove them, and don't only tell
+    #[arg(long)]
+    pub yes: bool,
+    /// The file with an access key that may delete
+    #[arg(long, value_name = "FILE")]
+    pub credentials: PathBuf,
+    /// The appliance's configuration
+    #[command(flatten)]
+    pub on: OnAppliance,
 }
 
 /// What `vaultberry offsite recipients` takes.

@@ -25,6 +25,7 @@ mod pieces;
 pub mod policy;
 pub mod probe;
 mod proof;
+pub mod prune;
 mod push;
 pub mod recipients;
 pub mod retrieve;

@@ -2,16 +2,22 @@
 //! sealed for.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
+use uuid::Uuid;
+use vaultberry::luks::{self, Key};
 use vaultberry::outcome::Outcome;
+use vaultberry::secret::Secret;
 
 use super::scene::{MONDAY, Scene, TUESDAY, key};
-use crate::support::appliance::{Run, names};
+use crate::support::appliance::{Appliance, Run, names};
 use crate::support::gnupg::GnuPg;
+use crate::support::peer::Peer;
+use crate::support::servers::CREDENTIALS;
 use crate::support::store::{self, Store};
 use crate::support::way::{Fate, Way};
 
@@ -174,4 +180,86 @@ fn the_page_for_those_without_vaultberry_is_right_word_for_word() {
     assert!(output.status.success(), "{told}");
     crate::support::assert_same(&scene.path("mirror"), &folder.join("restored"));
     assert!(told.contains("\"outcome\": \"complete\"") && told.matches("\"sha256\"").count() >= 4, "{told}");
+}
+
+#[test]
+fn old_copies_go_by_the_rules_and_never_from_the_appliance() {
+    let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
+    let config = scene.config(store.port);
+    for day in 1..=5 {
+        let archive = scene.snapshot(&format!("2026110{day}T023000Z"), 1000, Outcome::Complete);
+        scene.push(&config, &archive, Outcome::Complete).unwrap();
+    }
+    store.put(&key("20261101T033000Z", "tar.gz.pgp"), "under way");
+    let configured = scene.path("appliance.toml");
+    let text = fs::read_to_string(&configured).unwrap().replace("[openpgp]", "keep = { last = 2 }\n[openpgp]");
+    fs::write(&configured, text).unwrap();
+    let credentials = scene.path("s3");
+    let prune = |more: &[&str]| {
+        let arguments = [&["offsite", "prune", "--credentials", credentials.to_str().unwrap()], more].concat();
+        scene.vaultberry(&arguments, "")
+    };
+    let run = prune(&["--yes"]);
+    assert!(run.code == Some(1) && run.stderr.contains("this is the appliance: it pushes from here\nhint: "), "{run:?}");
+    fs::remove_file(scene.path("state/pushes.json")).unwrap();
+    let before = store.keys();
+    let run = prune(&[]);
+    assert_eq!((run.code, store.keys() == before), (Some(0), true), "{run:?}");
+    assert_eq!(run.stdout.matches("  would go\n").count(), 3, "{run:?}");
+    let run = prune(&["--yes"]);
+    assert_eq!(run.stdout.matches("  removed\n").count(), 3, "{run:?}");
+    assert!(run.stdout.contains("web/20261105T023000Z  stays: "), "{run:?}");
+    // What is unproven isn't judged.
+    assert_eq!(store.keys().len(), 2 * 3 + 1);
+    assert!(store.get(&key("20261101T033000Z", "tar.gz.pgp")).is_some());
+    assert_eq!(prune(&["--yes"]).stdout.matches("removed").count(), 0);
+}
+
+#[test]
+fn the_guide_for_rebuilding_everything_is_right_word_for_word() {
+    let (mut appliance, store, owner) = (Appliance::new(false), Store::start(), GnuPg::new());
+    let peer = Peer::start(&appliance.public_key(), None);
+    peer.write("letters/first", "hello\n");
+    appliance.settings(&format!(
+        "[openpgp]\nrecipients = [\"\"\"{}\"\"\"]\n[offsite]\nbucket = \"{}\"\nprefix = \"attic\"\n\
+         endpoint = \"http://127.0.0.1:{}\"\ncredentials = \"{}\"\n",
+        owner.certificate(),
+        store::BUCKET,
+        store.port,
+        appliance.secret("key", CREDENTIALS).display()
+    ));
+    appliance.pull_from("web", &peer);
+    let run = appliance.run();
+    assert_eq!(run.code, Some(0), "{run:?}");
+
+    // Another machine, and a disk with a header of its own, which is spoiled.
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    fs::copy(owner.private_key(), path("private.asc")).unwrap();
+    fs::copy(appliance.secret("key", CREDENTIALS), path("s3")).unwrap();
+    let (disk, phrase) = (path("disk"), "eight words that nobody else knows");
+    fs::File::create(&disk).unwrap().set_len(20 << 20).unwrap();
+    let secret = Secret::new(phrase.to_owned());
+    luks::format(&disk, Uuid::new_v4(), "test", None, &[Key::Passphrase(&secret)]).unwrap();
+    let header = path("header");
+    luks::backup_header(&disk, &header).unwrap();
+    fs::OpenOptions::new().write(true).open(&disk).unwrap().write_all(&vec![0; 1 << 20]).unwrap();
+
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/guides/rebuild.md")).unwrap();
+    let mut blocks = page.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned());
+    let (config, data, broken) = (blocks.next().unwrap(), blocks.next().unwrap(), blocks.next().unwrap());
+    // Here root isn't encrypted, so that the header comes from elsewhere.
+    let script = format!("{config}\ncp header old/appliance/backup-disk.luks-header\n{data}\n{broken}");
+    let program = Path::new(env!("CARGO_BIN_EXE_vaultberry")).parent().unwrap();
+    let mut sh = Command::new("sh");
+    sh.args(["-euxc", &script]).current_dir(folder.path()).env("bucket", store::BUCKET).env("prefix", "attic");
+    sh.env("endpoint", format!("http://127.0.0.1:{}", store.port)).env("disk", &disk);
+    sh.env("PATH", format!("{}:{}", program.display(), std::env::var("PATH").unwrap()));
+    let mut child = sh.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(phrase.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(fs::read(path("old/appliance/appliance.toml")).unwrap(), fs::read(appliance.config()).unwrap());
+    let data = path("web").join(peer.data().strip_prefix("/").unwrap());
+    crate::support::assert_same(&peer.data(), &data);
 }
