@@ -6,12 +6,14 @@
 
 use std::fs;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use libcryptsetup_rs::consts::flags::{CryptActivate, CryptDeactivate, CryptPbkdf, CryptVolumeKey};
 use libcryptsetup_rs::consts::vals::{CryptKdf, EncryptionFormat};
 use libcryptsetup_rs::{CryptDevice, CryptInit, CryptParamsLuks2, CryptParamsLuks2Ref, CryptPbkdfType, Either, LibcryptErr};
+use nix::sys::stat::{major, minor};
 use uuid::Uuid;
 
 use crate::secret::Secret;
@@ -169,8 +171,9 @@ pub fn backup_header(path: &Path, to: &Path) -> Result<()> {
 
 /// The device of the volume that `mapped` is the open side of; none when it isn't one, or there are several below it.
 pub fn device_below(mapped: &Path) -> Option<PathBuf> {
-    let node = mapped.canonicalize().ok()?;
-    let slaves = Path::new("/sys/class/block").join(node.file_name()?).join("slaves");
+    // By its number: without udev's rules for device-mapper the node's name says nothing.
+    let number = fs::metadata(mapped).ok()?.rdev();
+    let slaves = format!("/sys/dev/block/{}:{}/slaves", major(number), minor(number));
     let mut below = fs::read_dir(slaves).ok()?.filter_map(Result::ok);
     let device = Path::new("/dev").join(below.next()?.file_name());
     (below.next().is_none() && uuid(&device).is_some()).then_some(device)

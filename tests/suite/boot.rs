@@ -178,6 +178,13 @@ fn first_night(card: &Card, disk: &Path, servers: &Servers) -> String {
     let snapshots = ssh.expect("sudo ls /mnt/backup/snapshots/peer");
     let names: Vec<&str> = snapshots.lines().collect();
     assert_eq!(names.len(), 2, "an archive and its index: {names:?}");
+    // The appliance's own copy has both headers, each with the volume's own name in it.
+    let own = "sudo sh -c 'tar -xzf /mnt/backup/snapshots/_appliance/*.tar.gz -C /run && cd /run/appliance && ls && \
+               for header in *.luks-header; do cryptsetup luksUUID $header; done && rm -r /run/appliance'";
+    let own = ssh.expect(own);
+    let lines: Vec<&str> = own.lines().collect();
+    assert_eq!(lines[..3], ["appliance.toml", "backup-disk.luks-header", "root.luks-header"], "{own}");
+    assert!(lines.len() == 5 && lines[3] != lines[4], "{own}");
     let archive = names.iter().find(|name| name.ends_with(".tar.gz")).unwrap();
     assert!(archive.contains("T0230"), "cron started it at its time: {archive}");
 
