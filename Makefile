@@ -5,7 +5,7 @@ FLAGS ?=
 TARGET := target/aarch64-unknown-linux-gnu/release
 BUILDER := target/release/vaultberry
 
-.PHONY: help setup image test check bench bench-backup lint cross host clean
+.PHONY: help setup image test check bench bench-backup bench-offsite lint cross host clean
 
 help:
 	@echo 'make image            build out/*.img from image/appliance.toml (CONFIG=FILE: from another)'
@@ -15,6 +15,7 @@ help:
 	@echo 'make check            run the fast tests only'
 	@echo 'make bench            measure a night beside the shell pipeline that it replaces'
 	@echo 'make bench-backup     measure pull and snapshot beside tar, pigz, restic, borg and duplicity'
+	@echo 'make bench-offsite    measure sealing and pushing beside gpg, s3cmd, restic and duplicity'
 	@echo 'make lint             rustfmt, clippy, cargo-deny'
 	@echo 'make cross            build the programs for the appliance'
 	@echo 'make host             build the builder'
@@ -53,6 +54,11 @@ bench-backup:
 	tools/setup bench
 	$(MAKE) --no-print-directory host
 	tools/toolchain host benches/backup.py
+
+bench-offsite:
+	tools/setup bench
+	$(MAKE) --no-print-directory host
+	tools/toolchain host benches/offsite.py
 
 lint:
 	tools/setup lint

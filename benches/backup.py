@@ -68,7 +68,7 @@ def others(work, tree):
 class Appliance:
     """A folder with a configuration that pulls one tree from one sshd."""
 
-    def __init__(self, work, tree, user, port):
+    def __init__(self, work, tree, user, port, more=""):
         self.side = work
         for name in ("backup", "state"):
             (work / name).mkdir(parents=True)
@@ -78,7 +78,7 @@ class Appliance:
         self.config.write_text(
             f'[backup]\nfolder = "{work}/backup"\nstate = "{work}/state"\nlock = "{work}/lock"\n'
             f'[[source]]\nname = "bench"\nhost = "127.0.0.1"\nport = {port}\nuser = "{user}"\n'
-            f'identity = "{work.parent}/client_key"\nhost_keys = ["{host_key}"]\npaths = ["{tree}"]\n'
+            f'identity = "{work.parent}/client_key"\nhost_keys = ["{host_key}"]\npaths = ["{tree}"]\n{more}'
         )
 
     def night(self):
@@ -201,4 +201,5 @@ def main():
         shutil.rmtree(work, ignore_errors=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

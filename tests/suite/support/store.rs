@@ -59,14 +59,31 @@ impl Store {
         Self::launch(free_port(), &["--ssl-cert", certificate.to_str().unwrap(), "--ssl-key", key.to_str().unwrap()])
     }
 
+    /// Starts one without a bucket that asks from a certain request on who may do what.
+    pub fn start_guarded(free: u32) -> Self {
+        Self::launch_with(free_port(), &[], &[("INITIAL_NO_AUTH_ACTION_COUNT", free.to_string())])
+    }
+
+    /// Does what `vaultberry offsite policy` printed, and writes the access key that comes of it to `credentials`.
+    pub fn apply(&self, policy: &str, credentials: &Path) {
+        let mut command = Command::new(python());
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/support/policy.py")).arg(self.port.to_string());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(policy.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        fs::write(credentials, output.stdout).unwrap();
+    }
+
     fn launch(port: u16, options: &[&str]) -> Self {
-        let cache = std::env::var_os("XDG_CACHE_HOME")
-            .map_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"), PathBuf::from);
-        let python = cache.join("vaultberry/moto-5.2.5/bin/python");
-        assert!(python.exists(), "{} is not there: run `tools/setup test`", python.display());
+        Self::launch_with(port, options, &[])
+    }
+
+    fn launch_with(port: u16, options: &[&str], environment: &[(&str, String)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let log = fs::File::create(folder.path().join("log")).unwrap();
-        let mut command = Command::new(python);
+        let mut command = Command::new(python());
+        command.envs(environment.iter().map(|(name, value)| (*name, value.as_str())));
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/support/s3_server.py"));
         command.args(["-H", "127.0.0.1", "-p", &port.to_string()]).args(options);
         // It asks nobody for the data of a cloud's machine.
@@ -143,6 +160,15 @@ pub fn put(port: u16, key: &str, content: impl AsRef<[u8]>) {
 /// Removes an object from the store at `port`.
 pub fn delete(port: u16, key: &str) {
     assert_eq!(request(port, "DELETE", &format!("/{BUCKET}/{key}"), b"").status, 204);
+}
+
+/// The Python that has the server's modules.
+fn python() -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"), PathBuf::from);
+    let python = cache.join("vaultberry/moto-5.2.5/bin/python");
+    assert!(python.exists(), "{} is not there: run `tools/setup test`", python.display());
+    python
 }
 
 struct Answer {

@@ -1,0 +1,153 @@
+#!/usr/bin/python3
+"""Measures sealing and pushing a snapshot beside the tools that do the same, to the same S3 server, in the same run.
+
+    make bench-offsite                the tree of `make bench-backup`
+    benches/offsite.py --scale 0.1    a tenth of it, to try things
+
+The server is moto, as in the tests: it keeps everything in memory and is slow, alike for every side. gpg and s3cmd take
+the archive that vaultberry made; restic and duplicity make their own of the tree, so that they stand beside vaultberry's
+snapshot and push together. Figures of one machine compare with nothing but each other.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+from datetime import datetime
+
+from backup import Appliance, Peak
+from night import VAULTBERRY, free_port, line, make_tree, measured, start_sshd, wait_for
+
+BUCKET = "bench"
+KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "secretsecret", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+class Owner:
+    """A key pair in a home of its own."""
+
+    def __init__(self, work):
+        self.home = pathlib.Path(tempfile.mkdtemp(prefix="vb-gpg-", dir="/tmp"))
+        self.environment = {**os.environ, "GNUPGHOME": str(self.home)}
+        self.gpg("--quick-generate-key", "owner@example.org", "future-default", "default", "never")
+        listed = self.gpg("--with-colons", "--list-keys").splitlines()
+        self.fingerprint = next(text for text in listed if text.startswith("fpr:")).split(":")[9]
+        self.certificate = self.gpg("--armor", "--export")
+
+    def gpg(self, *arguments):
+        command = ["gpg", "--batch", "--passphrase", "", "--pinentry-mode", "loopback", *arguments]
+        return subprocess.run(command, env=self.environment, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+
+    def end(self):
+        subprocess.run(["gpgconf", "--kill", "gpg-agent"], env=self.environment, check=False)
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+def start_store(work):
+    """An S3 server with a bucket; the server, and its port."""
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
+    program = pathlib.Path(__file__).parent.parent / "tests/suite/support/s3_server.py"
+    port = free_port()
+    command = [next(cache.glob("vaultberry/moto-*/bin/python")), program, "-H", "127.0.0.1", "-p", str(port)]
+    with open(work / "moto.log", "wb") as log:
+        store = subprocess.Popen(command, cwd=work, stdout=log, stderr=log, env={**os.environ, "AWS_EC2_METADATA_DISABLED": "true"})
+    wait_for(port)
+    settings = work / "s3cfg"
+    settings.write_text(f"[default]\naccess_key = test\nsecret_key = secretsecret\nhost_base = 127.0.0.1:{port}\n"
+                        f"host_bucket = 127.0.0.1:{port}\nuse_https = False\nbucket_location = us-east-1\n")
+    subprocess.run(["s3cmd", "-c", settings, "mb", f"s3://{BUCKET}"], check=True, stdout=subprocess.DEVNULL)
+    return store, port, settings
+
+
+def night(appliance):
+    """Seconds of snapshot, sealing and push; the run's own memory in MiB; archive and bytes that were pushed."""
+    command = [VAULTBERRY, "backup", "run", "--json", "--config", appliance.config]
+    moments, pushed = {}, None
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        peak = Peak(child.pid)
+        for text in child.stdout:
+            event = json.loads(text)
+            when = datetime.fromisoformat(event["time"][:26].rstrip("Z") + "+00:00")
+            if event["event"] == "progress" and event["source"] == "bench":
+                moments.setdefault(event["doing"], when)
+            elif event["event"] == "source":
+                moments["kept"] = when
+            elif event["event"] == "push" and event["source"] == "bench":
+                moments["pushed"], pushed = when, event["bytes"]
+        memory = peak.end()
+    if child.returncode != 0:
+        raise SystemExit(f"error: the run ended with exit code {child.returncode}")
+    archive = sorted((appliance.side / "backup/snapshots/bench").glob("*.tar.gz"))[-1]
+
+    def seconds(since, until):
+        return (moments[until] - moments[since]).total_seconds()
+
+    return seconds("archiving", "kept"), seconds("sealing", "sending"), seconds("kept", "pushed"), memory, archive, pushed
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--scale", type=float, default=1.0)
+    arguments = parser.parse_args()
+    work = pathlib.Path(tempfile.mkdtemp(prefix="vb-bench-", dir=os.environ.get("TMPDIR", "/var/tmp")))
+    work.chmod(0o755)
+    started, owner = [], Owner(work)
+    try:
+        tree = work / "tree"
+        make_tree(tree, arguments.scale)
+        ssh_port = free_port()
+        user, sshd = start_sshd(work, ssh_port)
+        started.append(sshd)
+        wait_for(ssh_port)
+        store, port, settings = start_store(work)
+        started.append(store)
+        side = work / "vaultberry"
+        side.mkdir()
+        key = side / "s3"
+        key.touch(mode=0o600)
+        key.write_text('access_key_id = "test"\nsecret_access_key = "secretsecret"\n')
+        more = (f'[openpgp]\nrecipients = ["""\n{owner.certificate}"""]\n[offsite]\nbucket = "{BUCKET}"\nevery = "0s"\n'
+                f'endpoint = "http://127.0.0.1:{port}"\ncredentials = "{key}"\n')
+        appliance = Appliance(side, tree, user, ssh_port, more)
+        nights = [night(appliance) for _ in range(3)]
+        keep, seal, push = (min(one[part] for one in nights) for part in range(3))
+        memory, archive, pushed = max(one[3] for one in nights), nights[-1][4], nights[-1][5]
+        size = archive.stat().st_size
+        print(f"archive: {size / 1e6:.0f} MB; the server is moto")
+        print(f"{'':32}{'wall':>10}{'processor':>11}{'memory':>13}")
+        sealed = work / "sealed.gpg"
+        encrypt = ["gpg", "--batch", "--yes", "--trust-model", "always", "--compress-algo", "none", "-r", owner.fingerprint,
+                   "-o", sealed, "--encrypt", archive]
+        gpg = min(measured(encrypt, env=owner.environment) for _ in range(3))
+        line("gpg --encrypt", gpg)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        put = min(measured(["s3cmd", "-c", settings, "put", sealed, f"s3://{BUCKET}/s3cmd-{number}"], **quiet) for number in range(3))
+        line("s3cmd put", put)
+        environment = {**owner.environment, **KEYS, "RESTIC_PASSWORD": "bench", "PASSPHRASE": "", "HOME": str(work)}
+        repository = f"s3:http://127.0.0.1:{port}/{BUCKET}/restic"
+        subprocess.run(["restic", "init", "-q", "-r", repository], env=environment, check=True)
+        restic = measured(["restic", "-q", "--no-cache", "-r", repository, "backup", tree], env=environment, **quiet)
+        line("restic, tree to store", restic)
+        duplicity = measured(["duplicity", "full", "--encrypt-key", owner.fingerprint, "--gpg-options", "--trust-model always",
+                              "--s3-endpoint-url", f"http://127.0.0.1:{port}", tree, f"boto3+s3://{BUCKET}/duplicity"],
+                             env=environment, **quiet)
+        line("duplicity, tree to store", duplicity)
+        print(f"{'vaultberry, sealing':32}{seal:8.2f} s")
+        print(f"{'vaultberry, seal and push':32}{push:8.2f} s {'':11}{memory:10.1f} MiB")
+        print(f"{'vaultberry, snapshot and push':32}{keep + push:8.2f} s")
+        print(f"  sealing: gpg / vaultberry                 {gpg[0] / seal:.2f}")
+        print(f"  seal and push: gpg and s3cmd / vaultberry {(gpg[0] + put[0]) / push:.2f}")
+        print(f"  all of it: restic / vaultberry            {restic[0] / (keep + push):.2f}")
+        print(f"  all of it: duplicity / vaultberry         {duplicity[0] / (keep + push):.2f}")
+        print(f"  disk while pushing: {pushed / size:.4f} of the archive")
+    finally:
+        for server in started:
+            server.terminate()
+            server.wait()
+        owner.end()
+        shutil.rmtree(work, ignore_errors=True)
+
+
+main()
