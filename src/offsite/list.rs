@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::commit::{COMMIT_END, Commit, SEALED_END};
@@ -29,6 +30,8 @@ pub struct Copy {
     pub outcome: Option<Outcome>,
     /// Bytes of what is there of archive and index.
     pub size: u64,
+    /// When its commit object came, by the store's clock.
+    pub stored: Option<Timestamp>,
     /// Why it isn't proven.
     pub problem: Option<String>,
 }
@@ -72,6 +75,8 @@ pub struct Objects {
     index: Option<u64>,
     /// Whether there is a commit object.
     pub commit: bool,
+    /// When that came, by the store's clock.
+    pub stored: Option<Timestamp>,
 }
 
 /// The snapshots of `source`, or of all, by source and name.
@@ -89,7 +94,10 @@ pub async fn found(store: &Store, source: Option<&str>) -> Result<BTreeMap<(Stri
         match end.strip_suffix(SEALED_END) {
             Some(ARCHIVE_END) => objects.archive = Some(object.size),
             Some(INDEX_END) => objects.index = Some(object.size),
-            _ => objects.commit |= end == COMMIT_END,
+            _ => {
+                objects.commit |= end == COMMIT_END;
+                objects.stored = object.stored;
+            }
         }
     }
     Ok(found)
@@ -119,7 +127,8 @@ async fn judge(store: &Store, source: &str, snapshot: &str, objects: &Objects) -
         Some(String::from("there is no commit object"))
     };
     let size = objects.archive.unwrap_or(0) + objects.index.unwrap_or(0);
-    Ok(Copy { source: source.to_owned(), snapshot: snapshot.to_owned(), proven: problem.is_none(), outcome, size, problem })
+    let (source, snapshot, stored) = (source.to_owned(), snapshot.to_owned(), objects.stored);
+    Ok(Copy { source, snapshot, proven: problem.is_none(), outcome, size, stored, problem })
 }
 
 impl Objects {
@@ -158,6 +167,7 @@ mod tests {
             proven: true,
             outcome: Some(Outcome::Complete),
             size: 1234,
+            stored: None,
             problem: None,
         };
         let unproven =

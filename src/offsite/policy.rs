@@ -83,7 +83,9 @@ pub fn script(offsite: &Offsite, kind: Kind, expire: u16) -> String {
     script.command("s3api put-object-lock-configuration", "--object-lock-configuration file://lock.json");
     script.comment(&format!(
         "Copies go after {expire} days, what was deleted or overwritten a day after its lock has ended, and parts of uploads \
-         that nobody went on with after a week."
+         that nobody went on with after a week. That goes by age alone: when the appliance has been dead for so long, the last \
+         copy goes, too. To keep the last ones whatever happens, leave Expiration out, and run `vaultberry offsite prune` on \
+         another machine now and then."
     ));
     script.document("lifecycle.json", &lifecycle(offsite, expire));
     script.command("s3api put-bucket-lifecycle-configuration", "--lifecycle-configuration file://lifecycle.json");

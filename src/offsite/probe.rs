@@ -2,7 +2,6 @@
 //! vaultberry.
 
 use anyhow::{Context, Result, bail};
-use aws_sdk_s3::error::ProvideErrorMetadata as _;
 use aws_sdk_s3::primitives::ByteStream;
 use jiff::Timestamp;
 use openssl::hash::{MessageDigest, hash};
@@ -122,7 +121,8 @@ impl Probe {
             Ok(_) => Ok(Tried::Done),
             Err(error) => {
                 let status = error.raw_response().map(|response| response.status().as_u16());
-                if status == Some(403) || matches!(error.code(), Some("AccessDenied" | "InvalidRequest" | "MethodNotAllowed")) {
+                // Any other no may be about something else, and is no comfort.
+                if status == Some(403) {
                     return Ok(Tried::Refused);
                 }
                 Err(trouble::told(&error)).with_context(|| format!("{doing} {}", self.key))

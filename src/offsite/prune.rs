@@ -1,21 +1,30 @@
-//! Removing old copies from the store: on another machine than the appliance, with another access key, since that of the
-//! appliance may not delete.
+//! Removing old copies from the store: on another machine than the appliance, with another access key. That of the appliance
+//! may not delete, which is what protects the copies; that this refuses to run where pushes come from is only a reminder.
 //!
-//! The rules are those of the snapshots on the disk, `keep`. Only proven copies are judged and removed; what is unproven may
-//! be under way, and is for the bucket's lifecycle. The commit object goes first: a copy of which something is gone already
-//! doesn't count any more.
+//! The rules are those of the snapshots on the disk, `keep`; pins aren't known here. Only proven copies are judged and
+//! removed; what is unproven may be under way, and is for the bucket's lifecycle. The commit object goes first: a copy of
+//! which something is gone already doesn't count any more. In a bucket that keeps versions they stay until its lifecycle
+//! removes them.
+//!
+//! Whoever has the appliance's key can write a commit object that agrees with itself. Copies of that kind, with names beside
+//! those of good ones, would be kept in their stead. So what came to the store long after its name says it was made neither
+//! counts nor goes: it is told.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::list;
 use super::store::{self, Store};
 use crate::config::{Config, Offsite};
+use crate::snapshot::list::time_of;
 use crate::snapshot::retention::{self, Kept, Rules, Verdict};
 use crate::stop::Stop;
+
+/// How much later than its name says a copy may come: a store may be down for a while.
+const LATE: SignedDuration = SignedDuration::from_hours(14 * 24);
 
 /// What the rules say of the proven copies, by source, each from the oldest to the newest.
 ///
@@ -34,19 +43,34 @@ pub fn plan(
              hint: prune on another machine, with an access key that may delete and is never on the appliance"
         );
     }
-    let mut kept: BTreeMap<String, Vec<Kept>> = BTreeMap::new();
+    let mut kept: BTreeMap<String, (Vec<Kept>, Vec<Verdict>)> = BTreeMap::new();
     for copy in list::list(offsite, credentials, None, stop)?.into_iter().filter(|copy| copy.proven) {
-        let one = Kept { name: copy.snapshot, outcome: copy.outcome, pinned: false };
-        kept.entry(copy.source).or_default().push(one);
+        let (judged, told) = kept.entry(copy.source).or_default();
+        if is_late(&copy.snapshot, copy.stored) {
+            let why = "it came to the store long after its name says; look who put it there";
+            told.push(Verdict { name: copy.snapshot, reasons: vec![why.to_owned()] });
+        } else {
+            judged.push(Kept { name: copy.snapshot, outcome: copy.outcome, pinned: false });
+        }
     }
     let zone = config.zone()?;
-    let judged = kept.into_iter().map(|(source, kept)| {
+    let judged = kept.into_iter().map(|(source, (kept, told))| {
         let own = config.sources.iter().find(|known| known.name == source);
         let keep = own.map_or(config.backup.keep, |source| source.keep);
-        let verdicts = retention::judge(&kept, &Rules { keep, protect: &[], zone: &zone, now });
+        let mut verdicts = retention::judge(&kept, &Rules { keep, protect: &[], zone: &zone, now });
+        verdicts.extend(told);
+        verdicts.sort_by(|one, other| one.name.cmp(&other.name));
         (source, verdicts)
     });
     Ok(judged.collect())
+}
+
+/// Whether a copy came too late to be what its name says; also when the store doesn't say when it came.
+fn is_late(name: &str, stored: Option<Timestamp>) -> bool {
+    match (time_of(name), stored) {
+        (Some(named), Some(stored)) => stored.duration_since(named) > LATE,
+        _ => true,
+    }
 }
 
 /// Removes a copy.
@@ -63,4 +87,18 @@ pub fn remove(offsite: &Offsite, credentials: &Path, source: &str, name: &str, s
         }
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_late;
+
+    #[test]
+    fn a_copy_may_come_two_weeks_after_its_name_says() {
+        let late = |stored: Option<&str>| is_late("20261101T023000Z", stored.map(|time| time.parse().unwrap()));
+        assert!(!late(Some("2026-11-01T03:00:00Z")) && !late(Some("2026-11-15T02:30:00Z")));
+        assert!(late(Some("2026-11-15T02:30:01Z")) && late(None));
+        // A clock that was ahead.
+        assert!(!late(Some("2026-10-01T00:00:00Z")));
+    }
 }

@@ -100,6 +100,8 @@ pub struct Listed {
     pub key: String,
     /// Bytes of it.
     pub size: u64,
+    /// When it came, by the store's clock.
+    pub stored: Option<Timestamp>,
 }
 
 /// Where copies go, as the push clock knows it.
@@ -333,7 +335,8 @@ impl Store {
             let page = page.map_err(|error| trouble::told(&error)).context("listing the bucket")?;
             listed.extend(page.contents().iter().filter_map(|object| {
                 let size = object.size().and_then(|size| u64::try_from(size).ok())?;
-                Some(Listed { key: object.key()?.to_owned(), size })
+                let stored = object.last_modified().and_then(|time| Timestamp::from_second(time.secs()).ok());
+                Some(Listed { key: object.key()?.to_owned(), size, stored })
             }));
         }
         Ok(listed)

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use uuid::Uuid;
 use vaultberry::luks::{self, Key};
@@ -187,8 +188,11 @@ fn the_page_for_those_without_vaultberry_is_right_word_for_word() {
 fn old_copies_go_by_the_rules_and_never_from_the_appliance() {
     let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
     let config = scene.config(store.port);
-    for day in 1..=5 {
-        let archive = scene.snapshot(&format!("2026110{day}T023000Z"), 1000, Outcome::Complete);
+    let now = Timestamp::now();
+    let named = |days: i64| (now - SignedDuration::from_hours(24 * days)).strftime("%Y%m%dT%H%M%SZ").to_string();
+    // The oldest comes much too late to be what it says.
+    for days in [5, 4, 3, 2, 1, 30] {
+        let archive = scene.snapshot(&named(days), 1000, Outcome::Complete);
         scene.push(&config, &archive, Outcome::Complete).unwrap();
     }
     store.put(&key("20261101T033000Z", "tar.gz.pgp"), "under way");
@@ -209,9 +213,10 @@ fn old_copies_go_by_the_rules_and_never_from_the_appliance() {
     assert_eq!(run.stdout.matches("  would go\n").count(), 3, "{run:?}");
     let run = prune(&["--yes"]);
     assert_eq!(run.stdout.matches("  removed\n").count(), 3, "{run:?}");
-    assert!(run.stdout.contains("web/20261105T023000Z  stays: "), "{run:?}");
+    assert!(run.stdout.contains(&format!("web/{}  stays: ", named(1))), "{run:?}");
+    assert!(run.stdout.contains(&format!("web/{}  stays: it came to the store long after its name says", named(30))), "{run:?}");
     // What is unproven isn't judged.
-    assert_eq!(store.keys().len(), 2 * 3 + 1);
+    assert_eq!(store.keys().len(), 3 * 3 + 1);
     assert!(store.get(&key("20261101T033000Z", "tar.gz.pgp")).is_some());
     assert_eq!(prune(&["--yes"]).stdout.matches("removed").count(), 0);
 }
