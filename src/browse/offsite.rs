@@ -158,20 +158,17 @@ pub fn restore(args: &Restore, verbosity: u8) -> Result<Option<Restored>> {
 
 /// The store that a command means, and the file with its access key.
 fn store_of(store: &Store) -> Result<(config::Offsite, PathBuf)> {
-    let (offsite, named) = match &store.store {
-        Some(location) => {
-            let offsite = reached(location, &store.reach)?;
-            let credentials = offsite.credentials.clone();
-            (offsite, credentials)
-        }
-        None => {
-            let Reach { endpoint, region, path_style, ca, .. } = &store.reach;
-            ensure!(
-                endpoint.is_none() && region.is_none() && path_style.is_none() && ca.is_none(),
-                "how the store is reached stands in the configuration\nhint: with --store s3://BUCKET/PREFIX none is needed"
-            );
-            configured(&store.on.config)?
-        }
+    let (offsite, named) = if let Some(location) = &store.store {
+        let offsite = reached(location, &store.reach)?;
+        let credentials = offsite.credentials.clone();
+        (offsite, credentials)
+    } else {
+        let Reach { endpoint, region, path_style, ca, .. } = &store.reach;
+        ensure!(
+            endpoint.is_none() && region.is_none() && path_style.is_none() && ca.is_none(),
+            "how the store is reached stands in the configuration\nhint: with --store s3://BUCKET/PREFIX none is needed"
+        );
+        configured(&store.on.config)?
     };
     Ok((offsite, store.reach.credentials.clone().unwrap_or(named)))
 }

@@ -146,7 +146,8 @@ pub struct Prune {
 /// What `vaultberry restore` takes.
 #[derive(Args, Debug)]
 pub struct Restore {
-    /// SOURCE/NAME, SOURCE/latest for the newest complete one, the path of a .tar.gz, or s3://BUCKET/PREFIX/SOURCE/NAME
+    /// SOURCE/NAME, SOURCE/latest for the newest complete one, the path of a .tar.gz, or of a copy in a store, as
+    /// `s3://my-backups/vaultberry/web/latest`
     pub snapshot: PathBuf,
     /// A file or folder to restore, by its path on the server; without any, everything
     pub path: Vec<PathBuf>,
