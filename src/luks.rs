@@ -4,7 +4,8 @@
 //! needs no stretching, and the recovery passphrase behind argon2id. All of it works on a plain file as well as on a
 //! device; only [`open`] needs device-mapper. Format: "LUKS2 On-Disk Format Specification", version 1.1.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -162,11 +163,15 @@ pub fn volume_key(path: &Path, key: Key) -> Result<Secret<Vec<u8>>> {
     Ok(volume_key)
 }
 
-/// Writes a backup of a volume's header to the file `to`, which mustn't be there: what `cryptsetup luksHeaderRestore` takes. It
-/// opens the volume with the keys of that time.
-pub fn backup_header(path: &Path, to: &Path) -> Result<()> {
-    let saved = load(path)?.backup_handle().header_backup(Some(EncryptionFormat::Luks2), to);
-    saved.with_context(|| format!("saving the LUKS header of {} to {}", path.display(), to.display()))
+/// The header of the volume at `path`, all of it, as `cryptsetup luksHeaderBackup` writes it and `luksHeaderRestore` takes it: it
+/// opens the volume with the keys of that time. Read without libcryptsetup, which wants to lock the device in a folder that a
+/// run can't write to.
+pub fn read_header(path: &Path) -> Result<Vec<u8>> {
+    let reading = || format!("reading the LUKS header of {}", path.display());
+    let mut header = Vec::new();
+    File::open(path).and_then(|file| file.take(HEADER_SIZE).read_to_end(&mut header)).with_context(reading)?;
+    ensure!(header.len() as u64 == HEADER_SIZE && uuid_of_header(&header).is_some(), "{}: there is none", reading());
+    Ok(header)
 }
 
 /// The device of the volume that `mapped` is the open side of; none when it isn't one, or there are several below it.
@@ -176,7 +181,9 @@ pub fn device_below(mapped: &Path) -> Option<PathBuf> {
     let slaves = format!("/sys/dev/block/{}:{}/slaves", major(number), minor(number));
     let mut below = fs::read_dir(slaves).ok()?.filter_map(Result::ok);
     let device = Path::new("/dev").join(below.next()?.file_name());
-    (below.next().is_none() && uuid(&device).is_some()).then_some(device)
+    let mut start = vec![0; BINARY_HEADER_SIZE];
+    File::open(&device).and_then(|mut file| file.read_exact(&mut start)).ok()?;
+    (below.next().is_none() && uuid_of_header(&start).is_some()).then_some(device)
 }
 
 /// The node of an open volume.
@@ -224,7 +231,7 @@ mod tests {
 
     use uuid::Uuid;
 
-    use super::{HEADER_SIZE, Key, Tried, add_key, backup_header, format, test_key, uuid, uuid_of_header, volume_key};
+    use super::{HEADER_SIZE, Key, Tried, add_key, format, read_header, test_key, uuid, uuid_of_header, volume_key};
     use crate::keys::keyfile::random;
     use crate::process;
     use crate::secret::Secret;
@@ -264,7 +271,7 @@ mod tests {
         let (path, saved) = (blank(folder.path()), folder.path().join("header"));
         let key = random(64).unwrap();
         format(&path, Uuid::new_v4(), "test", None, &[Key::Random(&key)]).unwrap();
-        backup_header(&path, &saved).unwrap();
+        std::fs::write(&saved, read_header(&path).unwrap()).unwrap();
         let spoiled = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&spoiled, &vec![0; 1 << 20], 0).unwrap();
         assert_eq!(uuid(&path), None);
@@ -272,8 +279,9 @@ mod tests {
         restore.arg("luksHeaderRestore").arg("--batch-mode").arg("--header-backup-file").arg(&saved).arg(&path);
         process::run(&mut restore, "restoring the header").unwrap();
         assert_eq!(test_key(&path, Key::Random(&key)).unwrap(), Tried::Opened);
-        assert!(backup_header(&path, &saved).is_err(), "a backup is never overwritten");
         assert_eq!(super::device_below(&path), None);
+        let error = format!("{:#}", read_header(Path::new("/dev/zero")).unwrap_err());
+        assert_eq!(error, "reading the LUKS header of /dev/zero: there is none");
     }
 
     #[test]

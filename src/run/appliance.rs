@@ -97,21 +97,12 @@ fn collect(config: &Config, folder: &Path) -> Result<bool> {
         let place = fs::canonicalize(place).with_context(|| format!("looking for {}", place.display()))?;
         let device = mounts::source_of(&place)?.and_then(|mapped| luks::device_below(&mapped));
         if let Some(device) = device {
-            changed |= header(&device, &folder.join(name))?;
+            changed |= replace(&folder.join(name), &luks::read_header(&device)?)?;
         } else {
             tracing::debug!("{} isn't on a LUKS volume, so it has no header to keep", place.display());
         }
     }
     Ok(changed)
-}
-
-/// Brings the header of the volume on `device` to be `to`.
-fn header(device: &Path, to: &Path) -> Result<bool> {
-    // A folder of its own: the library makes the file, and none may be there.
-    let folder = tempfile::tempdir_in(to.parent().context("a header lies in a folder")?).context("making room for a header")?;
-    let new = folder.path().join("header");
-    luks::backup_header(device, &new)?;
-    replace(to, &fs::read(&new).with_context(|| format!("reading {}", new.display()))?)
 }
 
 /// Writes `content` to `path`, unless it stands there already.
