@@ -2,9 +2,13 @@
 //!
 //! Three objects make a copy: the sealed archive, the sealed index, and the commit object, which comes last and says what
 //! the other two must be. Only a copy with a commit object counts. [`push`] makes one: it seals into the `outbox` on the
-//! backup disk, uploads, asks the store what it has now and compares (`proof`), writes the commit object, reads it back,
-//! and only then sets the [`clock`], by which it is decided whether a push is [`due`]. [`fetch`] and [`list`] are for the way
-//! back and need nothing of an appliance but its configuration.
+//! backup disk (`seal`), writes down what it has begun (`pending`), uploads in `pieces`, several at a time (`upload`,
+//! `multipart`), asks the store what it has now and compares (`proof`), writes the commit object, reads it back, and only
+//! then sets the [`clock`], by which it is decided whether a push is [`due`]. [`resume`] goes on with one that was cut short.
+//!
+//! [`list`], [`verify`], [`fetch`] and [`retrieve`] are for the way back, and need nothing of an appliance. [`prune`] is for
+//! another machine with another access key, [`policy`] says what that of the appliance should be allowed, and [`probe`] tries
+//! what it is.
 //!
 //! The store isn't trusted: it can lose copies or refuse to give them, and can't read or change them unnoticed. What it
 //! says goes through `log::printable`.

@@ -3,6 +3,7 @@
 mod far;
 mod faults;
 mod killed;
+mod readers;
 mod scene;
 
 use std::fs;
