@@ -228,6 +228,7 @@ mail: failed
 
 disk: 40.0 GiB of 100.0 GiB free, full in 20 days at this rate
 certificate AB12: expires in 100 days
+the run: 20261123T023000Z
 ";
         assert_eq!(text, expected);
     }

@@ -139,7 +139,12 @@ fn certificates_are_shown_with_what_helps() {
     let run = scene.vaultberry(&["offsite", "recipients"], "");
     assert_eq!(run.code, Some(0), "{run:?}");
     assert!(run.stdout.starts_with(&format!("{}  never expires\n  owner@example.org\n", scene.owner.fingerprint())), "{run:?}");
-    for (owner, told) in [(GnuPg::expired(), "it isn't valid now"), (GnuPg::weak(), "RSA1024 is not considered secure")] {
+    for (owner, told) in [
+        (GnuPg::expired(), "it isn't valid now"),
+        (GnuPg::of(["rsa1024", "rsa1024"], &[]), "RSA1024 is not considered secure"),
+        (GnuPg::of(["rsa3072", "rsa3072"], &["--cert-digest-algo", "SHA1"]), "SHA1 is not considered secure"),
+        (GnuPg::of(["dsa2048", "elg2048"], &[]), "it has no key for encryption that is supported and safe"),
+    ] {
         let scene = Scene::new(owner);
         scene.config_at("http://127.0.0.1:1", "");
         let run = scene.vaultberry(&["offsite", "recipients", "--json"], "");

@@ -28,11 +28,11 @@ impl GnuPg {
         Self::make("", &["--faked-system-time", "20200101T000000"], "1d")
     }
 
-    /// One whose keys are too short to be safe.
-    pub fn weak() -> Self {
+    /// One with keys of these algorithms, to certify with and to encrypt to, made with these options of gpg.
+    pub fn of(algorithms: [&str; 2], options: &[&str]) -> Self {
         let owner = Self::empty("");
-        owner.gpg(&[], &["--quick-generate-key", "owner@example.org", "rsa1024", "cert", "never"]);
-        owner.gpg(&[], &["--quick-add-key", &owner.fingerprint(), "rsa1024", "encr", "never"]);
+        owner.gpg(options, &["--quick-generate-key", "owner@example.org", algorithms[0], "cert", "never"]);
+        owner.gpg(options, &["--quick-add-key", &owner.fingerprint(), algorithms[1], "encr", "never"]);
         owner
     }
 
