@@ -33,7 +33,7 @@ fn clause(last: &RunReport, todo: usize) -> String {
         Outcome::Complete if todo == 0 => String::new(),
         Outcome::Complete if todo == 1 => String::from(", 1 thing to do"),
         Outcome::Complete => format!(", {todo} things to do"),
-        _ if last.ended.is_none() => String::from(", cut short"),
+        _ if last.ended.is_none() && !last.run.is_empty() => String::from(", cut short"),
         _ if all == 0 => String::from(", no source was reached"),
         _ if complete < all => format!(", {complete} of {all} sources complete"),
         _ => String::from(", though every source is complete"),
