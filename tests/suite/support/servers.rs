@@ -61,11 +61,11 @@ impl Servers {
         commits.filter(|key| !key.contains("/_appliance/")).collect()
     }
 
-    /// Fetches the only copy of the source `web` without vaultberry, opens it with GnuPG, unpacks it with GNU tar into the folder `to`, and
+    /// Fetches the only copy but the appliance's own without vaultberry, opens it with GnuPG, unpacks it with GNU tar into the folder `to`, and
     /// gives the bytes of the archive.
     pub fn open_copy(&self, to: &Path) -> Vec<u8> {
         let keys: Vec<String> = self.store.keys().into_iter().filter(|key| key.ends_with(".tar.gz.pgp")).collect();
-        let keys: Vec<String> = keys.into_iter().filter(|key| key.contains("/web/")).collect();
+        let keys: Vec<String> = keys.into_iter().filter(|key| !key.contains("/_appliance/")).collect();
         assert_eq!(keys.len(), 1, "{keys:?}");
         fs::create_dir_all(to).unwrap();
         let sealed = to.with_extension("pgp");
