@@ -22,7 +22,7 @@ use vaultberry::snapshot::restore::{self, Restored};
 use vaultberry::snapshot::{catalog, json};
 use vaultberry::source::trust::Server;
 use vaultberry::stop::Stop;
-use vaultberry::{browse, cli, complaint, config, disk, doctor, log, report, run, sandbox, source, status, terminal};
+use vaultberry::{browse, cli, complaint, config, disk, doctor, durable, log, report, run, sandbox, source, status, terminal};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -216,7 +216,8 @@ fn preview(args: &Preview) -> Result<Outcome> {
     let preview = report::preview(&config, &run::told::letter_of_last_run(&config)?);
     if let Some(file) = &args.html {
         let html = preview.html.context("writing the page: the report of the last run has none")?;
-        std::fs::write(file, html).with_context(|| format!("writing {}", file.display()))?;
+        // It names servers and files, as the page of `status`.
+        durable::write(file, html.as_bytes(), 0o600).context("writing the page")?;
     }
     print(&preview.text)
 }

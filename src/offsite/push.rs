@@ -72,15 +72,7 @@ pub fn resume(config: &Config, source: &str, stop: &Stop, progress: &Progress) -
         return Ok(None);
     }
     let way = Way::new(config, source, stop, progress)?;
-    let pending = match way.outbox.pending() {
-        Ok(None) => return Ok(None),
-        Ok(Some(pending)) => pending,
-        Err(error) => {
-            tracing::warn!(source, "{error:#}: the push begins anew");
-            way.outbox.clear()?;
-            return Ok(None);
-        }
-    };
+    let Some(pending) = way.pending()? else { return Ok(None) };
     let name = pending.commit.snapshot.clone();
     way.resume(pending).with_context(|| way.doing(&name))
 }
@@ -94,7 +86,7 @@ pub fn give_up_others(config: &Config, keep: &[&str], stop: &Stop) -> Result<Vec
     for source in outbox::sources(&config.backup.folder)?.into_iter().filter(|source| !keep.contains(&source.as_str())) {
         let progress = Progress::default();
         let way = Way::new(config, &source, stop, &progress)?;
-        if let Some(pending) = way.outbox.pending()? {
+        if let Some(pending) = way.pending()? {
             way.give_up(pending, "its source is no longer in the configuration")?;
             given_up.push(source);
         }
@@ -106,6 +98,17 @@ impl<'a> Way<'a> {
     fn new(config: &'a Config, source: &'a str, stop: &'a Stop, progress: &'a Progress) -> Result<Self> {
         let offsite = config.offsite.as_ref().context("there is no [offsite] in the configuration, so nothing can be pushed")?;
         Ok(Self { config, offsite, source, outbox: Outbox::of(&config.backup.folder, source), stop, progress })
+    }
+
+    /// What is pending; a record that can't be read goes, with what was sealed.
+    fn pending(&self) -> Result<Option<Pending>> {
+        match self.outbox.pending() {
+            Err(error) => {
+                tracing::warn!(source = self.source, "{error:#}: the push begins anew");
+                self.outbox.clear().map(|()| None)
+            }
+            pending => pending,
+        }
     }
 
     fn doing(&self, name: &str) -> String {

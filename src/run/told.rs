@@ -7,16 +7,15 @@
 //! makes it arrive twice at worst, under one Message-ID.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
 
 use super::report::RunReport;
-use super::{LAST_RUN, lock, logs, mail};
+use super::{LAST_RUN, last, lock, logs, mail};
 use crate::config::Config;
 use crate::durable;
-use crate::log::printable;
 use crate::outcome::Outcome;
 use crate::report::{self, Letter};
 
@@ -29,7 +28,7 @@ pub fn tell(config: &Config) {
     if config.report.is_none() {
         return;
     }
-    let Some(last) = last(&config.backup.state).ok().filter(|last| !is_told(config, &last.run)) else { return };
+    let Some(last) = last(&config.backup.state).ok().flatten().filter(|last| !is_told(config, &last.run)) else { return };
     let queued = report::queue(config, &letter(config, &last), &format!("{}-untold", last.run), Timestamp::now());
     for problem in &queued.problems {
         tracing::warn!("{problem}");
@@ -59,7 +58,9 @@ pub fn mark(config: &Config, run: &str) {
 /// # Errors
 /// There was none, its word can't be read, or it goes on.
 pub fn letter_of_last_run(config: &Config) -> Result<Letter> {
+    let word = config.backup.state.join(LAST_RUN);
     let last = last(&config.backup.state)?;
+    let last = last.with_context(|| format!("reading the word of the last run, {}: there was no run yet", word.display()))?;
     if last.ended.is_none() && lock::holder_of(&config.backup.lock).is_some() {
         bail!("showing the report of the last run: it goes on\nhint: its report is made at its end");
     }
@@ -88,12 +89,4 @@ pub fn log_of(config: &Config, run: &str) -> Option<PathBuf> {
 
 fn is_told(config: &Config, run: &str) -> bool {
     fs::read_to_string(config.backup.state.join(TOLD)).is_ok_and(|told| told.trim_end() == run)
-}
-
-/// The word of the last run.
-fn last(state: &Path) -> Result<RunReport> {
-    let path = state.join(LAST_RUN);
-    let reading = || format!("reading the word of the last run, {}", printable(path.as_os_str().as_encoded_bytes()));
-    let word = fs::read(&path).with_context(reading)?;
-    serde_json::from_slice(&word).with_context(reading)
 }

@@ -289,20 +289,11 @@ fn a_part_that_fails_once_is_sent_again_and_one_that_never_arrives_ends_the_push
 fn a_stop_breaks_a_push_off_and_the_next_run_goes_on() {
     let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
     let archive = scene.snapshot(MONDAY, 33 << 20, Outcome::Complete);
-    let stop = Stop::default();
-    let asked = stop.clone();
-    let way = Way::to(store.port, move |line| {
-        if line.contains("partNumber=2") {
-            asked.request();
-        }
-        Fate::Pass
-    });
-    let error = scene.push_until(&scene.config(way.port), &archive, Outcome::Complete, &stop).unwrap_err();
+    let error = scene.break_off(&store, &archive, "");
     assert!(error.contains("interrupted by a signal"), "{error}");
     let (begun, there) = (vec![key(MONDAY, "tar.gz.pgp")], vec![key(MONDAY, "index.jsonl.zst.pgp")]);
     assert_eq!((store.uploads(), store.keys(), scene.clock()), (begun.clone(), there, Value::Null));
 
-    scene.readdress(way.port, store.port);
     // Changed meanwhile on the disk, it would never be what was sealed: all begins anew.
     let sealed = scene.path("backup/outbox/web").join(format!("{MONDAY}.tar.gz.pgp"));
     let mut changed = fs::read(&sealed).unwrap();
@@ -367,18 +358,7 @@ fn a_push_for_others_or_elsewhere_is_given_up_with_what_it_had_begun() {
     let (mut scene, store) = (Scene::new(GnuPg::new()), Store::start());
     let archive = scene.snapshot(MONDAY, 33 << 20, Outcome::Complete);
     let broken = |scene: &Scene| {
-        let stop = Stop::default();
-        let asked = stop.clone();
-        let way = Way::to(store.port, move |line| {
-            if line.contains("partNumber=2") {
-                asked.request();
-            }
-            Fate::Pass
-        });
-        let mut config = scene.config(store.port);
-        config.offsite.as_mut().unwrap().endpoint = Some(format!("http://127.0.0.1:{}", way.port));
-        scene.push_until(&config, &archive, Outcome::Complete, &stop).unwrap_err();
-        scene.readdress(way.port, store.port);
+        scene.break_off(&store, &archive, "");
         assert_eq!(store.uploads(), [key(MONDAY, "tar.gz.pgp")]);
     };
     broken(&scene);

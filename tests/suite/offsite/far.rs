@@ -13,7 +13,6 @@ use uuid::Uuid;
 use vaultberry::luks::{self, Key};
 use vaultberry::outcome::Outcome;
 use vaultberry::secret::Secret;
-use vaultberry::stop::Stop;
 
 use super::scene::{MONDAY, Scene, TUESDAY, key};
 use crate::support::appliance::{Appliance, Run, names};
@@ -279,25 +278,16 @@ fn the_guide_for_rebuilding_everything_is_right_word_for_word() {
 fn a_push_gets_by_with_what_the_policy_allows_and_no_more_is_allowed() {
     // From its seventh request on, this store asks who may do what.
     let (scene, store) = (Scene::new(GnuPg::new()), Store::start_guarded(6));
-    let config = scene.config_at(&format!("http://127.0.0.1:{}", store.port), "locked = \"30d\"");
+    let configured = || scene.config_at(&format!("http://127.0.0.1:{}", store.port), "locked = \"30d\"");
+    configured();
     let policy = scene.vaultberry(&["offsite", "policy"], "");
     assert_eq!(policy.code, Some(0), "{policy:?}");
     store.apply(&policy.stdout, &scene.path("s3"));
     // Broken off in the midst of its parts, and gone on with.
     let archive = scene.snapshot(MONDAY, 33 << 20, Outcome::Complete);
-    let stop = Stop::default();
-    let asked = stop.clone();
-    let way = Way::to(store.port, move |line| {
-        if line.contains("partNumber=2") {
-            asked.request();
-        }
-        Fate::Pass
-    });
-    let through = scene.config_at(&format!("http://127.0.0.1:{}", way.port), "locked = \"30d\"\nparallel = 1");
-    let error = scene.push_until(&through, &archive, Outcome::Complete, &stop).unwrap_err();
+    let error = scene.break_off(&store, &archive, "locked = \"30d\"\nparallel = 1");
     assert!(error.contains("interrupted by a signal"), "{error}");
-    scene.readdress(way.port, store.port);
-    scene.push(&config, &archive, Outcome::Complete).unwrap();
+    scene.push(&configured(), &archive, Outcome::Complete).unwrap();
     let run = scene.vaultberry(&["doctor"], "");
     for refused in ["can't delete an object", "can't delete a version of an object"] {
         assert!(run.stdout.contains(&format!("ok       store: the access key {refused}")), "{run:?}");

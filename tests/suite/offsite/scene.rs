@@ -20,7 +20,8 @@ use vaultberry::warnings::Warnings;
 
 use crate::support::appliance::{Run, names};
 use crate::support::gnupg::GnuPg;
-use crate::support::store;
+use crate::support::store::{self, Store};
+use crate::support::way::{Fate, Way};
 
 pub const MONDAY: &str = "20261123T023000Z";
 pub const TUESDAY: &str = "20261124T023000Z";
@@ -105,6 +106,23 @@ impl Scene {
         let record = self.path("backup/outbox/web/push.json");
         let text = fs::read_to_string(&record).unwrap();
         fs::write(record, text.replace(&from.to_string(), &to.to_string())).unwrap();
+    }
+
+    /// Pushes, with these lines more in `[offsite]`, until a stop is asked for at the second part; gives the error. The push then
+    /// goes on at the store's own port.
+    pub fn break_off(&self, store: &Store, archive: &Path, more: &str) -> String {
+        let stop = Stop::default();
+        let asked = stop.clone();
+        let way = Way::to(store.port, move |line| {
+            if line.contains("partNumber=2") {
+                asked.request();
+            }
+            Fate::Pass
+        });
+        let config = self.config_at(&format!("http://127.0.0.1:{}", way.port), more);
+        let error = self.push_until(&config, archive, Outcome::Complete, &stop).unwrap_err();
+        self.readdress(way.port, store.port);
+        error
     }
 
     /// The push clock's file; null when there is none.
