@@ -3,6 +3,7 @@
 //! Each check does something real and harmless: it reads a login, asks a server for its keys, writes and tries to destroy an
 //! object of its own in the store. Nothing of a run is touched, and no lock is taken.
 
+pub mod mail;
 pub mod store;
 
 use std::fmt::Write as _;
@@ -84,6 +85,12 @@ pub fn examine(config: &Config, stop: &Stop, told: &mut dyn FnMut(&Check) -> Res
     if let Some(offsite) = &config.offsite {
         stop.check()?;
         store::examine(offsite, stop)?.into_iter().try_for_each(&mut tell)?;
+    }
+    if let Some(report) = &config.report {
+        for server in &report.servers {
+            stop.check()?;
+            tell(mail::examine(report, server, &config.appliance.hostname))?;
+        }
     }
     Ok(match worst {
         State::Ok => Outcome::Complete,

@@ -1,6 +1,7 @@
 //! The store, tried with an object of its own: what the appliance can do there, an intruder on it can, too.
 
 use anyhow::Result;
+use jiff::{SignedDuration, Unit};
 use uuid::Uuid;
 
 use super::Check;
@@ -10,6 +11,9 @@ use crate::stop::Stop;
 
 const ABOUT: &str = "store";
 const POLICY: &str = "`vaultberry offsite policy` prints what the access key should be allowed";
+
+/// By how much clocks may differ: stores refuse requests at 15 minutes.
+const APART: SignedDuration = SignedDuration::from_secs(60);
 
 /// Writes a probe and tries to destroy it, in each way that there is.
 ///
@@ -27,6 +31,7 @@ pub fn examine(offsite: &Offsite, stop: &Stop) -> Result<Vec<Check>> {
 fn try_all(offsite: &Offsite, stop: &Stop, checks: &mut Vec<Check>) -> Result<()> {
     let probe = Probe::begin(offsite, &Uuid::new_v4().simple().to_string(), stop)?;
     checks.push(Check::ok(ABOUT, format!("it can be listed, written and read, as a push does: {}", probe.key())));
+    checks.extend(probe.ahead().map(clock));
     checks.push(if probe.is_kept_from_new()? {
         Check::ok(ABOUT, "it writes only where nothing is, when it is asked to (If-None-Match)")
     } else {
@@ -67,4 +72,17 @@ fn try_all(offsite: &Offsite, stop: &Stop, checks: &mut Vec<Check>) -> Result<()
         ),
     });
     Ok(())
+}
+
+fn clock(ahead: SignedDuration) -> Check {
+    if ahead.abs() <= APART {
+        return Check::ok("clock", "it agrees with the store's");
+    }
+    let apart = ahead.abs().round(Unit::Minute).unwrap_or(ahead.abs());
+    let side = if ahead.is_positive() { "behind" } else { "ahead of" };
+    Check::warning(
+        "clock",
+        &format!("this machine's is about {apart:#} {side} the store's"),
+        "`timedatectl` tells whether it follows a time server: snapshots are named by it, and at 15 minutes stores refuse",
+    )
 }

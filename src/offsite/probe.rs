@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, bail};
 use aws_sdk_s3::primitives::ByteStream;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use openssl::hash::{MessageDigest, hash};
 use openssl::sha::sha256;
 use tokio::runtime::Runtime;
@@ -35,6 +35,7 @@ pub struct Probe {
     key: String,
     version: Option<String>,
     locked_until: Option<Timestamp>,
+    ahead: Option<SignedDuration>,
 }
 
 impl Probe {
@@ -45,8 +46,9 @@ impl Probe {
     pub fn begin(offsite: &Offsite, name: &str, stop: &Stop) -> Result<Self> {
         let (store, runtime) = (Store::connect(offsite, &offsite.credentials, stop)?, super::runtime()?);
         let key = format!("{}/{FOLDER}/{name}", store.prefix);
-        let (version, locked_until) = runtime.block_on(async {
+        let (version, locked_until, ahead) = runtime.block_on(async {
             store.list(&format!("{}/{FOLDER}/", store.prefix)).await?;
+            let before = Timestamp::now();
             store.put_new(&key, FIRST).await?;
             if store.read(&key).await?.as_deref() != Some(FIRST) {
                 bail!("writing {key}: the store doesn't give back what was written");
@@ -54,10 +56,12 @@ impl Probe {
             let request = store.client.head_object().bucket(&store.bucket).key(&key);
             let head = store.ask(format!("asking for {key}"), request.send()).await?;
             let locked = store.head(&key).await?.and_then(|said| said.locked_until);
+            let ahead = head.last_modified().and_then(|time| Timestamp::from_second(time.secs()).ok());
+            let ahead = ahead.map(|stored| ahead_of(before, Timestamp::now(), stored));
             // Without versions some stores say "null".
-            anyhow::Ok((head.version_id().filter(|version| *version != "null").map(String::from), locked))
+            anyhow::Ok((head.version_id().filter(|version| *version != "null").map(String::from), locked, ahead))
         })?;
-        Ok(Self { store, runtime, key, version, locked_until })
+        Ok(Self { store, runtime, key, version, locked_until, ahead })
     }
 
     /// Its key.
@@ -73,6 +77,12 @@ impl Probe {
     /// Until when the store keeps it from being deleted.
     pub fn locked_until(&self) -> Option<Timestamp> {
         self.locked_until
+    }
+
+    /// How far the store's clock is ahead of this machine's, and behind it where that is negative; none where the store doesn't
+    /// say when it was written. Less than a second or two is none at all, since stores tell whole seconds.
+    pub fn ahead(&self) -> Option<SignedDuration> {
+        self.ahead
     }
 
     /// Whether it stays when something else is written only where nothing is.
@@ -127,6 +137,33 @@ impl Probe {
                 }
                 Err(trouble::told(&error)).with_context(|| format!("{doing} {}", self.key))
             }
+        }
+    }
+}
+
+/// How far a clock is ahead that says `stored` of what happened between `before` and `after` of this machine's.
+fn ahead_of(before: Timestamp, after: Timestamp, stored: Timestamp) -> SignedDuration {
+    let (early, late) = (stored.duration_since(before), stored.duration_since(after));
+    if late.is_positive() {
+        late
+    } else if early.is_negative() {
+        early
+    } else {
+        SignedDuration::ZERO
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::{SignedDuration, Timestamp};
+
+    use super::ahead_of;
+
+    #[test]
+    fn a_clock_is_ahead_only_by_what_the_write_does_not_explain() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        for (stored, ahead) in [(1000, 0), (1003, 0), (1005, 0), (1006, 1), (4605, 3600), (999, -1), (400, -600)] {
+            assert_eq!(ahead_of(at(1000), at(1005), at(stored)), SignedDuration::from_secs(ahead), "{stored}");
         }
     }
 }

@@ -39,6 +39,7 @@ use crate::log::printable;
 use crate::redact::Redactor;
 use mail::Mailer;
 use queue::{Queue, Which};
+pub use smtp::Smtp;
 
 /// How long all sending of one run may take.
 const LONGEST: Duration = Duration::from_mins(30);
@@ -289,7 +290,7 @@ fn mails(count: usize) -> String {
 }
 
 /// The mail server as a person would name it.
-fn place(server: &MailServer) -> String {
+pub fn place(server: &MailServer) -> String {
     printable(format!("{}:{}", server.host, server.port).as_bytes())
 }
 

@@ -65,6 +65,19 @@ impl Smtp {
         }
     }
 
+    /// Connects as for a mail, with TLS and login, and sends none.
+    ///
+    /// Gives how many bytes a mail may have, if the server says so.
+    ///
+    /// # Errors
+    /// The server isn't there, isn't the one that it should be, or doesn't take the login.
+    pub fn greet(&mut self) -> Result<Option<usize>> {
+        if self.connection.is_none() {
+            self.connection = Some(self.connect()?);
+        }
+        Ok(self.largest)
+    }
+
     /// Sends one mail. It is sent when the server has taken it for at least one recipient; refused ones are told.
     pub fn send(&mut self, mail: &[u8]) -> Result<Vec<String>, Failure> {
         let mut connection = match self.connection.take() {

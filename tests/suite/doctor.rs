@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::support::appliance::{Appliance, Run};
 use crate::support::gnupg::GnuPg;
+use crate::support::mailbox::Mailbox;
 use crate::support::peer::Peer;
 use crate::support::servers::CREDENTIALS;
 use crate::support::store::{BUCKET, Store};
@@ -25,6 +26,7 @@ fn appliance(store: &Store, owner: &GnuPg) -> (Appliance, Peer) {
 
 fn examine(appliance: &Appliance) -> (Option<i32>, Vec<(String, String, String)>) {
     let run = Run::of(appliance.command(&["doctor", "--json"]).output().unwrap());
+    assert_eq!(run.stderr, "");
     let checks = run.stdout.lines().map(|line| {
         let check: Value = serde_json::from_str(line).unwrap();
         let text = |key: &str| check[key].as_str().unwrap().to_owned();
@@ -81,4 +83,58 @@ fn what_is_broken_is_found_and_the_rest_is_tried_all_the_same() {
     let failed: Vec<&str> = checks.iter().filter(|(_, state, _)| state == "failed").map(|(about, ..)| about.as_str()).collect();
     assert_eq!(failed, ["certificate", "source web", "store"], "{checks:?}");
     assert!(checks.iter().all(|(.., told)| told.contains("it isn't valid now") || told.contains("\nhint: ")), "{checks:?}");
+}
+
+#[test]
+fn the_clocks_of_appliance_and_store_are_compared() {
+    for (ahead, state, told) in [
+        (0, "ok", "it agrees with the store's"),
+        (7200, "warning", "this machine's is about 2h behind the store's\nhint: `timedatectl` tells"),
+        (-600, "warning", "this machine's is about 10m ahead of the store's\nhint: "),
+    ] {
+        let store = Store::start_ahead(ahead);
+        let (appliance, _peer) = appliance(&store, &GnuPg::new());
+        let (_, checks) = examine(&appliance);
+        let clock = checks.iter().find(|(about, ..)| about == "clock").unwrap();
+        assert!(clock.1 == state && clock.2.starts_with(told), "{clock:?}");
+    }
+}
+
+#[test]
+fn each_mail_server_is_greeted_as_for_a_mail_and_gets_none() {
+    let owner = GnuPg::new();
+    let store = Store::start();
+    let (mut appliance, _peer) = appliance(&store, &owner);
+    let login = ["--user", "pi", "--password", "correct-horse"];
+    let (right, wrong) = (Mailbox::start(&login), Mailbox::start(&login));
+    let (clear, mut down) = (Mailbox::start(&["--clear", "--size", "1000000"]), Mailbox::start(&[]));
+    down.end();
+    let credentials = appliance.secret("smtp", "user = \"pi\"\npassword = \"correct-horse\"\n");
+    let other = appliance.secret("smtp-other", "user = \"pi\"\npassword = \"battery-staple\"\n");
+    let server = |mailbox: &Mailbox, credentials: Option<&std::path::Path>| {
+        let credentials = credentials.map_or(String::new(), |path| format!("credentials = \"{}\"\n", path.display()));
+        format!("server = \"127.0.0.1\"\nport = {}\nca = \"\"\"{}\"\"\"\n{credentials}", mailbox.port, mailbox.authority())
+    };
+    appliance.settings(&format!(
+        "[report]\nto = [\"owner@example.org\"]\nfrom = \"pi@example.net\"\n{}\
+         [[report.fallback]]\n{}[[report.fallback]]\n{}[[report.fallback]]\nserver = \"127.0.0.1\"\nport = {}\nsecurity = \"none\"\n",
+        server(&right, Some(&credentials)),
+        server(&wrong, Some(&other)),
+        server(&down, None),
+        clear.port,
+    ));
+    let (code, checks) = examine(&appliance);
+    assert_eq!(code, Some(1), "{checks:?}");
+    let of = |port: u16| {
+        let check = checks.iter().find(|(about, ..)| *about == format!("mail server 127.0.0.1:{port}")).unwrap();
+        (check.1.as_str(), check.2.as_str())
+    };
+    assert_eq!(of(right.port), ("ok", "it proves who it is by TLS, and takes the login"));
+    let told = "it takes mails of 1000000 bytes, and [report] size_limit is 1048576\nhint: ";
+    assert!(of(clear.port).0 == "warning" && of(clear.port).1.starts_with(told), "{checks:?}");
+    assert!(of(wrong.port).0 == "failed" && of(wrong.port).1.contains("says 535 5.7.8\nhint: look at user"), "{checks:?}");
+    assert!(of(down.port).0 == "failed" && of(down.port).1.contains("\nhint: "), "{checks:?}");
+    for mailbox in [&right, &wrong, &clear] {
+        assert_eq!(mailbox.mails(), Vec::<Vec<u8>>::new());
+    }
 }

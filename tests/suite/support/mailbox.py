@@ -1,6 +1,6 @@
 """A mail server for tests: keeps what it accepts, one file a mail, in the order of arrival.
 
-mailbox.py FOLDER [--clear | --tls] [--user USER --password PASSWORD]
+mailbox.py FOLDER [--clear | --tls] [--user USER --password PASSWORD] [--size BYTES]
 
 FOLDER holds server.pem and server.key. The file `replies` there, read anew each time, makes it refuse: each line is
 WHERE, PART and REPLY, separated by tabs; WHERE is rcpt or data, and the reply is given when PART is in the address or the
@@ -25,6 +25,7 @@ options.add_argument("--clear", action="store_true")
 options.add_argument("--tls", action="store_true")
 options.add_argument("--user")
 options.add_argument("--password")
+options.add_argument("--size", type=int)
 options = options.parse_args()
 
 logging.basicConfig(filename=options.folder / "log", level=logging.DEBUG)
@@ -76,6 +77,8 @@ if options.user:
     settings |= {"authenticator": log_in, "auth_required": True, "auth_require_tls": not options.tls}
 if not options.tls and not options.clear:
     settings |= {"tls_context": context, "require_starttls": True}
+if options.size:
+    settings["data_size_limit"] = options.size
 
 
 async def serve():

@@ -49,6 +49,13 @@ impl Store {
         store
     }
 
+    /// Starts one with an empty bucket, whose clock is so many seconds ahead.
+    pub fn start_ahead(seconds: i32) -> Self {
+        let store = Self::launch_with(free_port(), &[], &[("CLOCK_AHEAD", seconds.to_string())]);
+        store.put("", "");
+        store
+    }
+
     /// Begins an upload in parts, as somebody else.
     pub fn begin_upload(&self, key: &str) {
         assert_eq!(request(self.port, "POST", &format!("/{BUCKET}/{key}?uploads"), b"").status, 200);
