@@ -5,13 +5,14 @@ FLAGS ?=
 TARGET := target/aarch64-unknown-linux-gnu/release
 BUILDER := target/release/vaultberry
 
-.PHONY: help setup image test check bench bench-backup bench-offsite lint cross host clean
+.PHONY: help setup image test test-garage check bench bench-backup bench-offsite lint cross host clean
 
 help:
 	@echo 'make image            build out/*.img from image/appliance.toml (CONFIG=FILE: from another)'
 	@echo '                      (FLAGS=--refresh: with new packages)'
 	@echo 'make setup            install what building and testing need'
 	@echo 'make test             run every test, those in QEMU too'
+	@echo 'make test-garage      run the tests against a real Garage, which it builds first'
 	@echo 'make check            run the fast tests only'
 	@echo 'make bench            measure a night beside the shell pipeline that it replaces'
 	@echo 'make bench-backup     measure pull and snapshot beside tar, pigz, restic, borg and duplicity'
@@ -44,6 +45,10 @@ test:
 	tools/setup test
 	$(MAKE) --no-print-directory cross
 	tools/toolchain host sh -c '$$CARGO test --locked --lib --test suite'
+
+test-garage:
+	tools/setup garage
+	tools/toolchain host sh -c '$$CARGO test --locked --test suite -- --ignored garage::'
 
 bench:
 	tools/setup test

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use crate::browse::say;
 use crate::cli::offsite::{Fetch, Kind, List, Offsite, Policy, Prune, Reach, Recipients, Store, Verify};
 use crate::cli::snapshot::Restore;
-use crate::config;
+use crate::config::{self, DEFAULT_CONFIG};
 use crate::offsite::fetch::Wanted;
 use crate::offsite::{fetch, list, policy, prune, recipients, retrieve, verify};
 use crate::outcome::Outcome;
@@ -133,10 +133,8 @@ fn print_policy(args: &Policy, out: &mut impl Write) -> Result<Outcome> {
 /// Restores from a store, when that is what `args` names.
 pub fn restore(args: &Restore, verbosity: u8) -> Result<Option<Restored>> {
     let Some(location) = args.snapshot.to_str().filter(|text| text.starts_with("s3://")) else {
-        let Reach { credentials, endpoint, region, path_style, ca } = &args.reach;
-        let only = credentials.is_some() || endpoint.is_some() || region.is_some() || path_style.is_some() || ca.is_some();
         ensure!(
-            !only && args.key.is_none(),
+            !is_told(&args.reach) && args.reach.credentials.is_none() && args.key.is_none(),
             "--key and the options about a store are for copies in one\nhint: write s3://BUCKET/PREFIX/SOURCE/NAME"
         );
         return Ok(None);
@@ -147,7 +145,9 @@ pub fn restore(args: &Restore, verbosity: u8) -> Result<Option<Restored>> {
     };
     let wanted: Wanted = format!("{source}/{name}").parse()?;
     let key = args.key.as_deref().context("a copy in a store is sealed\nhint: name the private key with --key")?;
-    let offsite = reached(&format!("s3://{place}"), &args.reach)?;
+    let place = format!("s3://{place}");
+    let known = if is_told(&args.reach) { None } else { known(&place, &args.on.config)? };
+    let offsite = known.map_or_else(|| reached(&place, &args.reach), Ok)?;
     let credentials = args.reach.credentials.clone().unwrap_or_else(|| offsite.credentials.clone());
     let screen = Screen::new(verbosity);
     let request =
@@ -163,14 +163,29 @@ fn store_of(store: &Store) -> Result<(config::Offsite, PathBuf)> {
         let credentials = offsite.credentials.clone();
         (offsite, credentials)
     } else {
-        let Reach { endpoint, region, path_style, ca, .. } = &store.reach;
         ensure!(
-            endpoint.is_none() && region.is_none() && path_style.is_none() && ca.is_none(),
+            !is_told(&store.reach),
             "how the store is reached stands in the configuration\nhint: with --store s3://BUCKET/PREFIX none is needed"
         );
         configured(&store.on.config)?
     };
     Ok((offsite, store.reach.credentials.clone().unwrap_or(named)))
+}
+
+/// Whether the command line says how the store is reached.
+fn is_told(reach: &Reach) -> bool {
+    let Reach { credentials: _, endpoint, region, path_style, ca } = reach;
+    endpoint.is_some() || region.is_some() || path_style.is_some() || ca.is_some()
+}
+
+/// The store at `place`, when the configuration in `file` describes its bucket. At the default place there need be none.
+fn known(place: &str, file: &Path) -> Result<Option<config::Offsite>> {
+    if file == Path::new(DEFAULT_CONFIG) && !file.exists() {
+        return Ok(None);
+    }
+    let named = config::store_at(place, &config::Reach::default())?;
+    let configured = config::load(file)?.offsite.filter(|configured| configured.bucket == named.bucket);
+    Ok(configured.map(|configured| config::Offsite { prefix: named.prefix, ..configured }))
 }
 
 fn reached(location: &str, reach: &Reach) -> Result<config::Offsite> {

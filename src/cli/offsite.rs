@@ -153,19 +153,19 @@ pub struct Store {
 /// How a store is reached.
 #[derive(Args, Debug)]
 pub struct Reach {
-    /// The file with the access key; the default is the one that the configuration names
+    /// The file with the access key, unless it is the one that the configuration names
     #[arg(long, value_name = "FILE")]
     pub credentials: Option<PathBuf>,
-    /// The store's address, unless it is AWS; only without a configuration
+    /// The store's address, unless it is AWS or stands in the configuration
     #[arg(long, value_name = "URL")]
     pub endpoint: Option<String>,
-    /// Its region; only without a configuration
+    /// Its region, unless it stands in the configuration
     #[arg(long, value_name = "REGION")]
     pub region: Option<String>,
-    /// Whether the bucket stands in the address's path; only without a configuration
+    /// Whether the bucket stands in the address's path, unless the configuration says so
     #[arg(long, value_name = "BOOL")]
     pub path_style: Option<bool>,
-    /// Certificate authorities to trust beside the system's, in PEM; only without a configuration
+    /// Certificate authorities to trust beside the system's, in PEM, unless the configuration has them
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
 }

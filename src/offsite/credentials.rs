@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use aws_sdk_s3::config::Credentials;
 use serde::Deserialize;
 
@@ -17,9 +17,15 @@ struct AccessKey {
 
 /// Reads the two lines of the file `path`. What the SDK keeps of them it overwrites when it goes.
 pub fn read(path: &Path) -> Result<Credentials> {
-    let AccessKey { access_key_id, secret_access_key } = credentials::read(path)?;
-    if access_key_id.is_empty() || secret_access_key.is_empty() {
+    let AccessKey { access_key_id, secret_access_key } = key(path)
+        .map_err(|error| anyhow!("{error:#}\nhint: it has two lines: access_key_id = \"…\" and secret_access_key = \"…\""))?;
+    Ok(Credentials::new(access_key_id, secret_access_key, None, None, "vaultberry"))
+}
+
+fn key(path: &Path) -> Result<AccessKey> {
+    let key = credentials::read::<AccessKey>(path)?;
+    if key.access_key_id.is_empty() || key.secret_access_key.is_empty() {
         bail!("reading the credentials {}: a line is empty", path.display());
     }
-    Ok(Credentials::new(access_key_id, secret_access_key, None, None, "vaultberry"))
+    Ok(key)
 }

@@ -90,8 +90,8 @@ pub fn script(offsite: &Offsite, kind: Kind, expire: u16) -> String {
     script.document("lifecycle.json", &lifecycle(offsite, expire));
     script.command("s3api put-bucket-lifecycle-configuration", "--lifecycle-configuration file://lifecycle.json");
     script.comment(
-        "What a store can't do. Garage: who may write may delete, there are no versions, and Object Lock is accepted and \
-         ignored without a word: give copies there a second store that can. MinIO: versions and Object Lock as above, users \
+        "What a store can't do. Garage: who may write may delete and write over, there are no versions, and Object Lock is \
+         accepted and ignored without a word, and so is If-None-Match: give copies there a second store that can. MinIO: versions and Object Lock as above, users \
          and policies by `mc admin`; it doesn't know s3:if-none-match in policies. `vaultberry doctor` tries out what an \
          intruder with the appliance's key could do.",
     );

@@ -2,6 +2,7 @@
 
 mod far;
 mod faults;
+mod garage;
 mod killed;
 mod readers;
 mod scene;

@@ -73,6 +73,13 @@ fn a_copy_is_restored_straight_from_the_store() {
         let run = vaultberry(&scene, store.port, &arguments);
         assert!(run.code == Some(1) && run.stderr.contains(told), "{arguments:?}: {run:?}");
     }
+    // A configuration that speaks of the bucket says how it is reached.
+    let (to, private) = (scene.path("by-config"), key.to_str().unwrap());
+    let arguments = ["restore", "s3://backups/vaultberry/web/latest", "--key", private, "--to", to.to_str().unwrap()];
+    let run = scene.vaultberry(&arguments, "");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    crate::support::assert_same(&scene.path("mirror"), &to);
+
     let run = restore(&scene, store.port, "web/latest", &GnuPg::new().private_key(), "stranger", &[]);
     assert!(run.code == Some(1) && run.stderr.contains("it isn't sealed for this key"), "{run:?}");
     assert!(!scene.path("stranger").exists());
@@ -173,7 +180,7 @@ fn the_page_for_those_without_vaultberry_is_right_word_for_word() {
     let own = blocks.next().unwrap().lines().map(|line| match line.split_once('=').unwrap().0 {
         "bucket" => format!("bucket={}\n", store::BUCKET),
         "host" => format!("host={host}\n"),
-        "prefix" | "source" => format!("{line}\n"),
+        "prefix" | "source" | "region" => format!("{line}\n"),
         key => format!("{key}=test\n"),
     });
     let script = own.chain(blocks.map(String::from)).collect::<String>();
@@ -181,7 +188,9 @@ fn the_page_for_those_without_vaultberry_is_right_word_for_word() {
     fs::create_dir(&folder).unwrap();
     let mut sh = Command::new("sh");
     sh.args(["-euxc", &script]).current_dir(&folder).env("GNUPGHOME", scene.owner.home()).env("HOME", &folder);
-    let output = sh.env("SSL_CERT_FILE", scene.path("ca.pem")).output().unwrap();
+    // One for s3cmd, the other for aws, which shall ask no machine of a cloud for a key.
+    sh.env("SSL_CERT_FILE", scene.path("ca.pem")).env("AWS_CA_BUNDLE", scene.path("ca.pem"));
+    let output = sh.env("AWS_EC2_METADATA_DISABLED", "true").output().unwrap();
     let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{told}");
     crate::support::assert_same(&scene.path("mirror"), &folder.join("restored"));

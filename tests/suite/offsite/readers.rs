@@ -8,6 +8,7 @@ use std::process::Command;
 use vaultberry::outcome::Outcome;
 
 use super::scene::{MONDAY, Scene, key};
+use crate::support::cached;
 use crate::support::gnupg::GnuPg;
 use crate::support::store::Store;
 
@@ -34,11 +35,7 @@ fn sq_opens_a_copy() {
 
 /// A program of the tree that `tools/setup` has unpacked, with the tree's own libraries.
 fn of_trixie(folder: &Path, program: &str) -> PathBuf {
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"), PathBuf::from);
-    let tree = cache.join("vaultberry/gnupg-trixie");
-    assert!(tree.join("complete").exists(), "{} is not there: run `tools/setup test`", tree.display());
-    let tree = tree.join("tree");
+    let tree = cached("gnupg-trixie", "test").join("tree");
     let libraries = tree.join("usr/lib/x86_64-linux-gnu");
     let script = folder.join(program);
     let start = format!(

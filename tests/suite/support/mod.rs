@@ -2,6 +2,7 @@
 
 pub mod appliance;
 pub mod card;
+pub mod garage;
 pub mod gnupg;
 pub mod guest;
 pub mod mailbox;
@@ -14,7 +15,7 @@ pub mod small_disk;
 pub mod store;
 pub mod way;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -23,6 +24,15 @@ static HEAVY: Mutex<()> = Mutex::new(());
 /// Held by whoever emulates a guest or builds images: one at a time, there are few cores.
 pub fn alone() -> MutexGuard<'static, ()> {
     HEAVY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What `tools/setup` with this argument has put into the cache folder under this name.
+pub fn cached(name: &str, setup: &str) -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"), PathBuf::from);
+    let folder = cache.join("vaultberry").join(name);
+    assert!(folder.join("complete").exists(), "{} is not there: run `tools/setup {setup}`", folder.display());
+    folder
 }
 
 /// That two trees have the same names, content and link targets.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::cached;
 use super::guest::free_port;
 
 /// The bucket of the tests.
@@ -171,11 +172,7 @@ pub fn delete(port: u16, key: &str) {
 
 /// The Python that has the server's modules.
 fn python() -> PathBuf {
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"), PathBuf::from);
-    let python = cache.join("vaultberry/moto-5.2.5/bin/python");
-    assert!(python.exists(), "{} is not there: run `tools/setup test`", python.display());
-    python
+    cached("moto-5.2.5", "test").join("bin/python")
 }
 
 struct Answer {
