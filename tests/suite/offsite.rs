@@ -22,6 +22,7 @@ use vaultberry::progress::Progress;
 use vaultberry::stop::Stop;
 
 use crate::support::appliance::names;
+use crate::support::certify;
 use crate::support::gnupg::GnuPg;
 use crate::support::store::{self, Store};
 use crate::support::way::{Fate, Way};
@@ -551,8 +552,8 @@ fn the_list_tells_proven_from_unproven_beyond_a_thousand_keys() {
 #[test]
 fn a_store_with_a_certificate_of_its_own_needs_its_authority_in_the_configuration() {
     let scene = Scene::new(GnuPg::new());
-    scene.certify();
-    let store = Store::start_tls(&scene.path("tls.pem"), &scene.path("tls.key"));
+    certify(scene.folder.path());
+    let store = Store::start_tls(&scene.path("server.pem"), &scene.path("server.key"));
     let archive = scene.snapshot(MONDAY, 1000, Outcome::Complete);
     let endpoint = format!("https://127.0.0.1:{}", store.port);
 

@@ -1,14 +1,19 @@
 //! What a run leaves for those who watch: history, status, metrics, pings.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::mpsc;
 use std::thread;
 
+use openssl::ssl::{SslAcceptor, SslFiletype, SslMethod};
 use serde_json::Value;
+
+use crate::support::appliance::Run;
+use crate::support::certify;
 
 /// An appliance with one source that nobody answers for.
 fn config(folder: &Path, watcher: u16) -> String {
@@ -31,22 +36,70 @@ fn vaultberry(arguments: &[&str], config: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_vaultberry")).args(arguments).arg("--config").arg(config).output().unwrap()
 }
 
+/// Takes a request, and gives its first line.
+fn answer(mut connection: impl Read + Write) -> String {
+    let mut request = vec![0; 4096];
+    let length = connection.read(&mut request).unwrap();
+    connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+    String::from_utf8_lossy(&request[..length]).lines().next().unwrap().to_owned()
+}
+
+/// What the parser of Prometheus' own client finds: a line for each kind of metric, with its type and its unit.
+fn parsed(metrics: &Path) -> Vec<String> {
+    let program = "import sys\nfrom prometheus_client.parser import text_string_to_metric_families as parse\n\
+                   for family in parse(open(sys.argv[1]).read()): print(family.name, family.type, len(family.samples), family.documentation)";
+    let output = Command::new("/usr/bin/python3").args(["-c", program]).arg(metrics).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().map(String::from).collect()
+}
+
+#[test]
+fn a_watcher_behind_tls_is_told_only_when_it_is_the_right_one() {
+    let folder = tempfile::tempdir().unwrap();
+    certify(folder.path());
+    let path = |name: &str| folder.path().join(name);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    fs::write(path("appliance.toml"), config(folder.path(), port)).unwrap();
+    let credentials = fs::read_to_string(path("ping")).unwrap().replace("http:", "https:");
+    fs::write(path("ping"), credentials).unwrap();
+    let mut acceptor = SslAcceptor::mozilla_modern_v5(SslMethod::tls_server()).unwrap();
+    acceptor.set_private_key_file(path("server.key"), SslFiletype::PEM).unwrap();
+    acceptor.set_certificate_file(path("server.pem"), SslFiletype::PEM).unwrap();
+    let acceptor = acceptor.build();
+    // Whom it isn't to be believed, a ping ends before a word of it is sent.
+    let (told, tells) = mpsc::channel();
+    thread::spawn(move || {
+        for connection in listener.incoming() {
+            told.send(acceptor.accept(connection.unwrap()).ok().map(answer)).unwrap();
+        }
+    });
+    let run = |trusted: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vaultberry"));
+        command.args(["backup", "run", "--config"]).arg(path("appliance.toml")).env("SSL_CERT_FILE", trusted);
+        Run::of(command.output().unwrap()).stdout
+    };
+    let log = run(&path("ca.pem"));
+    assert!(!log.contains("telling the watcher"), "{log}");
+    let lines: Vec<_> = tells.try_iter().collect();
+    assert_eq!(lines, [Some("POST /6d1b/start HTTP/1.1".to_owned()), Some("POST /6d1b/fail HTTP/1.1".to_owned())]);
+    certify(&{
+        let other = path("other");
+        fs::create_dir(&other).unwrap();
+        other
+    });
+    let log = run(&path("other/ca.pem"));
+    assert!(log.contains("telling the watcher: ") && !log.contains("6d1b"), "{log}");
+    assert!(tells.try_iter().all(|line| line.is_none()));
+}
+
 #[test]
 fn a_failed_run_is_told_to_everybody_who_watches() {
     let folder = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let file = folder.path().join("appliance.toml");
     fs::write(&file, config(folder.path(), listener.local_addr().unwrap().port())).unwrap();
-    let watcher = thread::spawn(move || {
-        let told = listener.incoming().take(2).map(|connection| {
-            let mut connection = connection.unwrap();
-            let mut request = vec![0; 4096];
-            let length = connection.read(&mut request).unwrap();
-            connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
-            String::from_utf8_lossy(&request[..length]).lines().next().unwrap().to_owned()
-        });
-        told.collect::<Vec<_>>()
-    });
+    let watcher = thread::spawn(move || listener.incoming().take(2).map(|one| answer(one.unwrap())).collect::<Vec<_>>());
     let before = vaultberry(&["status"], &file);
     assert_eq!(before.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&before.stdout).starts_with("vaultberry: no run yet\n"), "{before:?}");
@@ -60,6 +113,16 @@ fn a_failed_run_is_told_to_everybody_who_watches() {
     assert_eq!((&facts["history"][0]["outcome"], &facts["running"]), (&"failed".into(), &Value::Null));
     let metrics = fs::read_to_string(folder.path().join("metrics/vaultberry.prom")).unwrap();
     assert!(metrics.contains("\nvaultberry_source_outcome{source=\"demo\",outcome=\"failed\"} 1\n"), "{metrics}");
+
+    let parsed = parsed(&folder.path().join("metrics/vaultberry.prom"));
+    let known = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/metrics.md")).unwrap();
+    for family in &parsed {
+        let mut words = family.splitn(4, ' ');
+        let (name, kind) = (words.next().unwrap(), words.next().unwrap());
+        assert!(known.contains(&format!("`{name}`")) && kind != "unknown" && words.next() != Some("0"), "{family}");
+        assert!(words.next().is_some_and(|told| !told.is_empty()), "{family}");
+    }
+    assert!(parsed.len() > 5, "{parsed:?}");
 
     let page = folder.path().join("page.html");
     assert_eq!(vaultberry(&["status", "--html", page.to_str().unwrap()], &file).status.code(), Some(1));

@@ -16,6 +16,7 @@ use vaultberry::secret::Secret;
 
 use super::scene::{MONDAY, Scene, TUESDAY, key};
 use crate::support::appliance::{Appliance, Run, names};
+use crate::support::certify;
 use crate::support::gnupg::GnuPg;
 use crate::support::peer::Peer;
 use crate::support::servers::CREDENTIALS;
@@ -165,8 +166,8 @@ fn certificates_are_shown_with_what_helps() {
 #[test]
 fn the_page_for_those_without_vaultberry_is_right_word_for_word() {
     let scene = Scene::new(GnuPg::new());
-    scene.certify();
-    let store = Store::start_tls(&scene.path("tls.pem"), &scene.path("tls.key"));
+    certify(scene.folder.path());
+    let store = Store::start_tls(&scene.path("server.pem"), &scene.path("server.key"));
     let host = format!("127.0.0.1:{}", store.port);
     let ca = format!("ca = \"\"\"{}\"\"\"", fs::read_to_string(scene.path("ca.pem")).unwrap());
     let config = scene.config_at(&format!("https://{host}"), &ca);

@@ -145,20 +145,6 @@ impl Scene {
         fs::write(self.path("s3cfg"), format!("[default]\naccess_key = test\nsecret_key = hunter2hunter2\n{hosts}")).unwrap();
     }
 
-    /// Makes an authority, `ca.pem`, and a certificate of it for 127.0.0.1, `tls.pem`, with its key.
-    pub fn certify(&self) {
-        let openssl = |arguments: &str| {
-            let made = Command::new("openssl").args(arguments.split(' ')).current_dir(self.folder.path()).output().unwrap();
-            assert!(made.status.success(), "{made:?}");
-        };
-        openssl(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -subj /CN=authority -days 2",
-        );
-        openssl("req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout tls.key -out tls.csr -subj /CN=store");
-        fs::write(self.path("ext"), "subjectAltName=IP:127.0.0.1\n").unwrap();
-        openssl("x509 -req -in tls.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out tls.pem -days 2 -extfile ext");
-    }
-
     /// Makes the bucket in a store that speaks TLS with that certificate.
     pub fn make_bucket(&self, host: &str) {
         let config = format!(

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::certify;
 use super::gnupg::GnuPg;
 
 /// Debian's Python: aiosmtpd is one of its packages.
@@ -134,19 +135,4 @@ pub fn parse(mail: &[u8]) -> Value {
     child.stdout.take().unwrap().read_to_end(&mut shown).unwrap();
     assert!(child.wait().unwrap().success());
     serde_json::from_slice(&shown).unwrap()
-}
-
-/// Makes an authority, and a certificate of its for 127.0.0.1, which a guest knows as 10.0.2.2.
-pub fn certify(folder: &Path) {
-    let openssl = |arguments: &str| {
-        let made = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output().unwrap();
-        assert!(made.status.success(), "{made:?}");
-    };
-    // Each authority has a name of its own.
-    let name = folder.file_name().unwrap().display();
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-    fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1,IP:10.0.2.2\nbasicConstraints=CA:FALSE\n").unwrap();
-    openssl(&format!("req -x509 {key} -subj /CN={name} -days 2 -keyout ca.key -out ca.pem"));
-    openssl(&format!("req -new {key} -subj /CN=server -keyout server.key -out server.csr"));
-    openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem");
 }

@@ -15,6 +15,7 @@ pub mod small_disk;
 pub mod store;
 pub mod way;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -33,6 +34,22 @@ pub fn cached(name: &str, setup: &str) -> PathBuf {
     let folder = cache.join("vaultberry").join(name);
     assert!(folder.join("complete").exists(), "{} is not there: run `tools/setup {setup}`", folder.display());
     folder
+}
+
+/// Makes an authority, `ca.pem`, and a certificate of its for 127.0.0.1, which a guest knows as 10.0.2.2: `server.pem`, with
+/// `server.key`.
+pub fn certify(folder: &Path) {
+    let openssl = |arguments: &str| {
+        let made = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+    };
+    // Each authority has a name of its own.
+    let name = folder.file_name().unwrap().display();
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1,IP:10.0.2.2\nbasicConstraints=CA:FALSE\n").unwrap();
+    openssl(&format!("req -x509 {key} -subj /CN={name} -days 2 -keyout ca.key -out ca.pem"));
+    openssl(&format!("req -new {key} -subj /CN=server -keyout server.key -out server.csr"));
+    openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem");
 }
 
 /// That two trees have the same names, content and link targets.

@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User};
 use tempfile::TempDir;
 
-use super::mailbox::certify;
+use super::certify;
 
 /// Where Debian keeps what the master starts.
 const PROGRAMS: &str = "/usr/lib/postfix/sbin";
