@@ -1,5 +1,7 @@
 //! Runs that were killed: the next start tells of them, once.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -151,5 +153,12 @@ fn a_run_that_was_told_is_shown_by_preview_as_it_was_mailed() {
     let mail = &stuck.mails()[0];
     let expected = format!("Subject: {}\n\n{}\nlog: ", mail.subject, mail.text.replace("\r\n", "\n"));
     assert!(preview.stdout.starts_with(&expected), "{} is not {expected}", preview.stdout);
+    let page = tempfile::tempdir().unwrap();
+    let page = page.path().join("page.html");
+    let preview = stuck.command(&["report", "preview", "--html", page.to_str().unwrap()]);
+    assert!(preview.code == Some(0) && preview.stdout.starts_with(&expected), "{preview:?}");
+    let html = fs::read_to_string(&page).unwrap();
+    assert!(html.starts_with("<!DOCTYPE html>") && html.contains("</html>") && html.contains("interrupted by a signal"), "{html}");
+    assert_eq!(fs::metadata(&page).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(stuck.mails().len(), 1, "nothing is sent by it");
 }
