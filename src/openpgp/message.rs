@@ -1,17 +1,17 @@
 //! Writing an encrypted message (RFC 9580): session keys, and one container with a modification detection code.
 //!
-//! sequoia makes the session key packets. The container, which is nearly all of a message, is made here, because two
-//! threads make it in a fraction of the time: one reads and encrypts, the other sums what was read and writes what was
+//! sequoia makes the session key packets. The container, which is nearly all of a message, is made here, because three
+//! threads make it in a fraction of the time: one reads and encrypts, one sums what was read, and one writes what was
 //! encrypted. The cipher can't be divided further, since each block depends on the one before. And SHA-1 is OpenSSL's: the
 //! modification detection code isn't a signature, so that sequoia's search for collisions, which costs as much as all else,
 //! finds nothing here that matters.
 //!
 //! ```text
 //! PKESK v3 …                                     section 5.1.1, one for each key
-//! SEIPD v1, in chunks of 1 MiB                   sections 5.13.1 and 4.2.1.4
+//! SEIPD v1, in chunks of 128 KiB                 sections 5.13.1 and 4.2.1.4
 //!   AES-256-CFB, from an all-zero IV, of
 //!     16 random bytes and the last two of them again
-//!     a literal data packet, in chunks of 1 MiB  section 5.9: binary, no name, no time
+//!     a literal data packet, chunked likewise    section 5.9: binary, no name, no time
 //!     0xd3 0x14 and the SHA-1 of all before      section 5.13.1
 //! ```
 
@@ -32,11 +32,11 @@ use sequoia_openpgp::types::SymmetricAlgorithm;
 use super::cfb::{BLOCK, Cfb};
 
 /// Bytes of a chunk: 2 to this.
-const CHUNK_BITS: u8 = 20;
+const CHUNK_BITS: u8 = 17;
 const CHUNK: usize = 1 << CHUNK_BITS;
 
 /// How many chunks wait for the thread that writes.
-const WAITING: usize = 2;
+const WAITING: usize = 8;
 
 /// The header of each packet: two bits that are set, and the packet's type ID (section 5).
 const SEIPD: u8 = 0xc0 + 18;
@@ -59,15 +59,18 @@ pub fn write(keys: &[Key<PublicParts, UnspecifiedRole>], content: &mut dyn Read,
     let mut body = Chunks { buffer: Vec::with_capacity(CHUNK + 8), out };
     body.out.write_all(&[SEIPD]).context(WRITING)?;
     body.add(&[1]).context(WRITING)?;
-    let (send, receive) = sync_channel(WAITING);
-    let (read, written) = thread::scope(|scope| {
-        let writer = scope.spawn(move || write_behind(body, &receive));
-        let read = read_ahead(content, &mut cipher, &send);
-        drop(send);
-        (read, writer.join())
+    let (plain, to_sum) = sync_channel(WAITING);
+    let (sealed, to_write) = sync_channel(WAITING);
+    let (read, summed, written) = thread::scope(|scope| {
+        let summer = scope.spawn(move || sum_behind(&to_sum));
+        let writer = scope.spawn(move || write_behind(body, &to_write));
+        let read = read_ahead(content, &mut cipher, &plain, &sealed);
+        drop((plain, sealed));
+        (read, summer.join(), writer.join())
     });
     // Why nothing more can be written says more than that.
-    let (mut body, mut sha1) = written.map_err(|_| anyhow!("the thread that writes has ended"))?.context(WRITING)?;
+    let mut body = written.map_err(|_| anyhow!("the thread that writes has ended"))?.context(WRITING)?;
+    let mut sha1 = summed.map_err(|_| anyhow!("the thread that sums has ended"))?;
     let mut end = read?;
     sha1.update(&end);
     end.extend(sha1.finish());
@@ -76,15 +79,14 @@ pub fn write(keys: &[Key<PublicParts, UnspecifiedRole>], content: &mut dyn Read,
 
 const WRITING: &str = "writing the message";
 
-/// A stretch of the container before and after it was encrypted.
-struct Stretch {
-    plain: Vec<u8>,
-    sealed: Vec<u8>,
-}
-
-/// Reads all of `content` and encrypts it, with everything round it but the sum; gives the last bytes, of which there is no
-/// whole block.
-fn read_ahead(content: &mut dyn Read, cipher: &mut Cfb, send: &SyncSender<Stretch>) -> Result<Vec<u8>> {
+/// Reads all of `content` and encrypts it, with everything round it but the sum, and sends each stretch as it was and as it
+/// became; gives the last bytes, of which there is no whole block.
+fn read_ahead(
+    content: &mut dyn Read,
+    cipher: &mut Cfb,
+    to_sum: &SyncSender<Vec<u8>>,
+    to_write: &SyncSender<Vec<u8>>,
+) -> Result<Vec<u8>> {
     let mut plain = vec![0; BLOCK];
     openssl::rand::rand_bytes(&mut plain).context("drawing the beginning of a message")?;
     plain.extend_from_within(BLOCK - 2..);
@@ -107,22 +109,29 @@ fn read_ahead(content: &mut dyn Read, cipher: &mut Cfb, send: &SyncSender<Stretc
         let mut rest = Vec::with_capacity(CHUNK + 2 * BLOCK);
         rest.extend(plain.drain(plain.len() / BLOCK * BLOCK..));
         let sealed = cipher.encrypt(&plain).context("encrypting")?;
-        // Who can't write any more says why.
-        if send.send(Stretch { plain, sealed }).is_err() || last {
+        // Who can't go on any more says why.
+        if to_sum.send(plain).is_err() || to_write.send(sealed).is_err() || last {
             return Ok(rest);
         }
         plain = rest;
     }
 }
 
-/// Sums and writes what was encrypted, and gives the sum.
-fn write_behind<'a>(mut body: Chunks<'a>, stretches: &Receiver<Stretch>) -> io::Result<(Chunks<'a>, Sha1)> {
+/// Sums what was read.
+fn sum_behind(stretches: &Receiver<Vec<u8>>) -> Sha1 {
     let mut sha1 = Sha1::new();
-    for stretch in stretches {
-        sha1.update(&stretch.plain);
-        body.add(&stretch.sealed)?;
+    for plain in stretches {
+        sha1.update(&plain);
     }
-    Ok((body, sha1))
+    sha1
+}
+
+/// Writes what was encrypted.
+fn write_behind<'a>(mut body: Chunks<'a>, stretches: &Receiver<Vec<u8>>) -> io::Result<Chunks<'a>> {
+    for sealed in stretches {
+        body.add(&sealed)?;
+    }
+    Ok(body)
 }
 
 /// A packet's body whose length isn't known before, as chunks (section 4.2.1.4).

@@ -158,7 +158,10 @@ fn a_run_that_was_told_is_shown_by_preview_as_it_was_mailed() {
     let preview = stuck.command(&["report", "preview", "--html", page.to_str().unwrap()]);
     assert!(preview.code == Some(0) && preview.stdout.starts_with(&expected), "{preview:?}");
     let html = fs::read_to_string(&page).unwrap();
-    assert!(html.starts_with("<!DOCTYPE html>") && html.contains("</html>") && html.contains("interrupted by a signal"), "{html}");
+    assert!(
+        html.starts_with("<!DOCTYPE html>") && html.contains("</html>") && html.contains("interrupted by a signal"),
+        "{html}"
+    );
     assert_eq!(fs::metadata(&page).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(stuck.mails().len(), 1, "nothing is sent by it");
 }
