@@ -38,8 +38,15 @@ fn vaultberry(arguments: &[&str], config: &Path) -> Output {
 
 /// Takes a request, and gives its first line.
 fn answer(mut connection: impl Read + Write) -> String {
-    let mut request = vec![0; 4096];
-    let length = connection.read(&mut request).unwrap();
+    let (mut request, mut length) = (vec![0; 4096], 0);
+    // Whoever hangs up on what hasn't been read yet resets the connection. The body is one word.
+    let has_body =
+        |request: &[u8]| request.windows(4).position(|end| end == b"\r\n\r\n").is_some_and(|end| end + 4 < request.len());
+    while !has_body(&request[..length]) {
+        let read = connection.read(&mut request[length..]).unwrap();
+        assert!(read > 0, "the request ends early");
+        length += read;
+    }
     connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
     String::from_utf8_lossy(&request[..length]).lines().next().unwrap().to_owned()
 }
