@@ -19,9 +19,12 @@ pub struct Block {
     pub serial: Option<String>,
     /// Is this the whole disk, not a partition?
     pub whole: bool,
+    /// The label of the file system.
+    pub label: Option<String>,
+    /// The UUID of the partition, in lower case; none on a whole disk.
+    pub partuuid: Option<String>,
     fs_type: Option<String>,
     fs_uuid: Option<String>,
-    label: Option<String>,
     partition_table: Option<String>,
 }
 
@@ -37,6 +40,7 @@ impl Block {
             fs_type: text("ID_FS_TYPE"),
             fs_uuid: text("ID_FS_UUID"),
             label: text("ID_FS_LABEL"),
+            partuuid: text("ID_PART_ENTRY_UUID"),
             partition_table: text("ID_PART_TABLE_TYPE"),
         })
     }
@@ -110,5 +114,31 @@ impl AsFd for Watch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the socket is owned by `self` and isn't closed while `self` is borrowed.
         unsafe { BorrowedFd::borrow_raw(self.socket.as_raw_fd()) }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::Block;
+
+    /// A partition of a disk of its own, without anything on it but what `change` says.
+    pub fn block(node: &str, change: impl FnOnce(&mut Block)) -> Block {
+        let mut block = Block {
+            node: node.into(),
+            disk: format!(
+                "/sys/block/{}",
+                node.trim_start_matches("/dev/").trim_end_matches(|letter: char| letter.is_ascii_digit())
+            )
+            .into(),
+            serial: None,
+            whole: false,
+            label: None,
+            partuuid: None,
+            fs_type: None,
+            fs_uuid: None,
+            partition_table: None,
+        };
+        change(&mut block);
+        block
     }
 }

@@ -20,6 +20,7 @@ use crate::devices::{self, Block};
 use crate::keys::keyfile::{KEY_SIZE, random};
 use crate::keys::recovery;
 use crate::log::printable;
+use crate::luks::slots::{self, Holder, Kind, Slot};
 use crate::luks::{self, Key, Tried};
 use crate::secret::Secret;
 use crate::{durable, mounts, process};
@@ -126,12 +127,31 @@ pub fn attach(config: &Config, typed: &Secret<String>) -> Result<()> {
         if luks::test_key(&block.node, new)? == Tried::Opened {
             continue;
         }
-        if luks::add_key(&block.node, Key::Passphrase(&typed), new)? == Tried::WrongKey {
+        if slots::add(&block.node, Key::Passphrase(&typed), new, &Holder::of(&new))?.is_none() {
             bail!(
                 "this passphrase doesn't open {}\nhint: it stands on the recovery sheet of the appliance that made the disk",
                 block.node.display()
             );
         }
+    }
+    Ok(())
+}
+
+/// Gives the backup disk this recovery passphrase in the place of the one that it has, and keeps it for the next disk.
+///
+/// # Errors
+/// The disk isn't there, isn't this appliance's, or can't be written.
+pub fn renew_passphrase(config: &Config, phrase: &Secret<String>) -> Result<()> {
+    durable::write(Path::new(RECOVERY_PATH), phrase.expose().as_bytes(), 0o600)?;
+    let Some(disk) = &config.disk else { return Ok(()) };
+    let node = find(disk)?.node;
+    let key = read_key()?.with_context(|| format!("the key of the backup disk, {KEY_PATH}, isn't there"))?;
+    let new = Key::Passphrase(phrase);
+    let old: Vec<Slot> = slots::slots(&node)?;
+    let added = slots::add(&node, Key::Random(&key), new, &Holder::of(&new))?;
+    added.with_context(|| format!("the key {KEY_PATH} doesn't open {}", node.display()))?;
+    for slot in old.iter().filter(|slot| slot.holder.as_ref().is_some_and(|holder| holder.kind == Kind::Recovery)) {
+        slots::kill(&node, slot.number)?;
     }
     Ok(())
 }

@@ -62,6 +62,7 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
             let config = config::load(&args.config)?;
             done(disk::attach(&config, &terminal::read_secret("recovery passphrase of the appliance that made the disk")?))
         }
+        Command::Key(command) => browse::key::run(&command, &mut io::stdout()),
         Command::Snapshot(command) => browse::snapshot::run(&command, cli.verbose, &mut io::stdout()),
         Command::Restore(args) => restore(&args, cli.verbose),
         Command::Source(Source::Trust(args)) => trust(&args),

@@ -6,11 +6,13 @@ use vaultberry::unlock::console::Consoles;
 use vaultberry::unlock::settings::{PATH, Settings};
 
 fn main() -> ExitCode {
-    match Settings::read(PATH.as_ref()).and_then(|settings| vaultberry::unlock::run(&settings)) {
-        Ok(()) => ExitCode::SUCCESS,
+    let settings = match Settings::read(PATH.as_ref()) {
+        Ok(settings) => settings,
         Err(error) => {
             Consoles::open().say(&format!("error: {error:#}"));
-            ExitCode::FAILURE
+            return ExitCode::FAILURE;
         }
-    }
+    };
+    // It has said what went wrong.
+    vaultberry::unlock::run(&settings).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
 }

@@ -5,6 +5,7 @@ pub mod config;
 pub mod disk;
 pub mod doctor;
 pub mod image;
+pub mod key;
 pub mod offsite;
 pub mod report;
 pub mod sandbox;
@@ -48,6 +49,9 @@ pub enum Command {
     /// Format, open and close the backup disk, on the appliance.
     #[command(subcommand)]
     Disk(disk::Disk),
+    /// Deal with the keys that open root, on the appliance or in an image.
+    #[command(subcommand)]
+    Key(key::Key),
     /// See what snapshots there are, on the appliance.
     #[command(subcommand)]
     Snapshot(snapshot::Snapshot),

@@ -38,6 +38,7 @@ use anyhow::{Context, Result, anyhow};
 use jiff::tz::TimeZone;
 
 use crate::outcome::Outcome;
+use crate::unlock::mark::Mark;
 
 pub use error::{Errors, LoadError, Mistake};
 pub use load::{init, load, load_with_text};
@@ -123,6 +124,8 @@ pub struct Unlock {
     pub wait: Duration,
     /// How long after the start an unopened appliance reboots to try again. Default 10 min; longer than `wait`.
     pub reboot_after: Duration,
+    /// The sticks that are looked at; empty for every one. Default empty.
+    pub sticks: Vec<Mark>,
 }
 
 /// `[disk]`

@@ -31,6 +31,11 @@ pub fn plan(config: &Config) -> String {
     page.section("unlock");
     page.line("wait", &value::duration_text(unlock.wait));
     page.line("reboot_after", &value::duration_text(unlock.reboot_after));
+    if unlock.sticks.is_empty() {
+        page.line("sticks", "(every one that holds the key)");
+    } else {
+        page.list("sticks", unlock.sticks.iter().map(ToString::to_string));
+    }
     page.section("disk");
     page.line("serial", disk.as_ref().map_or("(no backup disk: backups go into a plain folder)", |disk| &disk.serial));
     page.section("backup");
@@ -223,6 +228,7 @@ image
 unlock
   wait                30s
   reboot_after        10m
+  sticks              (every one that holds the key)
 
 disk
   serial              VAULTBERRY-DEMO

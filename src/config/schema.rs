@@ -57,8 +57,12 @@ pub(super) const IMAGE: Shape = Shape {
     ],
 };
 
-pub(super) const UNLOCK: Shape =
-    Shape { name: "unlock", repeated: false, inner: &[], keys: &[key("wait", "\"30s\""), key("reboot_after", "\"10m\"")] };
+pub(super) const UNLOCK: Shape = Shape {
+    name: "unlock",
+    repeated: false,
+    inner: &[],
+    keys: &[key("wait", "\"30s\""), key("reboot_after", "\"10m\""), key("sticks", "[\"label:VB-KEY\"]")],
+};
 
 pub(super) const DISK: Shape = Shape { name: "disk", repeated: false, inner: &[], keys: &[key("serial", "\"VAULTBERRY-DEMO\"")] };
 

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::error::Fault;
+use super::error::{Fault, show};
 use super::read::{Element, Found, Report, Section};
 use super::{Admin, Appliance, Backup, Disk, Image, Keep, TimeOfDay, Unlock};
 use super::{keep, name, place, public_key, schema, value};
+use crate::unlock::mark::Mark;
 
 const GIB: u64 = 1 << 30;
 
@@ -70,7 +71,14 @@ pub(super) fn unlock(report: &mut Report<'_>, root: &DeTable<'_>) -> Unlock {
         let message = format!("the reboot after {last} would come before the wait of {first} is over");
         report.add_if_whole(at, section.path(key), Fault::new(message, "make reboot_after longer than wait"));
     }
-    Unlock { wait: wait.value, reboot_after: reboot_after.value }
+    let sticks = section.list(report, "sticks", mark).value.into_iter().map(|element| element.value).collect();
+    Unlock { wait: wait.value, reboot_after: reboot_after.value, sticks }
+}
+
+fn mark(text: &str) -> Result<Mark, Fault> {
+    let hint =
+        "write \"label:VB-KEY\", \"partuuid:1a2b3c4d-01\" or \"serial:0123456789\"; `lsblk -o LABEL,PARTUUID,SERIAL` shows them";
+    text.parse().map_err(|_| Fault::new(format!("{} names no stick", show(text)), hint))
 }
 
 pub(super) fn disk(report: &mut Report<'_>, root: &DeTable<'_>) -> Option<Disk> {

@@ -113,6 +113,7 @@ pub fn unlock_settings(config: &Config, uuid: Uuid) -> Settings {
         luks_uuid: uuid,
         wait_seconds: config.unlock.wait.as_secs(),
         reboot_after_seconds: config.unlock.reboot_after.as_secs(),
+        sticks: config.unlock.sticks.clone(),
     }
 }
 

@@ -74,16 +74,27 @@ impl KeyFile {
         Secret::new(bytes)
     }
 
-    /// Reads a key file.
+    /// Reads the key file that opens the root `uuid`.
     ///
     /// # Errors
-    /// Tells apart a file that is too short or too long, isn't a key file, is of a later version, or is damaged.
-    pub fn decode(bytes: &[u8]) -> Result<Self> {
-        ensure!(bytes.len() >= FILE_SIZE, "the key file is too short: {} of {FILE_SIZE} bytes", bytes.len());
-        ensure!(bytes.len() == FILE_SIZE, "the key file is too long: it has more than {FILE_SIZE} bytes");
-        ensure!(bytes.starts_with(MAGIC), "this is not a vaultberry key file");
-        ensure!(bytes[7] == VERSION, "the key file is of version {}; this program reads version {VERSION}", bytes[7]);
-        ensure!(sha256(&bytes[..CHECKED]) == bytes[CHECKED..], "the key file is damaged: its checksum is wrong");
+    /// Tells apart a file that is too short or too long, isn't a key file, is of a later version, is damaged, or is for
+    /// another appliance. The sentence wants the file's name before it.
+    pub fn decode(bytes: &[u8], uuid: Uuid) -> Result<Self> {
+        let key = Self::decode_any(bytes)?;
+        ensure!(key.uuid == uuid, "is for another appliance, {}", key.uuid);
+        Ok(key)
+    }
+
+    /// Reads a key file, whichever root it opens.
+    ///
+    /// # Errors
+    /// As for [`Self::decode`].
+    pub fn decode_any(bytes: &[u8]) -> Result<Self> {
+        ensure!(bytes.len() >= FILE_SIZE, "is too short: it has {} of {FILE_SIZE} bytes", bytes.len());
+        ensure!(bytes.len() == FILE_SIZE, "is too long: it has more than {FILE_SIZE} bytes");
+        ensure!(bytes.starts_with(MAGIC), "is not a vaultberry key");
+        ensure!(bytes[7] == VERSION, "is of version {}, and this program reads version {VERSION}", bytes[7]);
+        ensure!(sha256(&bytes[..CHECKED]) == bytes[CHECKED..], "is damaged: its checksum is wrong");
         let uuid = Uuid::from_slice(&bytes[8..24]).expect("the slice has sixteen bytes");
         Ok(Self { uuid, key: Secret::new(bytes[KEY_OFFSET..CHECKED].to_vec()) })
     }
@@ -101,14 +112,15 @@ mod tests {
         let bytes = key.encode();
         assert_eq!(bytes.expose().len(), FILE_SIZE);
         assert_eq!(&bytes.expose()[KEY_OFFSET..KEY_OFFSET + KEY_SIZE], key.key.expose().as_slice());
-        let read = KeyFile::decode(bytes.expose()).unwrap();
+        let read = KeyFile::decode_any(bytes.expose()).unwrap();
         assert_eq!(read.uuid, key.uuid);
         assert_eq!(read.key.expose(), key.key.expose());
     }
 
     #[test]
     fn each_damage_has_its_own_message() {
-        let good = KeyFile::generate(Uuid::new_v4()).unwrap().encode().expose().clone();
+        let uuid = Uuid::new_v4();
+        let good = KeyFile::generate(uuid).unwrap().encode().expose().clone();
         let with = |at: usize| {
             let mut bytes = good.clone();
             bytes[at] ^= 1;
@@ -117,15 +129,18 @@ mod tests {
         let mut long = good.clone();
         long.push(b'\n');
         let table: [(Vec<u8>, &str); 6] = [
-            (good[..100].to_vec(), "the key file is too short: 100 of 128 bytes"),
-            (long, "the key file is too long: it has more than 128 bytes"),
-            (with(0), "this is not a vaultberry key file"),
-            (with(7), "the key file is of version 0; this program reads version 1"),
-            (with(40), "the key file is damaged: its checksum is wrong"),
-            (with(100), "the key file is damaged: its checksum is wrong"),
+            (good[..100].to_vec(), "is too short: it has 100 of 128 bytes"),
+            (long, "is too long: it has more than 128 bytes"),
+            (with(0), "is not a vaultberry key"),
+            (with(7), "is of version 0, and this program reads version 1"),
+            (with(40), "is damaged: its checksum is wrong"),
+            (with(100), "is damaged: its checksum is wrong"),
         ];
         for (bytes, message) in table {
-            assert_eq!(KeyFile::decode(&bytes).unwrap_err().to_string(), message);
+            assert_eq!(KeyFile::decode(&bytes, uuid).unwrap_err().to_string(), message);
         }
+        assert_eq!(KeyFile::decode(&good, uuid).unwrap().uuid, uuid);
+        let other = KeyFile::decode(&good, Uuid::nil()).unwrap_err().to_string();
+        assert_eq!(other, format!("is for another appliance, {uuid}"));
     }
 }

@@ -3,7 +3,9 @@
 //! The words come from the English list of BIP-39: 2,048 words, each told apart by its first four letters, lower-case
 //! ASCII only. Eight of them are 88 random bits, behind argon2id.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use qrcode::QrCode;
+use qrcode::render::unicode::Dense1x2;
 use uuid::Uuid;
 
 use super::keyfile::random;
@@ -39,9 +41,15 @@ pub fn normalize(typed: &str) -> Secret<String> {
     Secret::new(phrase)
 }
 
-/// The recovery sheet: a page to print and to keep away from the appliance.
-pub fn sheet(hostname: &str, uuid: Uuid, phrase: &Secret<String>) -> Secret<String> {
-    Secret::new(format!(
+/// The recovery sheet: a page to print and to keep away from the appliance. The passphrase stands on it in words and as a QR
+/// code (ISO/IEC 18004), which a phone shows as text.
+///
+/// # Errors
+/// There is no code for it.
+pub fn sheet(hostname: &str, uuid: Uuid, phrase: &Secret<String>) -> Result<Secret<String>> {
+    let code = QrCode::new(phrase.expose()).context("making the QR code of the recovery sheet")?;
+    let code = Secret::new(code.render::<Dense1x2>().build());
+    Ok(Secret::new(format!(
         "vaultberry recovery sheet\n\
          =========================\n\n\
          Appliance:    {hostname}\n\
@@ -51,9 +59,11 @@ pub fn sheet(hostname: &str, uuid: Uuid, phrase: &Secret<String>) -> Secret<Stri
          prompt, which takes a US keyboard. It also opens the backup disk on any Linux machine:\n\n    \
          cryptsetup open /dev/DISK backup\n    \
          mount -o ro /dev/mapper/backup /mnt\n\n\
-         Print this page, keep it away from the appliance, and remove the file.\n",
-        phrase.expose()
-    ))
+         Print this page, keep it away from the appliance, and remove the file.\n\n\
+         The passphrase as a QR code:\n\n{}\n",
+        phrase.expose(),
+        code.expose()
+    )))
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use crate::process;
 const SIZE: u64 = 16 << 20;
 /// Where the partition begins, in sectors of 512 bytes.
 const START: u64 = 2048;
+/// The same in bytes.
+pub const PARTITION: u64 = START * 512;
 
 /// Writes a stick image with these key files to `path`, mode 0600.
 pub fn make_image(path: &Path, keys: &[&Path]) -> Result<()> {
@@ -29,7 +31,7 @@ pub fn make_image(path: &Path, keys: &[&Path]) -> Result<()> {
             .arg(blocks.to_string()),
         "making the stick's file system",
     )?;
-    let drive = format!("{}@@{}", image.part().display(), START * 512);
+    let drive = format!("{}@@{}", image.part().display(), PARTITION);
     process::run(process::tool("mmd").args(["-i", &drive, "::vaultberry"]), "making the stick's folder")?;
     for key in keys {
         process::run(

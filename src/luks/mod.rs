@@ -1,8 +1,10 @@
 //! LUKS2 volumes, by libcryptsetup: making one, adding keys, opening and closing.
 //!
 //! Both of ours, root and the backup disk, are made by [`format`] and have the same two kinds of keyslot: a random key that
-//! needs no stretching, and the recovery passphrase behind argon2id. All of it works on a plain file as well as on a
+//! needs no stretching, and the recovery passphrase behind argon2id; [`slots`] says whose they are. All of it works on a plain file as well as on a
 //! device; only [`open`] needs device-mapper. Format: "LUKS2 On-Disk Format Specification", version 1.1.
+
+pub mod slots;
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -18,6 +20,7 @@ use nix::sys::stat::{major, minor};
 use uuid::Uuid;
 
 use crate::secret::Secret;
+use slots::Holder;
 
 /// Bytes before the payload: libcryptsetup's default, two copies of the metadata and the keyslots.
 pub const HEADER_SIZE: u64 = 16 << 20;
@@ -109,20 +112,11 @@ pub fn format(path: &Path, uuid: Uuid, label: &str, volume_key: Option<&Secret<V
         .with_context(|| format!("writing a LUKS2 header to {}", path.display()))?;
     for key in keys {
         set_derivation(&mut device, key)?;
-        device
-            .keyslot_handle()
-            .add_by_key(None, None, key.bytes(), CryptVolumeKey::empty())
-            .with_context(|| format!("adding a keyslot to {}", path.display()))?;
+        let adding = || format!("adding a keyslot to {}", path.display());
+        let number = device.keyslot_handle().add_by_key(None, None, key.bytes(), CryptVolumeKey::empty()).with_context(adding)?;
+        slots::write(&mut device, number, &Holder::of(key)).with_context(adding)?;
     }
     Ok(())
-}
-
-/// Adds a keyslot for `new` to a volume that `present` opens.
-pub fn add_key(path: &Path, present: Key, new: Key) -> Result<Tried> {
-    let mut device = load(path)?;
-    set_derivation(&mut device, &new)?;
-    let added = device.keyslot_handle().add_by_passphrase(None, present.bytes(), new.bytes());
-    tried(added.map(drop), || format!("adding a keyslot to {}", path.display()))
 }
 
 /// Opens a volume as `/dev/mapper/NAME`.
@@ -172,6 +166,29 @@ pub fn read_header(path: &Path) -> Result<Vec<u8>> {
     File::open(path).and_then(|file| file.take(HEADER_SIZE).read_to_end(&mut header)).with_context(reading)?;
     ensure!(header.len() as u64 == HEADER_SIZE && uuid_of_header(&header).is_some(), "{}: there is none", reading());
     Ok(header)
+}
+
+/// Puts a header that [`read_header`] gave back to the device or file at `path`.
+///
+/// # Errors
+/// It is no header, or that of another volume, or can't be written.
+pub fn restore_header(path: &Path, file: &Path) -> Result<()> {
+    let restoring = || format!("restoring the LUKS header of {}", path.display());
+    let header = read_header(file)?;
+    if let Some(there) = uuid(path) {
+        let ours = uuid_of_header(&header);
+        ensure!(ours == Some(there), "{}: {} is the header of another volume", restoring(), file.display());
+    } else {
+        let mut start = [0; 512];
+        File::open(path).and_then(|mut device| device.read_exact(&mut start)).with_context(restoring)?;
+        // A whole disk, or a file system: what begins there isn't a volume whose header was spoiled.
+        ensure!(
+            !start.ends_with(&[0x55, 0xaa]),
+            "{}: it has a partition table or a file system\nhint: name the partition: `lsblk` shows it",
+            restoring()
+        );
+    }
+    init(path)?.backup_handle().header_restore(Some(EncryptionFormat::Luks2), file).with_context(restoring)
 }
 
 /// The device of the volume that `mapped` is the open side of; none when it isn't one, or there are several below it.
@@ -224,19 +241,19 @@ fn set_derivation(device: &mut CryptDevice, key: &Key) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::fs::File;
     use std::path::{Path, PathBuf};
     use std::process::Command;
 
     use uuid::Uuid;
 
-    use super::{HEADER_SIZE, Key, Tried, add_key, format, read_header, test_key, uuid, uuid_of_header, volume_key};
+    use super::{HEADER_SIZE, Key, Tried, format, read_header, test_key, uuid, uuid_of_header, volume_key};
     use crate::keys::keyfile::random;
     use crate::process;
     use crate::secret::Secret;
 
-    fn blank(folder: &Path) -> PathBuf {
+    pub fn blank(folder: &Path) -> PathBuf {
         let path = folder.join("volume");
         File::create(&path).unwrap().set_len(HEADER_SIZE + (1 << 20)).unwrap();
         path
@@ -259,10 +276,6 @@ mod tests {
         let other = random(64).unwrap();
         let tries = [Key::Random(&key), Key::Passphrase(&phrase), Key::Random(&other)].map(|key| test_key(&path, key).unwrap());
         assert_eq!(tries, [Tried::Opened, Tried::Opened, Tried::WrongKey]);
-
-        assert_eq!(add_key(&path, Key::Random(&other), Key::Random(&other)).unwrap(), Tried::WrongKey);
-        assert_eq!(add_key(&path, Key::Passphrase(&phrase), Key::Random(&other)).unwrap(), Tried::Opened);
-        assert_eq!(test_key(&path, Key::Random(&other)).unwrap(), Tried::Opened);
     }
 
     #[test]

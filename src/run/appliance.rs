@@ -61,6 +61,32 @@ pub fn snapshot(config: &Config, run: &str, stop: &Stop) -> Result<Option<PathBu
     Ok(Some(made.archive))
 }
 
+/// Removes the copies of LUKS headers that the backup disk has, with the snapshots that they are in; gives how many. A key
+/// that was revoked still opens its volume with a header from before.
+///
+/// # Errors
+/// One can't be removed.
+pub fn forget_headers(config: &Config) -> Result<usize> {
+    let folders =
+        [config.backup.folder.join("current").join(NAME).join(FOLDER), config.backup.folder.join("snapshots").join(NAME)];
+    let mut gone = 0;
+    for folder in folders {
+        let looking = || format!("looking into {}", folder.display());
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(error).with_context(looking),
+        };
+        for entry in entries {
+            let path = entry.with_context(looking)?.path();
+            fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+            let name = path.to_string_lossy();
+            gone += usize::from(name.ends_with(".luks-header") || name.ends_with(ARCHIVE_END));
+        }
+    }
+    Ok(gone)
+}
+
 /// Whether the newest snapshot isn't the one that is off-site, or that one is old.
 fn is_due(config: &Config, run: &str, folder: &Path) -> Result<bool> {
     let pushed = Clock::load(&config.backup.state).of(NAME).complete.map(|push| push.snapshot);

@@ -3,56 +3,55 @@
 //! One loop waits for three things at once: block devices that udev announces, lines typed on a console, and the clock. A
 //! stick counts at every moment, also while the prompt stands. Each candidate is mounted read-only, its key file is read,
 //! and it is unmounted again before the key is tried. There is no shell and no other way out: root is open, or the
-//! program fails and the boot script reboots.
+//! program fails and the boot script reboots. Until then its memory is locked, and never written to a core file.
 
+mod attempts;
 pub mod console;
+pub mod led;
+pub mod mark;
 pub mod settings;
 pub mod stick;
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::mman::{MlockAllFlags, mlockall};
 
 use crate::devices::{self, Block, Watch};
 use crate::keys::recovery;
 use crate::luks::{self, Key, Tried};
 use crate::secret::Secret;
+use attempts::Attempts;
 use console::Consoles;
+use led::{Led, Signal};
 use settings::Settings;
+use stick::Found;
 
 /// The name of the open root: `/dev/mapper/root`.
 pub const ROOT_NAME: &str = "root";
 
-/// Waits for a key and opens root with it. Returns once `/dev/mapper/root` is there.
+/// How long the LED tells that root stays closed before the board reboots.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Waits for a key and opens root with it. Returns once `/dev/mapper/root` is there. The LED and every console say how it goes.
 ///
 /// # Errors
 /// When the time for an unopened appliance is over, or the system can't be asked for devices.
 pub fn run(settings: &Settings) -> Result<()> {
-    forbid_core_dumps()?;
+    guard_memory()?;
     let mut unlock = Unlock::new(settings);
-    // Listening begins before the first look, so that no device is lost between the two.
-    let watch = Watch::start()?;
-    for block in devices::present()? {
-        unlock.see(block);
+    let opened = unlock.until_open();
+    if let Err(error) = &opened {
+        unlock.led.show(Signal::Failed);
+        unlock.consoles.say(&format!("error: {error:#}"));
+        thread::sleep(FAREWELL);
     }
-    unlock.consoles.say(&format!("waiting for the key stick of {}", settings.luks_uuid));
-    loop {
-        if unlock.try_sticks()? {
-            return Ok(());
-        }
-        unlock.prompt_when_due()?;
-        unlock.wait(&watch)?;
-        for block in watch.events() {
-            unlock.see(block);
-        }
-        if unlock.prompting && unlock.try_passphrases()? {
-            return Ok(());
-        }
-    }
+    opened
 }
 
 /// What is known while root is closed.
@@ -60,10 +59,12 @@ struct Unlock<'a> {
     settings: &'a Settings,
     started: Instant,
     consoles: Consoles,
+    led: Led,
     root: Option<Block>,
     /// File systems that may hold a key and haven't been looked at.
     candidates: VecDeque<Block>,
     prompting: bool,
+    attempts: Attempts,
 }
 
 impl<'a> Unlock<'a> {
@@ -72,19 +73,46 @@ impl<'a> Unlock<'a> {
             settings,
             started: Instant::now(),
             consoles: Consoles::open(),
+            led: Led::new(),
             root: None,
             candidates: VecDeque::new(),
             prompting: false,
+            attempts: Attempts::default(),
         }
+    }
+
+    fn until_open(&mut self) -> Result<()> {
+        // Listening begins before the first look, so that no device is lost between the two.
+        let watch = Watch::start()?;
+        for block in devices::present()? {
+            self.see(block);
+        }
+        self.consoles.say(&format!("waiting for the key stick of {}", self.settings.luks_uuid));
+        while !self.try_sticks()? {
+            self.prompt_when_due()?;
+            self.wait(&watch)?;
+            for block in watch.events() {
+                self.see(block);
+            }
+            if self.prompting && self.try_passphrases()? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Takes note of a device that appeared or changed.
     fn see(&mut self, block: Block) {
         if block.is_luks(self.settings.luks_uuid) {
             self.root = Some(block);
-        } else if block.may_hold_key() && !self.candidates.contains(&block) {
+        } else if block.may_hold_key() && self.is_accepted(&block) && !self.candidates.contains(&block) {
             self.candidates.push_back(block);
         }
+    }
+
+    fn is_accepted(&self, block: &Block) -> bool {
+        let marks = &self.settings.sticks;
+        marks.is_empty() || marks.iter().any(|mark| mark.fits(block))
     }
 
     /// Tries every candidate once root's device is there. A stick that doesn't help is named, and the next one is tried.
@@ -95,21 +123,23 @@ impl<'a> Unlock<'a> {
             if candidate.disk == root.disk {
                 continue;
             }
-            let key = match stick::read_key(&candidate, self.settings.luks_uuid) {
-                Ok(Some(key)) => key,
-                Ok(None) => {
-                    self.consoles.say(&format!("{candidate} holds no key for this appliance"));
+            let problem = match stick::read_key(&candidate, self.settings.luks_uuid) {
+                Ok(Found::Key(key)) => {
+                    if self.try_key(&root.node, Key::Random(&key.key), &format!("the key on {candidate}"))? {
+                        self.consoles.say("you can remove the stick");
+                        return Ok(true);
+                    }
                     continue;
                 }
-                Err(error) => {
-                    self.consoles.say(&format!("{candidate}: {error:#}"));
+                Ok(Found::Others) => format!("the keys on {candidate} are for other appliances"),
+                Ok(Found::Nothing) => {
+                    self.consoles.say(&format!("{candidate} holds no key"));
                     continue;
                 }
+                Err(error) => format!("{candidate}: {error:#}"),
             };
-            if self.try_key(&root.node, Key::Random(&key.key), &format!("the key on {candidate}"))? {
-                self.consoles.say("you can remove the stick");
-                return Ok(true);
-            }
+            self.led.show(Signal::WrongKey);
+            self.consoles.say(&problem);
         }
         Ok(false)
     }
@@ -117,11 +147,13 @@ impl<'a> Unlock<'a> {
     fn try_key(&mut self, root: &Path, key: Key, name: &str) -> Result<bool> {
         match luks::open(root, ROOT_NAME, key)? {
             Tried::Opened => {
+                self.led.show(Signal::Open);
                 self.consoles
                     .say(&format!("root is open, by {name}, {:.1} s after the kernel's start", since_boot()?.as_secs_f64()));
                 Ok(true)
             }
             Tried::WrongKey => {
+                self.led.show(Signal::WrongKey);
                 self.consoles.say(&format!("{name} doesn't open this appliance"));
                 Ok(false)
             }
@@ -136,7 +168,8 @@ impl<'a> Unlock<'a> {
                 None => bail!("the encrypted root {} isn't there: is this the right card?", self.settings.luks_uuid),
             }
         }
-        if !self.prompting && elapsed >= self.settings.wait() {
+        let begins = !self.prompting && elapsed >= self.settings.wait();
+        if begins || self.attempts.goes_on(Instant::now()) {
             self.prompting = true;
             self.consoles.prompt();
         }
@@ -146,7 +179,11 @@ impl<'a> Unlock<'a> {
     /// Sleeps until something happens.
     fn wait(&self, watch: &Watch) -> Result<()> {
         let deadline = if self.prompting { self.settings.reboot_after() } else { self.settings.wait() };
-        let left = deadline.saturating_sub(self.started.elapsed()) + Duration::from_millis(1);
+        let mut left = deadline.saturating_sub(self.started.elapsed());
+        if let Some(end) = self.attempts.pause_ends(Instant::now()) {
+            left = left.min(end.saturating_duration_since(Instant::now()));
+        }
+        left += Duration::from_millis(1);
         let mut fds: Vec<BorrowedFd> = vec![watch.as_fd()];
         if self.prompting {
             fds.extend(self.consoles.fds());
@@ -161,10 +198,17 @@ impl<'a> Unlock<'a> {
     fn try_passphrases(&mut self) -> Result<bool> {
         for line in self.consoles.lines() {
             let phrase = recovery::normalize(line.expose());
+            if let Some(end) = self.attempts.pause_ends(Instant::now()) {
+                let left = end.saturating_duration_since(Instant::now()).as_secs() + 1;
+                self.consoles.say(&format!("not looked at: type it again in {left} s"));
+                continue;
+            }
             if !phrase.expose().is_empty() && self.try_passphrase(&phrase)? {
                 return Ok(true);
             }
-            self.consoles.prompt();
+            if self.attempts.pause_ends(Instant::now()).is_none() {
+                self.consoles.prompt();
+            }
         }
         Ok(false)
     }
@@ -175,15 +219,20 @@ impl<'a> Unlock<'a> {
             return Ok(false);
         };
         self.consoles.say("trying the passphrase; this takes some seconds");
-        self.try_key(&root, Key::Passphrase(phrase), "the recovery passphrase")
+        let opened = self.try_key(&root, Key::Passphrase(phrase), "the recovery passphrase")?;
+        if !opened && self.attempts.wrong(Instant::now()) {
+            self.consoles.say(&format!("no passphrase is taken for {} s; a stick is", attempts::PAUSE.as_secs()));
+        }
+        Ok(opened)
     }
 }
 
-/// A core file would hold the key.
-fn forbid_core_dumps() -> Result<()> {
+/// A core file would hold the key, and so would what is swapped out: an initramfs has no swap, but this costs nothing.
+fn guard_memory() -> Result<()> {
     use nix::sys::resource::{Resource, setrlimit};
     setrlimit(Resource::RLIMIT_CORE, 0, 0).context("forbidding core dumps")?;
-    nix::sys::prctl::set_dumpable(false).context("forbidding core dumps")
+    nix::sys::prctl::set_dumpable(false).context("forbidding core dumps")?;
+    mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE).context("locking the memory")
 }
 
 fn since_boot() -> Result<Duration> {

@@ -8,6 +8,8 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::mark::Mark;
+
 /// Where the settings lie, on root and in the initramfs.
 pub const PATH: &str = "/etc/vaultberry/unlock.toml";
 
@@ -21,6 +23,9 @@ pub struct Settings {
     pub wait_seconds: u64,
     /// After how many seconds an unopened appliance reboots.
     pub reboot_after_seconds: u64,
+    /// The sticks that are looked at; all where there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sticks: Vec<Mark>,
 }
 
 impl Settings {
@@ -50,14 +55,21 @@ impl Settings {
 mod tests {
     use uuid::Uuid;
 
-    use super::Settings;
+    use super::{Mark, Settings};
 
     #[test]
     fn settings_survive_their_file() {
-        let settings = Settings { luks_uuid: Uuid::new_v4(), wait_seconds: 30, reboot_after_seconds: 600 };
+        let settings = Settings {
+            luks_uuid: Uuid::new_v4(),
+            wait_seconds: 30,
+            reboot_after_seconds: 600,
+            sticks: vec![Mark::Label("VB \"KEY\"".into()), Mark::Serial("7".into())],
+        };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("unlock.toml");
-        std::fs::write(&path, settings.encode().unwrap()).unwrap();
-        assert_eq!(Settings::read(&path).unwrap(), settings);
+        for settings in [settings.clone(), Settings { sticks: Vec::new(), ..settings }] {
+            std::fs::write(&path, settings.encode().unwrap()).unwrap();
+            assert_eq!(Settings::read(&path).unwrap(), settings);
+        }
     }
 }

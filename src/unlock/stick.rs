@@ -5,25 +5,49 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use uuid::Uuid;
 
 use crate::devices::Block;
 use crate::keys::keyfile::{FILE_SIZE, KeyFile, path_on_stick};
+use crate::keys::plugged::new_name;
 use crate::secret::Secret;
 
 const MOUNT_POINT: &str = "/run/vaultberry/stick";
 
-/// Mounts the file system read-only, reads the key for `uuid`, and unmounts again. None when there is no such file.
-pub fn read_key(block: &Block, uuid: Uuid) -> Result<Option<KeyFile>> {
+/// What a file system has for an appliance.
+#[derive(Debug)]
+pub enum Found {
+    /// Its key.
+    Key(KeyFile),
+    /// Keys, but only of other appliances.
+    Others,
+    /// No key at all.
+    Nothing,
+}
+
+/// Mounts the file system read-only, looks for the key for `uuid`, and unmounts again.
+///
+/// # Errors
+/// It can't be read, or what is there under the key's name isn't that key.
+pub fn read_key(block: &Block, uuid: Uuid) -> Result<Found> {
     let mounted = Mounted::new(block)?;
-    let read = read_file(&Path::new(MOUNT_POINT).join(path_on_stick(uuid)));
+    let path = Path::new(MOUNT_POINT).join(path_on_stick(uuid));
+    // Where the power went while a key was replaced, its new name may be missing.
+    let read = read_file(&path).and_then(|bytes| if bytes.is_none() { read_file(&new_name(&path)) } else { Ok(bytes) });
+    let others = path.parent().is_some_and(holds_keys);
     drop(mounted);
-    let Some(bytes) = read? else { return Ok(None) };
-    let key = KeyFile::decode(bytes.expose())?;
-    ensure!(key.uuid == uuid, "the key file is for another appliance, {}", key.uuid);
-    Ok(Some(key))
+    match read? {
+        Some(bytes) => Ok(Found::Key(KeyFile::decode(bytes.expose(), uuid).map_err(|fault| anyhow!("the key on it {fault}"))?)),
+        None if others => Ok(Found::Others),
+        None => Ok(Found::Nothing),
+    }
+}
+
+fn holds_keys(folder: &Path) -> bool {
+    let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    entries.map(|entry| entry.path()).any(|path| path.extension().is_some_and(|end| end.eq_ignore_ascii_case("key")))
 }
 
 fn read_file(path: &Path) -> Result<Option<Secret<Vec<u8>>>> {

@@ -27,7 +27,7 @@ const SERIAL: &str = "VBTEST01";
 const UNLOCK: &str = "[unlock]\nwait = \"5s\"\nreboot_after = \"60s\"\n";
 
 /// A card that no test changes.
-static CARD: LazyLock<Card> = LazyLock::new(|| {
+pub static CARD: LazyLock<Card> = LazyLock::new(|| {
     Card::shared(&config(
         22,
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMh7Oc72oDI68tGdq9dpvf7hMMt3+TLrjHH6kuO4ZSUW",

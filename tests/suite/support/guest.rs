@@ -35,8 +35,13 @@ impl Guest {
 
     /// Waits until the console says this. Fails when the guest ends or the time is over.
     pub fn wait_for(&mut self, text: &str, seconds: u64) {
+        self.wait_for_times(text, 1, seconds);
+    }
+
+    /// Waits until the console has said this so often.
+    pub fn wait_for_times(&mut self, text: &str, times: usize, seconds: u64) {
         let deadline = Instant::now() + Duration::from_secs(seconds);
-        while !self.console().contains(text) {
+        while self.console().matches(text).count() < times {
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none(), "the guest ended ({ended:?}) and never said {text:?}:\n{}", self.tail());
             assert!(Instant::now() < deadline, "the guest didn't say {text:?} in {seconds} s:\n{}", self.tail());

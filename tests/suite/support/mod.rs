@@ -13,6 +13,7 @@ pub mod postgresql;
 pub mod servers;
 pub mod small_disk;
 pub mod store;
+pub mod tiny;
 pub mod way;
 
 use std::fs;

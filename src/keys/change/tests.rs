@@ -1,0 +1,149 @@
+use std::fs;
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::{Present, add, check, revoke, rotate, rotate_recovery};
+use crate::keys::keyfile::{KeyFile, path_on_stick};
+use crate::keys::plugged::Stick;
+use crate::keys::volume::Volume;
+use crate::luks::slots::{self, Holder};
+use crate::luks::tests::blank;
+use crate::luks::{Key, format};
+use crate::secret::Secret;
+
+/// A root with a stick's key and a passphrase, and the stick.
+struct Scene {
+    folder: TempDir,
+    path: PathBuf,
+    phrase: Secret<String>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = blank(folder.path());
+        let uuid = Uuid::new_v4();
+        let (key, phrase) = (KeyFile::generate(uuid).unwrap(), Secret::new(String::from("eight words or so")));
+        format(&path, uuid, "test", None, &[Key::Random(&key.key), Key::Passphrase(&phrase)]).unwrap();
+        let scene = Self { folder, path, phrase };
+        scene.stick("first").put(&key).unwrap();
+        scene
+    }
+
+    fn volume(&self) -> Volume {
+        Volume::at(Some(&self.path)).unwrap()
+    }
+
+    fn stick(&self, name: &str) -> Stick {
+        let path = self.folder.path().join(name);
+        fs::create_dir_all(&path).unwrap();
+        Stick::at(&path).unwrap()
+    }
+
+    fn key(&self, stick: &str) -> KeyFile {
+        self.stick(stick).key(self.volume().uuid).unwrap().unwrap()
+    }
+
+    fn present(&self) -> Present {
+        Present::Phrase(self.phrase.clone())
+    }
+
+    /// The numbers of the keyslots in use.
+    fn slots(&self) -> Vec<u32> {
+        slots::slots(&self.path).unwrap().iter().map(|slot| slot.number).collect()
+    }
+}
+
+#[test]
+fn a_second_stick_has_a_key_of_its_own_and_is_revoked_though_it_is_lost() {
+    let scene = Scene::new();
+    let added = add(&scene.volume(), &scene.stick("second"), Some("spare"), &scene.present()).unwrap();
+    assert_eq!((added.number, check(&scene.volume(), &scene.stick("second")).unwrap()), (2, added.clone()));
+    assert_eq!(check(&scene.volume(), &scene.stick("first")).unwrap().number, 0);
+    for (stick, name, told) in [
+        ("second", None, "has a key that opens this appliance\nhint: `vaultberry key rotate`"),
+        ("third", Some("spare"), "there is a key that is called \"spare\""),
+    ] {
+        let error = add(&scene.volume(), &scene.stick(stick), name, &scene.present()).unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
+    }
+    let wrong = Present::Phrase(Secret::new("no".into()));
+    let error = add(&scene.volume(), &scene.stick("third"), None, &wrong).unwrap_err().to_string();
+    assert!(error.contains("this passphrase doesn't open this appliance"), "{error}");
+    assert!(check(&scene.volume(), &scene.stick("third")).unwrap_err().to_string().contains("holds no key for this appliance"));
+
+    // A header from before: what a thief may have.
+    let before = scene.folder.path().join("before");
+    fs::copy(&scene.path, &before).unwrap();
+    let lost = scene.key("second");
+    assert_eq!(revoke(&scene.volume(), "spare", false).unwrap(), added);
+    assert_eq!(slots::slot_of(&scene.path, Key::Random(&lost.key)).unwrap(), None);
+    assert_eq!(slots::slot_of(&before, Key::Random(&lost.key)).unwrap(), Some(2), "an old header still takes it");
+    let error = check(&scene.volume(), &scene.stick("second")).unwrap_err().to_string();
+    assert!(error.contains("doesn't open this appliance\nhint: "), "{error}");
+
+    let id = slots::id(scene.key("first").key.expose());
+    let error = revoke(&scene.volume(), &id, false).unwrap_err().to_string();
+    assert!(error.contains("is the last key on a stick"), "{error}");
+    assert!(revoke(&scene.volume(), "spare", true).unwrap_err().to_string().contains("no key of a stick has"));
+    revoke(&scene.volume(), &id, true).unwrap();
+    assert_eq!(scene.slots(), [1]);
+}
+
+#[test]
+fn a_new_key_takes_the_old_one_s_place_on_the_stick() {
+    let scene = Scene::new();
+    let old = scene.key("first");
+    let slot = rotate(&scene.volume(), &scene.stick("first")).unwrap();
+    assert_eq!((slot.number, scene.slots()), (2, vec![1, 2]));
+    assert_eq!(check(&scene.volume(), &scene.stick("first")).unwrap(), slot);
+    assert_eq!(slots::slot_of(&scene.path, Key::Random(&old.key)).unwrap(), None);
+    assert_eq!(slot.holder.unwrap().replaces, None);
+}
+
+#[test]
+fn a_rotation_that_was_cut_short_leaves_a_key_that_opens_and_is_finished() {
+    // Cut after the keyslot was added: the stick has the old key.
+    let scene = Scene::new();
+    let old = scene.key("first");
+    let new = KeyFile::generate(scene.volume().uuid).unwrap();
+    let replaces = Some(slots::id(old.key.expose()));
+    let holder = Holder { replaces, ..Holder::of(&Key::Random(&new.key)) };
+    slots::add(&scene.path, Key::Random(&old.key), Key::Random(&new.key), &holder).unwrap().unwrap();
+    assert_eq!(check(&scene.volume(), &scene.stick("first")).unwrap().number, 0);
+    rotate(&scene.volume(), &scene.stick("first")).unwrap();
+    assert_eq!(scene.slots().len(), 2, "the stray keyslot and the old one are gone");
+    assert_eq!(slots::slot_of(&scene.path, Key::Random(&new.key)).unwrap(), None);
+    check(&scene.volume(), &scene.stick("first")).unwrap();
+
+    // Cut after the stick was written, before and after it got its name.
+    for renamed in [false, true] {
+        let scene = Scene::new();
+        let old = scene.key("first");
+        let replaces = Some(slots::id(old.key.expose()));
+        let holder = Holder { replaces, ..Holder::of(&Key::Random(&new.key)) };
+        let key = KeyFile { uuid: scene.volume().uuid, key: new.key.clone() };
+        slots::add(&scene.path, Key::Random(&old.key), Key::Random(&new.key), &holder).unwrap().unwrap();
+        scene.stick("first").put(&key).unwrap();
+        let path = scene.folder.path().join("first").join(path_on_stick(key.uuid));
+        if !renamed {
+            fs::rename(&path, super::super::plugged::new_name(&path)).unwrap();
+        }
+        let slot = rotate(&scene.volume(), &scene.stick("first")).unwrap();
+        assert_eq!((slot.number, scene.slots()), (2, vec![1, 2]), "only the end was left to do");
+        assert_eq!(slots::slot_of(&scene.path, Key::Random(&old.key)).unwrap(), None);
+        check(&scene.volume(), &scene.stick("first")).unwrap();
+    }
+}
+
+#[test]
+fn a_new_passphrase_takes_the_place_of_the_old_one() {
+    let scene = Scene::new();
+    let new = Secret::new(String::from("eight other words"));
+    rotate_recovery(&scene.volume(), &Present::Key(scene.key("first")), &new).unwrap();
+    assert_eq!(slots::slot_of(&scene.path, Key::Passphrase(&scene.phrase)).unwrap(), None);
+    assert_eq!(slots::slot_of(&scene.path, Key::Passphrase(&new)).unwrap(), Some(2));
+    check(&scene.volume(), &scene.stick("first")).unwrap();
+}

@@ -1,0 +1,246 @@
+//! A stick at hand: its folder where it is mounted, its device, or an image of one. Key files are put on it, and read off it.
+//!
+//! A key file is replaced in three steps, of which each leaves a whole one: the new file beside the old, under the same name
+//! with `.new` behind it; the old one goes; the new one takes its name. The unlock takes `.new` where the name is missing.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::keyfile::{KeyFile, path_on_stick};
+use super::stick::PARTITION;
+use crate::secret::Secret;
+use crate::{devices, durable, process};
+
+/// What a new key file is called until it has taken the old one's place.
+pub fn new_name(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    PathBuf::from(name)
+}
+
+/// A stick, as its owner names it.
+#[derive(Debug)]
+pub struct Stick {
+    named: PathBuf,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    Folder(PathBuf),
+    Mounted(Mounted),
+    /// What mtools call a drive: an image, and where the file system begins.
+    Image(String),
+}
+
+impl Stick {
+    /// The stick at `path`: a folder, a block device, or an image with one partition or none.
+    ///
+    /// # Errors
+    /// There is none, or it can't be mounted.
+    pub fn at(path: &Path) -> Result<Self> {
+        let looking = || format!("looking at the stick {}", path.display());
+        let kind = fs::metadata(path).with_context(looking)?.file_type();
+        let place = if kind.is_dir() {
+            Place::Folder(path.to_owned())
+        } else if kind.is_block_device() {
+            Place::Mounted(Mounted::new(path)?)
+        } else {
+            let mut start = vec![0; 512];
+            let file = File::open(path).with_context(looking)?;
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut start, 0).with_context(looking)?;
+            // A FAT file system has a jump there, a partition table needn't.
+            let offset = if matches!(start[0], 0xeb | 0xe9) { 0 } else { PARTITION };
+            Place::Image(format!("{}@@{offset}", path.display()))
+        };
+        Ok(Self { named: path.to_owned(), place })
+    }
+
+    /// The stick as its owner named it.
+    pub fn name(&self) -> String {
+        self.named.display().to_string()
+    }
+
+    /// The key for the root `uuid`; none when there is no such file.
+    ///
+    /// # Errors
+    /// It can't be read, or isn't that key.
+    pub fn key(&self, uuid: Uuid) -> Result<Option<KeyFile>> {
+        let path = path_on_stick(uuid);
+        let bytes = match self.read(&path)? {
+            None => self.read(&new_name(&path))?,
+            bytes => bytes,
+        };
+        let decode = |bytes: Secret<Vec<u8>>| KeyFile::decode(bytes.expose(), uuid);
+        bytes.map(decode).transpose().map_err(|fault| anyhow::anyhow!("the key on {} {fault}", self.name()))
+    }
+
+    /// Puts a key on it, in the place of the one for the same root.
+    ///
+    /// # Errors
+    /// It can't be written, or doesn't come back as it was written.
+    pub fn put(&self, key: &KeyFile) -> Result<()> {
+        let (path, bytes) = (path_on_stick(key.uuid), key.encode());
+        let writing = || format!("writing the key to {}", self.name());
+        let new = new_name(&path);
+        self.write(&new, &bytes).with_context(writing)?;
+        let back = self.read(&new)?;
+        ensure!(
+            back.is_some_and(|back| back.expose() == bytes.expose()),
+            "{}: it doesn't come back as it was written",
+            writing()
+        );
+        self.replace(&new, &path).with_context(writing)
+    }
+
+    fn read(&self, path: &Path) -> Result<Option<Secret<Vec<u8>>>> {
+        if let Place::Image(drive) = &self.place {
+            let list = process::tool("mdir").args(["-b", "-i", drive]).arg(inside(path)).output().context("starting `mdir`")?;
+            if !list.status.success() {
+                return Ok(None);
+            }
+            let read = process::output(process::tool("mtype").args(["-i", drive]).arg(inside(path)), "reading the stick's image");
+            return read.map(Secret::new).map(Some);
+        }
+        match fs::read(self.folder().join(path)) {
+            Ok(bytes) => Ok(Some(Secret::new(bytes))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("reading the key on {}", self.name())),
+        }
+    }
+
+    fn write(&self, path: &Path, bytes: &Secret<Vec<u8>>) -> Result<()> {
+        let folder = path.parent().expect("a key lies in a folder");
+        if let Place::Image(drive) = &self.place {
+            // It may be there.
+            let _ = process::tool("mmd").args(["-D", "s", "-i", drive]).arg(inside(folder)).output();
+            let mut copy = process::tool("mcopy");
+            copy.args(["-o", "-i", drive, "-"]).arg(inside(path));
+            return process::output_with_input(&mut copy, "writing to the stick's image", bytes.expose()).map(drop);
+        }
+        let folder = self.folder().join(folder);
+        if !folder.is_dir() {
+            durable::private_folder(&folder)?;
+        }
+        durable::write(&self.folder().join(path), bytes.expose(), 0o600)
+    }
+
+    fn replace(&self, new: &Path, old: &Path) -> Result<()> {
+        if let Place::Image(drive) = &self.place {
+            let _ = process::tool("mdel").args(["-i", drive]).arg(inside(old)).output();
+            let mut rename = process::tool("mren");
+            rename.args(["-i", drive]).arg(inside(new)).arg(inside(old));
+            return process::run(&mut rename, "renaming the key in the stick's image");
+        }
+        let (new, old) = (self.folder().join(new), self.folder().join(old));
+        fs::rename(&new, &old).with_context(|| format!("renaming {}", new.display()))?;
+        durable::sync_folder_of(&old)
+    }
+
+    fn folder(&self) -> &Path {
+        match &self.place {
+            Place::Folder(folder) => folder,
+            Place::Mounted(mounted) => mounted.folder.path(),
+            Place::Image(_) => unreachable!("an image is reached by mtools"),
+        }
+    }
+}
+
+/// A path as mtools want it.
+fn inside(path: &Path) -> String {
+    format!("::{}", path.display())
+}
+
+/// A stick's file system, mounted for as long as this lives.
+#[derive(Debug)]
+struct Mounted {
+    folder: TempDir,
+}
+
+impl Mounted {
+    fn new(node: &Path) -> Result<Self> {
+        let node = fs::canonicalize(node).with_context(|| format!("looking at the stick {}", node.display()))?;
+        let present = devices::present()?;
+        let named = present.iter().find(|block| block.node == node);
+        let named = named.with_context(|| format!("udev doesn't know the stick {}", node.display()))?;
+        let on_it = |block: &&devices::Block| block.node == node || (named.whole && block.disk == named.disk);
+        let mut file_systems = present.iter().filter(on_it).filter(|block| block.may_hold_key());
+        let Some(block) = file_systems.next() else {
+            bail!("the stick {} has no FAT or ext4 file system\nhint: format it: mkfs.vfat -n VB-KEY DEVICE", node.display());
+        };
+        ensure!(
+            file_systems.next().is_none(),
+            "the stick {} has several file systems\nhint: name the partition: `lsblk -f` shows them",
+            node.display()
+        );
+        let folder = tempfile::Builder::new().prefix("vaultberry-stick-").tempdir().context("making a folder for the stick")?;
+        let flags = MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID | MsFlags::MS_SYNCHRONOUS;
+        mount(Some(&block.node), folder.path(), block.key_file_system(), flags, None::<&str>)
+            .with_context(|| format!("mounting the stick {}", block.node.display()))?;
+        Ok(Self { folder })
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Everything on it is written: it was mounted so.
+        let _ = umount2(self.folder.path(), MntFlags::MNT_DETACH);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use tempfile::TempDir;
+    use uuid::Uuid;
+
+    use super::{Stick, new_name};
+    use crate::keys::keyfile::{KeyFile, path_on_stick};
+    use crate::keys::stick::make_image;
+
+    fn sticks(folder: &TempDir) -> [PathBuf; 2] {
+        let (mounted, image) = (folder.path().join("mounted"), folder.path().join("stick.img"));
+        fs::create_dir(&mounted).unwrap();
+        make_image(&image, &[]).unwrap();
+        [mounted, image]
+    }
+
+    #[test]
+    fn a_key_is_put_read_and_replaced_in_a_folder_and_in_an_image() {
+        let folder = tempfile::tempdir().unwrap();
+        for path in sticks(&folder) {
+            let stick = Stick::at(&path).unwrap();
+            let uuid = Uuid::new_v4();
+            assert!(stick.key(uuid).unwrap().is_none());
+            for _ in 0..2 {
+                let key = KeyFile::generate(uuid).unwrap();
+                stick.put(&key).unwrap();
+                assert_eq!(stick.key(uuid).unwrap().unwrap().key.expose(), key.key.expose(), "{}", path.display());
+            }
+            assert!(stick.key(Uuid::new_v4()).unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn a_key_that_was_not_renamed_yet_counts_where_there_is_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let (stick, uuid) = (Stick::at(folder.path()).unwrap(), Uuid::new_v4());
+        let key = KeyFile::generate(uuid).unwrap();
+        stick.put(&key).unwrap();
+        let path = folder.path().join(path_on_stick(uuid));
+        fs::rename(&path, new_name(&path)).unwrap();
+        assert_eq!(stick.key(uuid).unwrap().unwrap().key.expose(), key.key.expose());
+        fs::write(&path, b"damaged").unwrap();
+        let error = stick.key(uuid).unwrap_err().to_string();
+        assert!(error.ends_with("is too short: it has 7 of 128 bytes"), "{error}");
+    }
+}

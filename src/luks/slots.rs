@@ -1,0 +1,236 @@
+//! Keyslots, and whose they are.
+//!
+//! A keyslot doesn't say whose key it takes. So each of ours has a token beside it in the header's JSON (LUKS2
+//! specification, section 3.4), which every LUKS tool keeps and `cryptsetup luksDump` shows:
+//!
+//! ```json
+//! {"type": "vaultberry", "keyslots": ["0"], "kind": "key", "id": "1a2b3c4d", "name": "spare", "replaces": null}
+//! ```
+//!
+//! `id` is made of the key, so that a key file can be told by it and nobody learns the key from it. `replaces` is the id of
+//! the key that this one is to take the place of, while that isn't done.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use libcryptsetup_rs::consts::flags::CryptActivate;
+use libcryptsetup_rs::consts::vals::KeyslotInfo;
+use libcryptsetup_rs::{CryptDevice, LibcryptErr, TokenInput};
+use openssl::sha::Sha256;
+use serde::{Deserialize, Serialize};
+
+use super::{Key, Tried, load, set_derivation, tried};
+use crate::digest::hex;
+
+/// The type of our tokens.
+const TYPE: &str = "vaultberry";
+
+/// LUKS2 has room for so many keyslots, and as many tokens (specification, section 3).
+const MOST: u32 = 32;
+
+/// What kind of key a keyslot takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Random bytes in a file: on a stick, or on root.
+    Key,
+    /// The recovery passphrase.
+    Recovery,
+}
+
+/// Whose key a keyslot takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// What it is.
+    pub kind: Kind,
+    /// What tells a key from others: eight hexadecimal digits; none for a passphrase, which could be guessed by it.
+    pub id: Option<String>,
+    /// What its owner calls it.
+    pub name: Option<String>,
+    /// The id of the key that it is to replace, while that goes on.
+    pub replaces: Option<String>,
+}
+
+impl Holder {
+    /// That of a key, without a name.
+    pub fn of(key: &Key) -> Self {
+        let (kind, id) = match key {
+            Key::Random(bytes) => (Kind::Key, Some(id(bytes.expose()))),
+            Key::Passphrase(_) => (Kind::Recovery, None),
+        };
+        Self { kind, id, name: None, replaces: None }
+    }
+}
+
+/// What tells a random key from others.
+pub fn id(key: &[u8]) -> String {
+    let mut sum = Sha256::new();
+    sum.update(b"the id of a vaultberry key");
+    sum.update(key);
+    hex(&sum.finish()[..4])
+}
+
+/// A keyslot in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Its number.
+    pub number: u32,
+    /// Whose it is; none where no token says it.
+    pub holder: Option<Holder>,
+}
+
+/// A token as it stands in the header.
+#[derive(Serialize, Deserialize)]
+struct Token {
+    #[serde(rename = "type")]
+    kind: String,
+    keyslots: Vec<String>,
+    #[serde(flatten)]
+    holder: Holder,
+}
+
+/// The keyslots in use of the volume at `path`, in the order of their numbers.
+///
+/// # Errors
+/// There is no LUKS2 volume.
+pub fn slots(path: &Path) -> Result<Vec<Slot>> {
+    let mut device = load(path)?;
+    let tokens: Vec<(u32, Token)> = tokens(&mut device);
+    let mut slots = Vec::new();
+    for number in 0..MOST {
+        let status = device.keyslot_handle().status(number);
+        if matches!(status, Ok(KeyslotInfo::Active | KeyslotInfo::ActiveLast)) {
+            let text = number.to_string();
+            let holder = tokens.iter().find(|(_, token)| token.keyslots.contains(&text)).map(|(_, token)| token.holder.clone());
+            slots.push(Slot { number, holder });
+        }
+    }
+    Ok(slots)
+}
+
+/// The number of the keyslot that takes `key`; none when there is none. Nothing is opened.
+///
+/// # Errors
+/// There is no LUKS2 volume, or it can't be tried.
+pub fn slot_of(path: &Path, key: Key) -> Result<Option<u32>> {
+    let mut device = load(path)?;
+    let mut number = None;
+    let found = device.activate_handle().activate_by_passphrase(None, None, key.bytes(), CryptActivate::empty());
+    let outcome = tried(found.map(|slot| number = Some(slot)), || format!("trying a key on {}", path.display()))?;
+    Ok(if outcome == Tried::Opened { number } else { None })
+}
+
+/// Adds a keyslot for `new` to a volume that `present` opens, and says whose it is. Gives its number, or none when `present`
+/// doesn't open the volume.
+///
+/// # Errors
+/// There is no room, or it can't be written.
+pub fn add(path: &Path, present: Key, new: Key, holder: &Holder) -> Result<Option<u32>> {
+    let mut device = load(path)?;
+    set_derivation(&mut device, &new)?;
+    let mut number = None;
+    let added = device.keyslot_handle().add_by_passphrase(None, present.bytes(), new.bytes());
+    let outcome = tried(added.map(|slot| number = Some(slot)), || format!("adding a keyslot to {}", path.display()))?;
+    if outcome == Tried::WrongKey {
+        return Ok(None);
+    }
+    if let Some(number) = number {
+        write(&mut device, number, holder).with_context(|| format!("naming a keyslot of {}", path.display()))?;
+    }
+    Ok(number)
+}
+
+/// Says whose the keyslot `number` is from now on.
+///
+/// # Errors
+/// It can't be written.
+pub fn describe(path: &Path, number: u32, holder: &Holder) -> Result<()> {
+    write(&mut load(path)?, number, holder).with_context(|| format!("naming a keyslot of {}", path.display()))
+}
+
+/// Destroys a keyslot: its key opens this volume no more. What it held is overwritten.
+///
+/// # Errors
+/// It is the only one, or it can't be written.
+pub fn kill(path: &Path, number: u32) -> Result<()> {
+    let killing = || format!("destroying keyslot {number} of {}", path.display());
+    ensure!(
+        slots(path)?.iter().any(|slot| slot.number != number),
+        "{}: it is the last one\nhint: add another key before this one goes",
+        killing()
+    );
+    let mut device = load(path)?;
+    let token = tokens(&mut device).into_iter().find(|(_, token)| token.keyslots == [number.to_string()]);
+    device.keyslot_handle().destroy(number).with_context(killing)?;
+    if let Some((token, _)) = token {
+        device.token_handle().json_set(TokenInput::RemoveToken(token)).with_context(killing)?;
+    }
+    Ok(())
+}
+
+/// Our tokens, with their numbers. Those of other programs are passed over.
+fn tokens(device: &mut CryptDevice) -> Vec<(u32, Token)> {
+    let mut handle = device.token_handle();
+    let all = (0..MOST).filter_map(|number| Some((number, handle.json_get(number).ok()?)));
+    all.filter_map(|(number, json)| Some((number, serde_json::from_value::<Token>(json).ok()?)))
+        .filter(|(_, token)| token.kind == TYPE)
+        .collect()
+}
+
+/// Writes the token of a keyslot, in the place of the one that it may have.
+pub(super) fn write(device: &mut CryptDevice, number: u32, holder: &Holder) -> Result<(), LibcryptErr> {
+    let text = number.to_string();
+    let before = tokens(device).into_iter().find(|(_, token)| token.keyslots.contains(&text)).map(|(number, _)| number);
+    let token = Token { kind: TYPE.to_owned(), keyslots: vec![text], holder: holder.clone() };
+    let json = serde_json::to_value(token).map_err(LibcryptErr::JsonError)?;
+    let input = before.map_or(TokenInput::AddToken(&json), |number| TokenInput::ReplaceToken(number, &json));
+    device.token_handle().json_set(input).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use uuid::Uuid;
+
+    use super::{Holder, Kind, Slot, add, describe, id, kill, slot_of, slots};
+    use crate::keys::keyfile::random;
+    use crate::luks::tests::blank;
+    use crate::luks::{Key, format};
+    use crate::secret::Secret;
+
+    #[test]
+    fn each_keyslot_says_whose_it_is_and_a_killed_one_takes_its_key_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = blank(folder.path());
+        let (first, second) = (random(64).unwrap(), random(64).unwrap());
+        let phrase = Secret::new(String::from("eight words or so"));
+        format(&path, Uuid::new_v4(), "test", None, &[Key::Random(&first), Key::Passphrase(&phrase)]).unwrap();
+        let holder = |kind, id, name: Option<&str>| Some(Holder { kind, id, name: name.map(String::from), replaces: None });
+        let expected = [
+            Slot { number: 0, holder: holder(Kind::Key, Some(id(first.expose())), None) },
+            Slot { number: 1, holder: holder(Kind::Recovery, None, None) },
+        ];
+        assert_eq!(slots(&path).unwrap(), expected);
+
+        let spare = Holder { name: Some("spare".into()), ..Holder::of(&Key::Random(&second)) };
+        assert_eq!(add(&path, Key::Random(&second), Key::Random(&second), &spare).unwrap(), None);
+        assert_eq!(add(&path, Key::Passphrase(&phrase), Key::Random(&second), &spare).unwrap(), Some(2));
+        assert_eq!(slot_of(&path, Key::Random(&second)).unwrap(), Some(2));
+        assert_eq!(slots(&path).unwrap()[2].holder, Some(spare.clone()));
+        // Another tool sees it, too.
+        let dump = Command::new("/usr/sbin/cryptsetup").arg("luksDump").arg(&path).output().unwrap();
+        assert!(String::from_utf8_lossy(&dump.stdout).contains("2: vaultberry\n\tKeyslot:    2"), "{dump:?}");
+
+        let renamed = Holder { name: Some("attic".into()), ..spare };
+        describe(&path, 2, &renamed).unwrap();
+        assert_eq!(slots(&path).unwrap()[2].holder, Some(renamed));
+        kill(&path, 0).unwrap();
+        kill(&path, 2).unwrap();
+        assert_eq!(slots(&path).unwrap(), expected[1..]);
+        assert_eq!(slot_of(&path, Key::Random(&first)).unwrap(), None);
+        let error = format!("{:#}", kill(&path, 1).unwrap_err());
+        assert!(error.contains("it is the last one\nhint: add another key"), "{error}");
+        assert_eq!(slot_of(&path, Key::Passphrase(&phrase)).unwrap(), Some(1));
+    }
+}

@@ -1,0 +1,125 @@
+//! `vaultberry key` on the root of a built image, by the program, with sticks as people make them.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::boot::CARD;
+use crate::support::appliance::Run;
+use crate::support::card::{scratch, tool};
+
+/// A copy of the card's image.
+struct Scene {
+    folder: TempDir,
+    image: PathBuf,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let folder = scratch();
+        let image = folder.path().join("card.img");
+        tool(Command::new("cp").arg("--sparse=always").arg(CARD.image()).arg(&image));
+        Self { folder, image }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A stick without partitions.
+    fn plain_stick(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        File::create(&path).unwrap().set_len(8 << 20).unwrap();
+        tool(Command::new("/usr/sbin/mkfs.vfat").args(["-n", "SPARE"]).arg(&path));
+        path
+    }
+
+    fn key(&self, arguments: &[&str], input: &str) -> Run {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vaultberry"));
+        command.arg("key").args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if !arguments.contains(&"make") {
+            command.arg("--root").arg(&self.image);
+        }
+        let mut child = command.spawn().unwrap();
+        // It may end without reading.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        Run::of(child.wait_with_output().unwrap())
+    }
+
+    fn works(&self, arguments: &[&str], input: &str) -> String {
+        let run = self.key(arguments, input);
+        assert_eq!(run.code, Some(0), "{arguments:?}: {run:?}");
+        run.stdout
+    }
+
+    fn refused(&self, arguments: &[&str], input: &str, told: &str) {
+        let run = self.key(arguments, input);
+        assert!(run.code == Some(1) && run.stderr.contains(told), "{arguments:?}: {run:?}");
+    }
+
+    /// The names of those who hold a key, by keyslot.
+    fn names(&self) -> Vec<String> {
+        let list: Value = serde_json::from_str(&self.works(&["stick", "list", "--json"], "")).unwrap();
+        let keys = list["keys"].as_array().unwrap().iter().map(|key| {
+            let holder = &key["holder"];
+            holder["name"].as_str().or(holder["kind"].as_str()).unwrap().to_owned()
+        });
+        keys.collect()
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn the_keys_of_an_image_are_added_rotated_and_revoked() {
+    let scene = Scene::new();
+    let (stick, spare) = (scene.path("stick.img"), scene.plain_stick("spare.img"));
+    let (secrets, image) = (CARD.secrets(), CARD.image());
+    scene.works(&["stick", "make", text(&stick), "--image", text(&image), "--secrets", text(&secrets)], "");
+    assert!(scene.works(&["check", text(&stick)], "").contains(" opens this appliance: keyslot 0, key "));
+    scene.refused(&["check", text(&spare)], "", "holds no key for this appliance");
+
+    let phrase = format!("{}\n", CARD.passphrase().expose());
+    scene.refused(&["stick", "add", text(&spare)], "not this one\n", "this passphrase doesn't open this appliance\nhint: ");
+    scene.works(&["stick", "add", text(&spare), "--name", "spare"], &phrase);
+    assert_eq!(scene.names(), ["key", "recovery", "spare"]);
+    scene.works(&["check", text(&spare)], "");
+    scene.works(&["rotate", text(&stick)], "");
+    scene.works(&["check", text(&stick)], "");
+    // The one that the build has made.
+    let folder = scene.path("mounted/vaultberry");
+    fs::create_dir_all(&folder).unwrap();
+    fs::copy(CARD.key(), folder.join(CARD.key().file_name().unwrap())).unwrap();
+    scene.refused(&["check", text(&scene.path("mounted"))], "", "doesn't open this appliance\nhint: ");
+
+    // A header from before, and what it does.
+    let header = scene.path("header.luks");
+    scene.works(&["header", "backup", text(&header)], "");
+    assert_eq!(fs::metadata(&header).unwrap().permissions().mode() & 0o777, 0o600);
+    scene.refused(&["header", "backup", text(&header)], "", "is there already\nhint: ");
+    assert!(scene.works(&["stick", "revoke", "spare"], "").starts_with("opens this appliance no more: keyslot 2, key "));
+    scene.refused(&["check", text(&spare)], "", "doesn't open this appliance");
+    scene.refused(&["header", "restore", text(&header)], "", "hint: say --yes");
+    scene.refused(&["header", "restore", text(&header), "--yes"], "", "it has a partition table or a file system\nhint: ");
+    let id = scene.works(&["check", text(&stick)], "").trim().rsplit(' ').next().unwrap().to_owned();
+    scene.refused(&["stick", "revoke", &id], "", "is the last key on a stick");
+
+    let sheet = scene.path("sheet.txt");
+    scene.works(&["recovery", "rotate", "--with", text(&stick), "--sheet", text(&sheet)], "");
+    assert_eq!(fs::metadata(&sheet).unwrap().permissions().mode() & 0o777, 0o600);
+    scene.refused(&["stick", "add", text(&spare)], &phrase, "this passphrase doesn't open this appliance");
+    let printed = fs::read_to_string(&sheet).unwrap();
+    let new = printed.lines().skip_while(|line| *line != "Recovery passphrase:").nth(2).unwrap();
+    scene.works(&["stick", "add", text(&spare), "--name", "again"], &format!("{new}\n"));
+    assert_eq!(scene.names().len(), 3);
+    // The rest of the image is as it was.
+    let last = |path: &Path| tool(Command::new("sh").args(["-c", "tail -c +600000000 \"$0\" | sha256sum"]).arg(path)).stdout;
+    assert_eq!(last(&scene.image), last(&image));
+}

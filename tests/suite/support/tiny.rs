@@ -1,0 +1,230 @@
+//! Tiny guests: the real kernel and initramfs of an image, and a root of some megabytes whose init says one line. They are
+//! up in seconds, so that there can be many.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use uuid::Uuid;
+use vaultberry::image::cpio::{self, Entry};
+use vaultberry::image::disk::read_firmware;
+use vaultberry::image::payload::{BLOCK_SIZE, Blocks, Direction, convert};
+use vaultberry::keys::keyfile::{KeyFile, path_on_stick};
+use vaultberry::luks::{self, HEADER_SIZE, Key};
+use vaultberry::secret::Secret;
+use vaultberry::unlock::settings::Settings;
+
+use super::card::{scratch, tool};
+use super::guest::Guest;
+
+/// Bytes of the file system in a tiny root.
+const ROOT: u64 = 8 << 20;
+
+/// What init says.
+pub const UP: &str = "the tiny root is up";
+
+/// An appliance of some megabytes: its root, and what its initramfs knows.
+pub struct Tiny {
+    folder: TempDir,
+    /// Its settings, which can be changed before a start.
+    pub settings: Settings,
+    /// The key that belongs on its stick.
+    pub key: KeyFile,
+    /// Its recovery passphrase.
+    pub passphrase: Secret<String>,
+}
+
+impl Tiny {
+    /// Makes one that boots with kernel and initramfs of the image `card`.
+    pub fn new(card: &Path) -> Self {
+        let folder = scratch();
+        let uuid = Uuid::new_v4();
+        let key = KeyFile::generate(uuid).unwrap();
+        let passphrase = Secret::new(String::from("abandon ability able about above absent absorb abstract"));
+        let settings = Settings { luks_uuid: uuid, wait_seconds: 5, reboot_after_seconds: 60, sticks: Vec::new() };
+        let config = String::from_utf8(read_firmware(card, "config.txt").unwrap()).unwrap();
+        for (from, to) in [("kernel=", "kernel"), ("initramfs ", "initrd")] {
+            let line = config.lines().rev().find_map(|line| line.strip_prefix(from)).unwrap();
+            let name = line.split_whitespace().next().unwrap();
+            fs::write(folder.path().join(to), read_firmware(card, name).unwrap()).unwrap();
+        }
+        let tiny = Self { folder, settings, key, passphrase };
+        tiny.make_root();
+        tiny
+    }
+
+    /// A file of its folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn make_root(&self) {
+        let tree = self.path("tree");
+        for name in ["dev", "proc", "run", "sys", "sbin", "etc", "tmp"] {
+            fs::create_dir_all(tree.join(name)).unwrap();
+        }
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/support/init.c");
+        tool(Command::new("aarch64-linux-gnu-gcc").args(["-Os", "-static", "-o"]).arg(tree.join("sbin/init")).arg(source));
+        let (plain, root) = (self.path("plain"), self.path("root.luks"));
+        File::create(&plain).unwrap().set_len(ROOT).unwrap();
+        tool(Command::new("/usr/sbin/mke2fs").args(["-q", "-t", "ext4", "-b", "4096", "-d"]).arg(&tree).arg(&plain));
+        File::create(&root).unwrap().set_len(HEADER_SIZE + ROOT).unwrap();
+        let keys = [Key::Random(&self.key.key), Key::Passphrase(&self.passphrase)];
+        luks::format(&root, self.settings.luks_uuid, "tiny", None, &keys).unwrap();
+        let volume_key = luks::volume_key(&root, keys[0]).unwrap();
+        let to = File::options().write(true).open(&root).unwrap();
+        let (from, to) = (Blocks { file: &File::open(&plain).unwrap(), start: 0 }, Blocks { file: &to, start: HEADER_SIZE });
+        convert(Direction::Encrypt, &volume_key, from, to, std::slice::from_ref(&(0..ROOT / BLOCK_SIZE as u64))).unwrap();
+    }
+
+    /// Makes a stick's image of this name with this file system and these files.
+    pub fn stick(&self, name: &str, label: &str, files: &[(PathBuf, Vec<u8>)], ext4: bool) -> PathBuf {
+        let (image, tree) = (self.path(name), self.path(&format!("{name}.tree")));
+        fs::create_dir(&tree).unwrap();
+        File::create(&image).unwrap().set_len(16 << 20).unwrap();
+        for (path, content) in files {
+            fs::create_dir_all(tree.join(path).parent().unwrap()).unwrap();
+            fs::write(tree.join(path), content).unwrap();
+        }
+        if ext4 {
+            tool(Command::new("/usr/sbin/mke2fs").args(["-q", "-t", "ext4", "-L", label, "-d"]).arg(&tree).arg(&image));
+        } else {
+            tool(Command::new("/usr/sbin/mkfs.vfat").args(["-n", label]).arg(&image));
+            for entry in fs::read_dir(&tree).unwrap() {
+                tool(Command::new("mcopy").arg("-s").arg("-i").arg(&image).arg(entry.unwrap().path()).arg("::/"));
+            }
+        }
+        image
+    }
+
+    /// The stick with the right key.
+    pub fn right_stick(&self) -> PathBuf {
+        self.stick("right", "VB-KEY", &[(path_on_stick(self.key.uuid), self.key.encode().expose().clone())], false)
+    }
+
+    /// Starts the guest with these sticks in it from the beginning.
+    pub fn start(&self, sticks: &[&Path], arguments: &[&str]) -> Running {
+        let initrd = self.path("initrd.tiny");
+        let mut archive = fs::read(self.path("initrd")).unwrap();
+        let text = self.settings.encode().unwrap();
+        let entries = ["etc", "etc/vaultberry"].map(|path| Entry::folder(path, 0o755, 0));
+        let file = Entry::file("etc/vaultberry/unlock.toml", 0o644, 0, text.as_bytes());
+        cpio::append(&mut archive, &[&entries[..], &[file]].concat()).unwrap();
+        fs::write(&initrd, archive).unwrap();
+
+        let mut qemu = Command::new("setpriv");
+        qemu.args(["--pdeathsig", "TERM", "qemu-system-aarch64", "-nographic", "-no-reboot", "-M", "virt", "-cpu", "cortex-a72"]);
+        qemu.args(["-smp", "2", "-nic", "none", "-device", "qemu-xhci,id=usb"]);
+        qemu.arg("-kernel").arg(self.path("kernel")).arg("-initrd").arg(&initrd);
+        qemu.args(["-append", "root=/dev/mapper/root rw console=ttyAMA0 panic=10 quiet"]);
+        qemu.arg("-drive").arg(format!("file={},format=raw,if=none,id=card,snapshot=on", self.path("root.luks").display()));
+        qemu.args(["-device", "virtio-blk-pci,drive=card"]);
+        let socket = self.path("qmp");
+        let _ = fs::remove_file(&socket);
+        qemu.arg("-qmp").arg(format!("unix:{},server=on,wait=off", socket.display()));
+        if !arguments.contains(&"-m") {
+            qemu.args(["-m", "512"]);
+        }
+        for (number, stick) in sticks.iter().enumerate() {
+            qemu.arg("-drive").arg(drive(stick, &format!("first{number}")));
+            qemu.arg("-device").arg(format!("usb-storage,drive=first{number},id=in{number},serial=STICK{number}"));
+        }
+        qemu.args(arguments);
+        Running { guest: Guest::start(qemu), qmp: Qmp::connect(&socket) }
+    }
+}
+
+fn drive(image: &Path, id: &str) -> String {
+    format!("file={},format=raw,if=none,id={id},readonly=on", image.display())
+}
+
+/// A guest that runs, and the way to plug things in and out.
+pub struct Running {
+    /// Its console.
+    pub guest: Guest,
+    qmp: Qmp,
+}
+
+impl Running {
+    /// Plugs a stick in.
+    pub fn plug_in(&mut self, image: &Path, id: &str) {
+        self.plug_in_at(image, id, None);
+    }
+
+    /// The same at this port.
+    pub fn plug_in_at(&mut self, image: &Path, id: &str, port: Option<&str>) {
+        let node = json!({ "driver": "raw", "node-name": format!("{id}-drive"), "read-only": true,
+                           "file": { "driver": "file", "filename": image, "read-only": true } });
+        self.qmp.execute("blockdev-add", &node);
+        let mut device =
+            json!({ "driver": "usb-storage", "id": id, "drive": format!("{id}-drive"), "bus": "usb.0", "serial": id });
+        if let Some(port) = port {
+            device["port"] = port.into();
+        }
+        self.qmp.execute("device_add", &device);
+    }
+
+    /// Pulls a stick that was plugged in, which can then be plugged in again.
+    pub fn pull(&mut self, id: &str) {
+        self.qmp.execute("device_del", &json!({ "id": id }));
+        let node = json!({ "node-name": format!("{id}-drive") });
+        let deadline = Instant::now() + Duration::from_secs(10);
+        // The device lets go of it a little later.
+        while let Err(error) = self.qmp.ask("blockdev-del", &node) {
+            assert!(Instant::now() < deadline, "{error}");
+            sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// QEMU's monitor for programs (QMP).
+struct Qmp {
+    stream: BufReader<UnixStream>,
+}
+
+impl Qmp {
+    fn connect(socket: &Path) -> Self {
+        for _ in 0..100 {
+            if let Ok(stream) = UnixStream::connect(socket) {
+                stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+                let mut qmp = Self { stream: BufReader::new(stream) };
+                qmp.answer("QMP").unwrap();
+                qmp.execute("qmp_capabilities", &json!({}));
+                return qmp;
+            }
+            sleep(Duration::from_millis(100));
+        }
+        panic!("QEMU doesn't listen at {}", socket.display());
+    }
+
+    fn execute(&mut self, command: &str, arguments: &Value) {
+        self.ask(command, arguments).unwrap();
+    }
+
+    fn ask(&mut self, command: &str, arguments: &Value) -> Result<(), String> {
+        let line = json!({ "execute": command, "arguments": arguments });
+        writeln!(self.stream.get_mut(), "{line}").unwrap();
+        self.answer("return")
+    }
+
+    /// Reads on to what has this key, or to an error; events pass by.
+    fn answer(&mut self, key: &str) -> Result<(), String> {
+        loop {
+            let mut line = String::new();
+            assert!(self.stream.read_line(&mut line).unwrap() > 0, "QEMU has ended");
+            let said: Value = serde_json::from_str(&line).unwrap();
+            if said.get("error").is_some() {
+                return Err(line);
+            }
+            if said.get(key).is_some() {
+                return Ok(());
+            }
+        }
+    }
+}

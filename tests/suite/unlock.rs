@@ -1,0 +1,152 @@
+//! Opening root with every kind of stick and passphrase, in tiny guests that have an image's own kernel and initramfs.
+
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+use vaultberry::keys::keyfile::{KeyFile, path_on_stick};
+use vaultberry::unlock::mark::Mark;
+
+use crate::boot::CARD;
+use crate::support::alone;
+use crate::support::tiny::{Running, Tiny, UP};
+
+fn tiny() -> Tiny {
+    Tiny::new(&CARD.image())
+}
+
+impl Tiny {
+    /// A stick with this content under the name of this appliance's key.
+    fn stick_with(&self, name: &str, content: Vec<u8>) -> PathBuf {
+        self.stick(name, name, &[(path_on_stick(self.key.uuid), content)], false)
+    }
+}
+
+/// Root is open and boots.
+fn comes_up(running: &mut Running, by: &str) {
+    running.guest.wait_for(&format!("root is open, by {by}"), 90);
+    running.guest.wait_for(UP, 60);
+    running.guest.wait_for_end(30);
+}
+
+fn begun(tiny: &Tiny, sticks: &[&Path], arguments: &[&str]) -> Running {
+    let mut running = tiny.start(sticks, arguments);
+    running.guest.wait_for("waiting for the key stick of", 90);
+    running
+}
+
+#[test]
+fn each_stick_that_does_not_help_is_told_why_and_the_next_one_opens() {
+    let _alone = alone();
+    let tiny = tiny();
+    let good = tiny.key.encode().expose().clone();
+    let changed = |at: usize| {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    let foreign = KeyFile::generate(Uuid::new_v4()).unwrap();
+    let misnamed = foreign.encode().expose().clone();
+    let unfit = KeyFile::generate(tiny.key.uuid).unwrap().encode().expose().clone();
+    let at_home = [(path_on_stick(foreign.uuid), misnamed.clone())];
+
+    let mut running = begun(&tiny, &[], &[]);
+    running.guest.wait_for("insert the key stick, or type the recovery passphrase:", 60);
+    for (name, image, told) in [
+        ("EMPTY", tiny.stick("EMPTY", "EMPTY", &[], false), "EMPTY (/dev/sda) holds no key"),
+        ("OTHERS", tiny.stick("OTHERS", "OTHERS", &at_home, false), "the keys on OTHERS (/dev/sda) are for other appliances"),
+        (
+            "SHORT",
+            tiny.stick_with("SHORT", good[..100].to_vec()),
+            "SHORT (/dev/sda): the key on it is too short: it has 100 of 128",
+        ),
+        ("LONG", tiny.stick_with("LONG", [&good[..], b"\n"].concat()), "the key on it is too long: it has more than 128 bytes"),
+        ("DAMAGED", tiny.stick_with("DAMAGED", changed(40)), "the key on it is damaged: its checksum is wrong"),
+        ("FUTURE", tiny.stick_with("FUTURE", changed(7)), "the key on it is of version 0, and this program reads version 1"),
+        ("MISNAMED", tiny.stick_with("MISNAMED", misnamed), "the key on it is for another appliance, "),
+        ("UNFIT", tiny.stick_with("UNFIT", unfit), "the key on UNFIT (/dev/sda) doesn't open this appliance"),
+    ] {
+        running.plug_in(&image, name);
+        running.guest.wait_for(told, 30);
+        running.pull(name);
+    }
+    let files = [(path_on_stick(tiny.key.uuid), good)];
+    running.plug_in(&tiny.stick("RIGHT", "RIGHT", &files, true), "RIGHT");
+    comes_up(&mut running, "the key on RIGHT");
+    assert!(running.guest.console().contains("you can remove the stick"));
+}
+
+#[test]
+fn a_stick_behind_another_appliance_s_is_found_and_may_be_pulled_at_once() {
+    let _alone = alone();
+    let tiny = tiny();
+    let foreign = KeyFile::generate(Uuid::new_v4()).unwrap();
+    let others = tiny.stick("others", "OTHERS", &[(path_on_stick(foreign.uuid), foreign.encode().expose().clone())], false);
+    let mut running = begun(&tiny, &[&others], &[]);
+    running.guest.wait_for("the keys on OTHERS (/dev/sda) are for other appliances", 30);
+    running.plug_in(&tiny.right_stick(), "RIGHT");
+    running.guest.wait_for("root is open, by the key on VB-KEY (/dev/sdb)", 60);
+    running.pull("RIGHT");
+    comes_up(&mut running, "the key on VB-KEY");
+}
+
+#[test]
+fn a_stick_that_comes_late_is_pulled_and_put_back_behind_a_hub() {
+    let _alone = alone();
+    let mut tiny = tiny();
+    tiny.settings.wait_seconds = 55;
+    let mut running = begun(&tiny, &[], &["-device", "usb-hub,bus=usb.0,port=1"]);
+    // Without the key it isn't looked at again until it is put back.
+    let empty = tiny.stick("EMPTY", "EMPTY", &[], false);
+    for time in 1..=2 {
+        running.plug_in(&empty, "EMPTY");
+        running.guest.wait_for_times("holds no key", time, 30);
+        running.pull("EMPTY");
+    }
+    running.plug_in_at(&tiny.right_stick(), "RIGHT", Some("1.1"));
+    comes_up(&mut running, "the key on VB-KEY");
+    assert!(!running.guest.console().contains("passphrase"), "nobody was asked for a passphrase");
+}
+
+#[test]
+fn only_sticks_with_the_marks_of_the_settings_are_looked_at() {
+    let _alone = alone();
+    let mut tiny = tiny();
+    tiny.settings.sticks = vec![Mark::Serial("STICK1".into())];
+    let (one, two) = (tiny.right_stick(), tiny.stick_with("two", tiny.key.encode().expose().clone()));
+    let mut running = begun(&tiny, &[&one, &two], &[]);
+    comes_up(&mut running, "the key on two");
+    assert!(!running.guest.console().contains("VB-KEY"));
+}
+
+#[test]
+fn three_wrong_passphrases_make_a_pause_in_which_a_stick_still_opens() {
+    let _alone = alone();
+    let tiny = tiny();
+    let mut running = begun(&tiny, &[], &[]);
+    running.guest.wait_for("insert the key stick, or type the recovery passphrase:", 60);
+    for time in 1..=3 {
+        running.guest.type_in("not these words\n");
+        running.guest.wait_for_times("the recovery passphrase doesn't open this appliance", time, 60);
+    }
+    running.guest.wait_for("no passphrase is taken for 30 s; a stick is", 10);
+    running.guest.type_in(&format!("{}\n", tiny.passphrase.expose()));
+    running.guest.wait_for("not looked at: type it again in", 10);
+    running.plug_in(&tiny.right_stick(), "RIGHT");
+    comes_up(&mut running, "the key on VB-KEY");
+}
+
+#[test]
+fn after_the_pause_the_passphrase_opens_on_a_board_of_512_mib() {
+    let _alone = alone();
+    let mut tiny = tiny();
+    tiny.settings.reboot_after_seconds = 180;
+    let mut running = begun(&tiny, &[], &["-m", "512"]);
+    running.guest.wait_for("insert the key stick, or type the recovery passphrase:", 60);
+    for time in 1..=3 {
+        running.guest.type_in("not these words\n");
+        running.guest.wait_for_times("the recovery passphrase doesn't open this appliance", time, 60);
+    }
+    running.guest.wait_for_times("insert the key stick, or type the recovery passphrase:", 4, 60);
+    running.guest.type_in(&format!("  {}\n", tiny.passphrase.expose().to_uppercase()));
+    comes_up(&mut running, "the recovery passphrase");
+}
