@@ -35,7 +35,7 @@ const SYSTEM: [(&str, &str, u32); 7] = [
     ("usr/share/vaultberry/initramfs-modules", include_str!("../../initramfs/modules"), 0o644),
 ];
 
-const APPLIANCE: [(&str, &str, u32); 13] = [
+const APPLIANCE: [(&str, &str, u32); 14] = [
     root_file!("etc/fail2ban/jail.d/vaultberry.conf", 0o644),
     root_file!("etc/ssh/sshd_config.d/vaultberry.conf", 0o644),
     root_file!("etc/systemd/journald.conf.d/vaultberry.conf", 0o644),
@@ -45,6 +45,7 @@ const APPLIANCE: [(&str, &str, u32); 13] = [
     root_file!("usr/lib/systemd/system/vaultberry-catch-up.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-disk.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-first-boot.service", 0o644),
+    root_file!("usr/lib/systemd/system/vaultberry-grow.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-report.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-report.timer", 0o644),
     root_file!("usr/lib/systemd/system/sshd-keygen.service.d/vaultberry.conf", 0o644),
@@ -63,9 +64,10 @@ const SANDBOX: &str = include_str!("../../image/sandbox.conf");
 const UNSEEN: [&str; 6] = ["/dev", "/home", "/proc", "/root", "/tmp", "/var/tmp"];
 
 /// Units that are started at boot, each with the target that wants it.
-const ENABLED: [(&str, &str); 3] = [
+const ENABLED: [(&str, &str); 4] = [
     ("multi-user.target", "systemd-networkd.service"),
     ("multi-user.target", "vaultberry-first-boot.service"),
+    ("multi-user.target", "vaultberry-grow.service"),
     ("timers.target", "vaultberry-report.timer"),
 ];
 

@@ -7,6 +7,7 @@
 
 mod attempts;
 pub mod console;
+mod grow;
 pub mod led;
 pub mod mark;
 pub mod settings;
@@ -61,6 +62,8 @@ struct Unlock<'a> {
     consoles: Consoles,
     led: Led,
     root: Option<Block>,
+    /// Whether root's partition has been looked at for growing.
+    grown: bool,
     /// File systems that may hold a key and haven't been looked at.
     candidates: VecDeque<Block>,
     prompting: bool,
@@ -75,6 +78,7 @@ impl<'a> Unlock<'a> {
             consoles: Consoles::open(),
             led: Led::new(),
             root: None,
+            grown: false,
             candidates: VecDeque::new(),
             prompting: false,
             attempts: Attempts::default(),
@@ -104,9 +108,22 @@ impl<'a> Unlock<'a> {
     /// Takes note of a device that appeared or changed.
     fn see(&mut self, block: Block) {
         if block.is_luks(self.settings.luks_uuid) {
+            self.grow(&block);
             self.root = Some(block);
         } else if block.may_hold_key() && self.is_accepted(&block) && !self.candidates.contains(&block) {
             self.candidates.push_back(block);
+        }
+    }
+
+    /// Lets root's partition have the whole card, once. Root opens all the same when that can't be.
+    fn grow(&mut self, root: &Block) {
+        if std::mem::replace(&mut self.grown, true) {
+            return;
+        }
+        match grow::partition(root) {
+            Ok(None) => {}
+            Ok(Some(bytes)) => self.consoles.say(&format!("root's partition has the whole card now: {} MiB", bytes >> 20)),
+            Err(error) => self.consoles.say(&format!("{error:#}")),
         }
     }
 

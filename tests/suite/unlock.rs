@@ -1,14 +1,19 @@
 //! Opening root with every kind of stick and passphrase, in tiny guests that have an image's own kernel and initramfs.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 use vaultberry::keys::keyfile::{KeyFile, path_on_stick};
+use vaultberry::luks::HEADER_SIZE;
 use vaultberry::unlock::mark::Mark;
 
 use crate::boot::CARD;
 use crate::support::alone;
-use crate::support::tiny::{Running, Tiny, UP};
+use crate::support::tiny::{CARD_START, Running, Tiny, UP};
 
 fn tiny() -> Tiny {
     Tiny::new(&CARD.image())
@@ -149,4 +154,51 @@ fn after_the_pause_the_passphrase_opens_on_a_board_of_512_mib() {
     running.guest.wait_for_times("insert the key stick, or type the recovery passphrase:", 4, 60);
     running.guest.type_in(&format!("  {}\n", tiny.passphrase.expose().to_uppercase()));
     comes_up(&mut running, "the recovery passphrase");
+}
+
+#[test]
+fn root_takes_the_whole_card_whenever_the_power_fails() {
+    const SIZE: u64 = 128 << 20;
+    let _alone = alone();
+    let mut tiny = tiny();
+    let card = tiny.put_on_card(SIZE);
+    let stick = tiny.right_stick();
+    let table = || {
+        let mut sector = [0; 512];
+        File::open(&card).unwrap().read_exact_at(&mut sector, 0).unwrap();
+        sector
+    };
+    // The power fails as soon as the table is written, again before anything else is, and once more when root is open.
+    let before = table();
+    let running = tiny.start(&[&stick], &[]);
+    let deadline = Instant::now() + Duration::from_mins(2);
+    while table() == before {
+        assert!(Instant::now() < deadline, "{}", running.guest.console());
+        sleep(Duration::from_millis(5));
+    }
+    drop(running);
+    for moment in ["waiting for the key stick", "root is open"] {
+        let mut running = tiny.start(&[&stick], &[]);
+        running.guest.wait_for(moment, 90);
+        assert!(!running.guest.console().contains("whole card"), "it was done before: {}", running.guest.console());
+    }
+    let mut running = tiny.start(&[&stick], &[]);
+    comes_up(&mut running, "the key on VB-KEY");
+    let sectors = (SIZE - CARD_START - HEADER_SIZE) / 512;
+    assert!(running.guest.console().contains(&format!("root has {sectors} sectors")), "{}", running.guest.console());
+    assert_eq!(table()[..446 + 16 + 12], before[..446 + 16 + 12], "nothing but the length has changed");
+}
+
+#[test]
+fn a_new_card_is_taken_whole_at_its_first_boot() {
+    let _alone = alone();
+    let mut tiny = tiny();
+    // Not a whole number of encryption sectors.
+    tiny.put_on_card((64 << 20) + 512);
+    let stick = tiny.right_stick();
+    let mut running = tiny.start(&[&stick], &[]);
+    running.guest.wait_for("root's partition has the whole card now: 62 MiB", 90);
+    comes_up(&mut running, "the key on VB-KEY");
+    let sectors = ((64 << 20) - CARD_START - HEADER_SIZE) / 512;
+    assert!(running.guest.console().contains(&format!("root has {sectors} sectors")), "{}", running.guest.console());
 }

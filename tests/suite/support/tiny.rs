@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,12 @@ pub struct Tiny {
     pub key: KeyFile,
     /// Its recovery passphrase.
     pub passphrase: Secret<String>,
+    /// The card that root is a partition of; none where root is a whole disk that forgets what is written.
+    card: Option<PathBuf>,
 }
+
+/// Where root's partition begins on a card.
+pub const CARD_START: u64 = 2 << 20;
 
 impl Tiny {
     /// Makes one that boots with kernel and initramfs of the image `card`.
@@ -54,7 +59,7 @@ impl Tiny {
             let name = line.split_whitespace().next().unwrap();
             fs::write(folder.path().join(to), read_firmware(card, name).unwrap()).unwrap();
         }
-        let tiny = Self { folder, settings, key, passphrase };
+        let tiny = Self { folder, settings, key, passphrase, card: None };
         tiny.make_root();
         tiny
     }
@@ -81,6 +86,23 @@ impl Tiny {
         let to = File::options().write(true).open(&root).unwrap();
         let (from, to) = (Blocks { file: &File::open(&plain).unwrap(), start: 0 }, Blocks { file: &to, start: HEADER_SIZE });
         convert(Direction::Encrypt, &volume_key, from, to, std::slice::from_ref(&(0..ROOT / BLOCK_SIZE as u64))).unwrap();
+    }
+
+    /// Makes root the second partition of a card with so many bytes, which is written to; gives the card.
+    pub fn put_on_card(&mut self, size: u64) -> PathBuf {
+        let card = self.path("card.img");
+        File::create(&card).unwrap().set_len(size).unwrap();
+        let sectors = (HEADER_SIZE + ROOT) / 512;
+        let table = format!("label: dos\nstart=2048, size=2048, type=c\nstart={}, size={sectors}, type=83\n", CARD_START / 512);
+        let mut sfdisk = Command::new("/usr/sbin/sfdisk");
+        let mut child = sfdisk.arg("-q").arg(&card).stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(table.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success());
+        let mut copy = Command::new("dd");
+        copy.arg(format!("if={}", self.path("root.luks").display())).arg(format!("of={}", card.display()));
+        tool(copy.args(["bs=1M", "conv=notrunc", "status=none"]).arg(format!("seek={}", CARD_START >> 20)));
+        self.card = Some(card.clone());
+        card
     }
 
     /// Makes a stick's image of this name with this file system and these files.
@@ -123,7 +145,11 @@ impl Tiny {
         qemu.args(["-smp", "2", "-nic", "none", "-device", "qemu-xhci,id=usb"]);
         qemu.arg("-kernel").arg(self.path("kernel")).arg("-initrd").arg(&initrd);
         qemu.args(["-append", "root=/dev/mapper/root rw console=ttyAMA0 panic=10 quiet"]);
-        qemu.arg("-drive").arg(format!("file={},format=raw,if=none,id=card,snapshot=on", self.path("root.luks").display()));
+        let (disk, snapshot) = match &self.card {
+            Some(card) => (card.clone(), "off"),
+            None => (self.path("root.luks"), "on"),
+        };
+        qemu.arg("-drive").arg(format!("file={},format=raw,if=none,id=card,snapshot={snapshot}", disk.display()));
         qemu.args(["-device", "virtio-blk-pci,drive=card"]);
         let socket = self.path("qmp");
         let _ = fs::remove_file(&socket);
