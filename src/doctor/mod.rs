@@ -12,11 +12,12 @@ use std::time::SystemTime;
 use anyhow::{Result, anyhow};
 use serde::Serialize;
 
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::disk;
 use crate::openpgp::Recipients;
 use crate::outcome::Outcome;
 use crate::run::rehearsal;
+use crate::source::rehearsal::log_in;
 use crate::source::trust::{self, Server};
 use crate::stop::Stop;
 
@@ -80,7 +81,7 @@ pub fn examine(config: &Config, stop: &Stop, told: &mut dyn FnMut(&Check) -> Res
     recipients(config).into_iter().try_for_each(&mut tell)?;
     for source in &config.sources {
         stop.check()?;
-        tell(of_source(config, &source.name, stop))?;
+        tell(of_source(config, source, stop))?;
     }
     if let Some(offsite) = &config.offsite {
         stop.check()?;
@@ -114,12 +115,16 @@ fn recipients(config: &Config) -> Vec<Check> {
     checks
 }
 
-/// Whether the server is there, and is the one whose keys are pinned.
-fn of_source(config: &Config, name: &str, stop: &Stop) -> Check {
+/// Whether the server is there, is the one whose keys are pinned, and lets the appliance in.
+fn of_source(config: &Config, source: &Source, stop: &Stop) -> Check {
+    let name = &source.name;
     let about = format!("source {name}");
     let asked = Server::of(config, name).and_then(|server| trust::ask(&server, stop));
     match asked {
-        Ok(offered) if offered.is_pinned() => Check::ok(&about, "it answers, with a key that is pinned"),
+        Ok(offered) if offered.is_pinned() => match log_in(source, &config.backup.folder.join("current").join(name), stop) {
+            Ok(()) => Check::ok(&about, "it answers, with a key that is pinned, and lets the appliance in"),
+            Err(error) => Check::failed(&about, &error),
+        },
         Ok(_) => Check::failed(
             &about,
             &anyhow!("it answers with none of the keys that are pinned\nhint: `vaultberry source trust {name}` shows them"),

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::commit::{COMMIT_END, Commit, SEALED_END};
 use super::store::{self, Store};
+use crate::amount::amount;
 use crate::config::Offsite;
 use crate::log::printable;
 use crate::outcome::Outcome;
@@ -63,7 +64,8 @@ pub fn table(copies: &[Copy]) -> String {
     for Copy { source, snapshot, outcome, size, problem, .. } in copies {
         let word = outcome.filter(|_| problem.is_none()).map_or_else(|| String::from("unproven"), |outcome| outcome.to_string());
         let problem = problem.as_ref().map_or_else(String::new, |problem| format!("  {problem}"));
-        writeln!(text, "{source:width$}  {snapshot}  {word:8}  {size:>15}{problem}").expect("writing to a string doesn't fail");
+        writeln!(text, "{source:width$}  {snapshot}  {word:8}  {:>10}{problem}", amount(*size))
+            .expect("writing to a string doesn't fail");
     }
     text
 }
@@ -174,8 +176,8 @@ mod tests {
             Copy { source: "mail-1".into(), proven: false, problem: Some("the index isn't there".into()), ..proven.clone() };
         assert_eq!(
             table(&[unproven, proven]),
-            "mail-1  20261123T023000Z  unproven             1234  the index isn't there\n\
-             web     20261123T023000Z  complete             1234\n"
+            "mail-1  20261123T023000Z  unproven     1.2 KiB  the index isn't there\n\
+             web     20261123T023000Z  complete     1.2 KiB\n"
         );
     }
 }

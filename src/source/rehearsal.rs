@@ -45,6 +45,18 @@ pub fn rehearse(source: &Source, mirror: &Path, stop: &Stop) -> Result<Rehearsal
     })
 }
 
+/// Logs in at the server of `source`, whose mirror needn't be there, and out again.
+///
+/// # Errors
+/// It isn't there, isn't the one that it should be, or doesn't let us in.
+pub fn log_in(source: &Source, mirror: &Path, stop: &Stop) -> Result<()> {
+    runtime()?.block_on(async {
+        let cell = Cell::new(&source.name, Account::find(&mirror.join(FILES)))?;
+        Connection::open(source, &cell, stop).await?.close().await;
+        Ok(())
+    })
+}
+
 async fn rehearse_over(connection: &Connection<'_>, source: &Source, mirror: &Path, stop: &Stop) -> Result<Rehearsal> {
     let mut rehearsal = Rehearsal { lines: Vec::new(), warnings: Warnings::default(), outcome: Outcome::Complete };
     let mut usable = 0;

@@ -138,3 +138,14 @@ fn each_mail_server_is_greeted_as_for_a_mail_and_gets_none() {
         assert_eq!(mailbox.mails(), Vec::<Vec<u8>>::new());
     }
 }
+
+#[test]
+fn a_server_that_does_not_let_the_appliance_in_is_found() {
+    let store = Store::start();
+    let (appliance, peer) = appliance(&store, &GnuPg::new());
+    peer.let_nobody_in();
+    let (code, checks) = examine(&appliance);
+    assert_eq!(code, Some(1), "{checks:?}");
+    let source = checks.iter().find(|(about, ..)| about == "source web").unwrap();
+    assert!(source.1 == "failed" && source.2.contains("Permission denied") && source.2.contains("\nhint: "), "{source:?}");
+}

@@ -538,7 +538,7 @@ fn the_list_tells_proven_from_unproven_beyond_a_thousand_keys() {
     let run = scene.vaultberry(&["offsite", "list"], "");
     let lines: Vec<&str> = run.stdout.lines().collect();
     assert!(lines[0].starts_with(&format!("web  {MONDAY}  complete  ")), "{run:?}");
-    assert_eq!(lines[2], "web  20261125T023000Z  unproven                8  there is no commit object");
+    assert_eq!(lines[2], "web  20261125T023000Z  unproven     8 bytes  there is no commit object");
 
     // A copy of which something is gone is proven no more.
     store::delete(store.port, &key(MONDAY, "tar.gz.pgp"));
