@@ -5,7 +5,7 @@ FLAGS ?=
 TARGET := target/aarch64-unknown-linux-gnu/release
 BUILDER := target/release/vaultberry
 
-.PHONY: help setup image test test-garage check bench bench-backup bench-offsite lint cross host clean
+.PHONY: help setup image test test-garage check bench bench-backup bench-offsite bench-unlock lint cross host clean
 
 help:
 	@echo 'make image            build out/*.img from image/appliance.toml (CONFIG=FILE: from another)'
@@ -17,6 +17,7 @@ help:
 	@echo 'make bench            measure a night beside the shell pipeline that it replaces'
 	@echo 'make bench-backup     measure pull and snapshot beside tar, pigz, restic, borg and duplicity'
 	@echo 'make bench-offsite    measure sealing and pushing beside gpg, s3cmd, restic and duplicity'
+	@echo 'make bench-unlock     measure opening root beside cryptsetup-initramfs and passdev'
 	@echo 'make lint             rustfmt, clippy, cargo-deny'
 	@echo 'make cross            build the programs for the appliance'
 	@echo 'make host             build the builder'
@@ -64,6 +65,11 @@ bench-offsite:
 	tools/setup bench
 	$(MAKE) --no-print-directory host
 	tools/toolchain host benches/offsite.py
+
+bench-unlock:
+	tools/setup test
+	$(MAKE) --no-print-directory cross
+	tools/toolchain host sh -c '$$CARGO test --locked --test suite -- --ignored --nocapture unlock_speed::'
 
 lint:
 	tools/setup lint

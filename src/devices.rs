@@ -17,6 +17,8 @@ pub struct Block {
     pub disk: PathBuf,
     /// The serial number of the disk, without the model where the two are known apart.
     pub serial: Option<String>,
+    /// What the disk's maker calls it.
+    pub model: Option<String>,
     /// Is this the whole disk, not a partition?
     pub whole: bool,
     /// The label of the file system.
@@ -36,6 +38,7 @@ impl Block {
             node: device.devnode()?.to_owned(),
             disk: parent.as_ref().unwrap_or(device).syspath().to_owned(),
             serial: text("ID_SERIAL_SHORT").or_else(|| text("ID_SERIAL")),
+            model: text("ID_MODEL"),
             whole: device.devtype().is_some_and(|kind| kind == "disk"),
             fs_type: text("ID_FS_TYPE"),
             fs_uuid: text("ID_FS_UUID"),
@@ -131,6 +134,7 @@ pub(crate) mod tests {
             )
             .into(),
             serial: None,
+            model: None,
             whole: false,
             label: None,
             partuuid: None,

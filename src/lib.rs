@@ -3,7 +3,8 @@
 //! Two sides share this library. The *builder* runs on a workstation and goes one way: `config` is read and
 //! checked, `image` makes a bootable image of it, `keys` holds the secrets of that build. The *agent* runs on the
 //! appliance: `unlock` opens root before there is a system, `disk` opens the backup disk, and `run` drives the
-//! nightly pipeline over `source` and `snapshot`; `report` mails the owner.
+//! nightly pipeline over `source` and `snapshot`; `report` mails the owner. Both use `kernel`, which puts kernels on
+//! the firmware partition.
 //!
 //! `config` knows no other subject and `cli` is known by none; no stage of a run knows `run`.
 
@@ -19,6 +20,7 @@ pub mod disk;
 pub mod doctor;
 pub mod durable;
 pub mod image;
+pub mod kernel;
 pub mod keys;
 pub mod log;
 pub mod luks;

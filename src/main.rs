@@ -7,7 +7,6 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use jiff::Timestamp;
 use vaultberry::cli::backup::Backup;
-use vaultberry::cli::disk::Disk;
 use vaultberry::cli::report::{Preview, Report};
 use vaultberry::cli::source::Source;
 use vaultberry::cli::{Cli, Command};
@@ -22,7 +21,7 @@ use vaultberry::snapshot::restore::{self, Restored};
 use vaultberry::snapshot::{catalog, json};
 use vaultberry::source::trust::Server;
 use vaultberry::stop::Stop;
-use vaultberry::{browse, cli, complaint, config, disk, doctor, durable, log, report, run, sandbox, source, status, terminal};
+use vaultberry::{browse, cli, complaint, config, doctor, durable, log, report, run, sandbox, source, status, terminal};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -55,14 +54,9 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Image(args) => image(args),
         Command::Boot(args) => boot(args),
         Command::Backup(Backup::Run(args)) => backup(&args, cli.verbose),
-        Command::Disk(Disk::Init { on, erase }) => done(disk::init(&config::load(&on.config)?, erase.as_deref())),
-        Command::Disk(Disk::Open(args)) => done(disk::open(&config::load(&args.config)?)),
-        Command::Disk(Disk::Close(args)) => done(disk::close(&config::load(&args.config)?)),
-        Command::Disk(Disk::Attach(args)) => {
-            let config = config::load(&args.config)?;
-            done(disk::attach(&config, &terminal::read_secret("recovery passphrase of the appliance that made the disk")?))
-        }
+        Command::Disk(command) => browse::disk::run(&command, &mut io::stdout()),
         Command::Key(command) => browse::key::run(&command, &mut io::stdout()),
+        Command::Kernel(command) => browse::kernel::run(&command, &mut io::stdout()),
         Command::Snapshot(command) => browse::snapshot::run(&command, cli.verbose, &mut io::stdout()),
         Command::Restore(args) => restore(&args, cli.verbose),
         Command::Source(Source::Trust(args)) => trust(&args),

@@ -153,6 +153,8 @@ fn private_keys(text: &str, found: &mut Vec<Range<usize>>) {
 
 /// Values after a name that tells that they are secret.
 fn values(text: &str, found: &mut Vec<Range<usize>>) {
+    // The end of the last scheme and what follows it: those within have been found with it.
+    let mut authorized = 0;
     for (at, _) in text.match_indices(['=', ':']) {
         let before = text[..at].trim_end_matches(['"', '\'', '\\']);
         let start = before.rfind(|character: char| !(character.is_ascii_alphanumeric() || "_-".contains(character)));
@@ -165,8 +167,12 @@ fn values(text: &str, found: &mut Vec<Range<usize>>) {
             continue;
         }
         if name.eq_ignore_ascii_case("authorization") {
+            if begin < authorized {
+                continue;
+            }
             // Schemes have more words than one.
-            found.push(begin..begin + value.find(['\n', '\r', '"', '\\']).unwrap_or(value.len()));
+            authorized = begin + value.find(['\n', '\r', '"', '\\']).unwrap_or(value.len());
+            found.push(begin..authorized);
         } else if is_telltale(name) {
             let slashes = value.len() - value.trim_start_matches('\\').len();
             let quotes = if value[slashes..].starts_with(['"', '\'']) { slashes + 1 } else { 0 };

@@ -139,8 +139,12 @@ fn rotate_recovery(sheet: &Path, with: &With, root: &Root, config: &Path, out: &
     change::rotate_recovery(&volume, &present, &phrase)?;
     say(out, &format!("the new recovery passphrase is in {}: print it, and remove the file\n", sheet.display()))?;
     let Some(config) = config else { return Ok(Outcome::Complete) };
-    disk::renew_passphrase(&config, &phrase)?;
-    say(out, "the backup disk takes it, too\n")
+    let away = disk::renew_passphrase(&config, &phrase)?;
+    say(out, "backup disks that are here take it, too\n")?;
+    for serial in &away {
+        say(out, &format!("the disk {serial} isn't here, and takes the old one: keep the old sheet with it\n"))?;
+    }
+    Ok(Outcome::Complete)
 }
 
 fn restore_header(file: &Path, yes: bool, root: &Root, out: &mut impl Write) -> Result<Outcome> {

@@ -1,5 +1,7 @@
 //! What commands print that only look: at snapshots on the disk, and at copies in the store.
 
+pub mod disk;
+pub mod kernel;
 pub mod key;
 pub mod offsite;
 pub mod snapshot;

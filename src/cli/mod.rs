@@ -5,6 +5,7 @@ pub mod config;
 pub mod disk;
 pub mod doctor;
 pub mod image;
+pub mod kernel;
 pub mod key;
 pub mod offsite;
 pub mod report;
@@ -46,12 +47,15 @@ pub enum Command {
     /// Back up, on the appliance.
     #[command(subcommand)]
     Backup(backup::Backup),
-    /// Format, open and close the backup disk, on the appliance.
+    /// Format, open and detach backup disks, on the appliance.
     #[command(subcommand)]
     Disk(disk::Disk),
     /// Deal with the keys that open root, on the appliance or in an image.
     #[command(subcommand)]
     Key(key::Key),
+    /// Deal with the kernels on the appliance's firmware partition.
+    #[command(subcommand)]
+    Kernel(kernel::Kernel),
     /// See what snapshots there are, on the appliance.
     #[command(subcommand)]
     Snapshot(snapshot::Snapshot),

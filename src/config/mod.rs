@@ -131,8 +131,9 @@ pub struct Unlock {
 /// `[disk]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
-    /// The disk's serial number as udev knows it (`ID_SERIAL_SHORT`, or `ID_SERIAL` where there is none).
-    pub serial: String,
+    /// The disks' serial numbers as udev knows them (`ID_SERIAL_SHORT`, or `ID_SERIAL` where there is none), at least one. Of
+    /// several that are there, the first is used.
+    pub serials: Vec<String>,
 }
 
 /// `[backup]`

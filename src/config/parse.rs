@@ -164,7 +164,7 @@ paths = [\"/srv\"]
             parse("[admin]\nssh_keys = []\n[disk]\n[[source]]\nname = \"a\"\npaths = []\n").unwrap_err().to_string(),
             "2:12: admin.ssh_keys: nobody could log in: there is no ssh key\n  \
              hint: add ssh_keys = [\"ssh-ed25519 AAAA… me@laptop\"], or generate_key = true for a demonstration\n\
-             3:1: disk.serial: is missing\n  hint: add serial = \"VAULTBERRY-DEMO\"\n\
+             3:1: disk.serials: is missing\n  hint: add serials = [\"VAULTBERRY-DEMO\"]\n\
              4:1: source[1].host: is missing\n  hint: add host = \"server.example.org\"\n\
              4:1: source[1].user: is missing\n  hint: add user = \"backup\"\n\
              4:1: source[1].host_keys: is missing\n  hint: add host_keys = [\"ssh-ed25519 AAAA…\"]\n\
@@ -177,7 +177,7 @@ paths = [\"/srv\"]
     fn unknown_names_are_told_with_the_one_that_was_meant() {
         for (to, expected) in [
             ("hostkeys = 1\nname", "5:1: source[1].hostkeys: unknown setting\n  hint: did you mean host_keys?"),
-            ("serial = 1\nname", "5:1: source[1].serial: unknown setting\n  hint: it belongs into [disk]"),
+            ("serials = 1\nname", "5:1: source[1].serials: unknown setting\n  hint: it belongs into [disk]"),
             (
                 "colour = 1\nname",
                 "5:1: source[1].colour: unknown setting\n  \
@@ -243,7 +243,7 @@ paths = [\"/srv\"]
             ),
             (
                 "[admin]",
-                "[[disk]]\nserial = \"x\"\n[admin]",
+                "[[disk]]\nserials = [\"x\"]\n[admin]",
                 "1:1: disk: must be one section, not a list\n  hint: write [disk] on a line of its own, and its settings below",
             ),
             (

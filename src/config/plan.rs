@@ -37,7 +37,10 @@ pub fn plan(config: &Config) -> String {
         page.list("sticks", unlock.sticks.iter().map(ToString::to_string));
     }
     page.section("disk");
-    page.line("serial", disk.as_ref().map_or("(no backup disk: backups go into a plain folder)", |disk| &disk.serial));
+    match disk {
+        None => page.line("serials", "(no backup disk: backups go into a plain folder)"),
+        Some(disk) => page.list("serials", disk.serials.iter().cloned()),
+    }
     page.section("backup");
     page.line("folder", &backup.folder.to_string_lossy());
     page.line("state", &backup.state.to_string_lossy());
@@ -231,7 +234,7 @@ unlock
   sticks              (every one that holds the key)
 
 disk
-  serial              VAULTBERRY-DEMO
+  serials             VAULTBERRY-DEMO
 
 backup
   folder              /mnt/backup
@@ -288,8 +291,8 @@ source demo
 
     #[test]
     fn what_is_not_there_is_said() {
-        let text = EXAMPLE.replace("[disk]", "").replace("serial = \"VAULTBERRY-DEMO\"", "");
+        let text = EXAMPLE.replace("[disk]", "").replace("serials = [\"VAULTBERRY-DEMO\"]", "");
         let page = plan(&parse(&text).unwrap());
-        assert!(page.contains("  serial              (no backup disk: backups go into a plain folder)\n"), "{page}");
+        assert!(page.contains("  serials             (no backup disk: backups go into a plain folder)\n"), "{page}");
     }
 }

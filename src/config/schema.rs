@@ -64,7 +64,8 @@ pub(super) const UNLOCK: Shape = Shape {
     keys: &[key("wait", "\"30s\""), key("reboot_after", "\"10m\""), key("sticks", "[\"label:VB-KEY\"]")],
 };
 
-pub(super) const DISK: Shape = Shape { name: "disk", repeated: false, inner: &[], keys: &[key("serial", "\"VAULTBERRY-DEMO\"")] };
+pub(super) const DISK: Shape =
+    Shape { name: "disk", repeated: false, inner: &[], keys: &[key("serials", "[\"VAULTBERRY-DEMO\"]")] };
 
 pub(super) const BACKUP: Shape = Shape {
     name: "backup",

@@ -86,7 +86,14 @@ pub(super) fn disk(report: &mut Report<'_>, root: &DeTable<'_>) -> Option<Disk> 
     if !section.exists() {
         return None;
     }
-    section.required(report, "serial", name::serial).map(|serial| Disk { serial })
+    let serials = section.required_list(report, "serials", name::serial);
+    for (number, element) in serials.value.iter().enumerate() {
+        if serials.value[..number].iter().any(|other| other.value == element.value) {
+            report.add(&element.at, element.path.clone(), Fault::new("is named twice", "name each disk once"));
+        }
+    }
+    let serials: Vec<String> = serials.value.into_iter().map(|element| element.value).collect();
+    (!serials.is_empty()).then_some(Disk { serials })
 }
 
 pub(super) fn backup(report: &mut Report<'_>, root: &DeTable<'_>) -> Backup {

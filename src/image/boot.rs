@@ -1,7 +1,6 @@
-//! The initramfs and the firmware partition's files: made in a chroot of the base tree, and cached, because
-//! update-initramfs runs under emulation for a minute.
+//! The initramfs: made in a chroot of the base tree, and cached, because update-initramfs runs under emulation for a minute.
 //!
-//! They are the same for every appliance; what differs, the unlock's settings, follows as a segment of its own.
+//! It is the same for every appliance; what differs, the unlock's settings, follows as a segment of its own.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -8,14 +8,19 @@ use anyhow::{Context, Result, ensure};
 
 use super::binaries::Binaries;
 use super::cache::Cache;
-use super::cpio::Entry;
 use super::disk::{self, Layout};
 use super::outputs::Outputs;
 use super::overlay::{self, Particulars};
+use super::payload::VolumeKey;
 use super::root::Root;
 use super::workshop::Workshop;
-use super::{base, boot, cpio, proof, root};
+use super::{base, boot, root};
 use crate::config::{self, Config};
+use crate::kernel::boards::CIPHER;
+use crate::kernel::cpio::{self, Entry};
+use crate::kernel::install::{self, install};
+use crate::kernel::proof::{self, Wanted};
+use crate::kernel::tree::Tree;
 use crate::keys::keyfile::random;
 use crate::keys::secrets::{self, BuildSecrets, SecretsFolder};
 use crate::luks::{self, HEADER_SIZE, Key};
@@ -24,8 +29,9 @@ use crate::secret::Secret;
 use crate::unlock::settings;
 
 /// The programs that a build calls.
-const TOOLS: [&str; 17] = [
+const TOOLS: [&str; 18] = [
     "bmaptool",
+    "dpkg-divert",
     "dumpe2fs",
     "mcopy",
     "mke2fs",
@@ -107,7 +113,7 @@ pub fn build(request: &Request) -> Result<Built> {
     };
     let root = plan.make(workshop.path(), &binaries, &base, &system, &boot)?;
     binaries.check_glibc(&root.packages)?;
-    proof::check(&root, &secrets)?;
+    install_kernel(&root, &secrets)?;
     clock.tell("root file system");
 
     let header = make_header(&workshop.path().join("header"), &layout, &secrets)?;
@@ -153,12 +159,29 @@ impl RootPlan<'_> {
     }
 }
 
+/// Fills the firmware partition, once it is shown that its kernel can open root.
+fn install_kernel(root: &Root, secrets: &BuildSecrets) -> Result<()> {
+    let tree = Tree::at(&root.kernel);
+    let wanted = Wanted {
+        root: secrets.uuid,
+        secrets: vec![
+            (String::from("the stick's key"), secrets.key.key.expose().clone()),
+            (String::from("the volume key"), secrets.volume_key.expose().clone()),
+            (String::from("the recovery passphrase"), secrets.passphrase.expose().clone().into_bytes()),
+        ],
+    };
+    fs::create_dir(&root.firmware).with_context(|| format!("making the folder {}", root.firmware.display()))?;
+    let request = install::Request { tree: &tree, firmware: &root.firmware, version: None, failed: &[] };
+    install(&request, |version| proof::check(&tree, version, &wanted)).map(drop)
+}
+
 /// Writes the whole image; the plain file system is removed.
 fn write_image(path: &Path, layout: &Layout, root: &Root, header: &[u8], secrets: &BuildSecrets) -> Result<()> {
     let image = disk::create(path, layout)?;
     disk::fill_firmware(path, &root.firmware)?;
     let used = root::used_blocks(&root.ext4, layout.root_file_system())?;
-    disk::write_root(&image, header, &root.ext4, &secrets.volume_key, &used)?;
+    let key = VolumeKey { cipher: CIPHER, key: &secrets.volume_key };
+    disk::write_root(&image, header, &root.ext4, &key, &used)?;
     fs::remove_file(&root.ext4).with_context(|| format!("removing {}", root.ext4.display()))
 }
 
@@ -266,7 +289,7 @@ fn make_header(path: &Path, layout: &Layout, secrets: &BuildSecrets) -> Result<V
     let file = fs::File::create(path).with_context(|| format!("creating {}", path.display()))?;
     file.set_len(layout.root_partition()).with_context(|| format!("sizing {}", path.display()))?;
     let keys = [Key::Random(&secrets.key.key), Key::Passphrase(&secrets.passphrase)];
-    luks::format(path, secrets.uuid, "root", Some(&secrets.volume_key), &keys)?;
+    luks::format(path, secrets.uuid, "root", CIPHER, Some(&secrets.volume_key), &keys)?;
     let mut header = vec![0; usize::try_from(HEADER_SIZE).expect("a header fits into memory")];
     std::os::unix::fs::FileExt::read_exact_at(&fs::File::open(path)?, &mut header, 0)
         .with_context(|| format!("reading {}", path.display()))?;

@@ -7,10 +7,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::payload::{self, Blocks, Direction};
+use super::payload::{self, Blocks, Direction, VolumeKey};
 use crate::luks::HEADER_SIZE;
 use crate::process;
-use crate::secret::Secret;
 
 const SECTOR: u64 = 512;
 /// Where the firmware partition begins: aligned to the erase blocks of a card.
@@ -95,7 +94,7 @@ fn firmware_drive(path: &Path) -> String {
 }
 
 /// Writes the LUKS partition: the header, and the file system's used blocks through the cipher.
-pub fn write_root(image: &File, header: &[u8], ext4: &Path, key: &Secret<Vec<u8>>, used: &[Range<u64>]) -> Result<()> {
+pub fn write_root(image: &File, header: &[u8], ext4: &Path, key: &VolumeKey, used: &[Range<u64>]) -> Result<()> {
     image.write_all_at(header, ROOT_START).context("writing the LUKS header")?;
     let plain = File::open(ext4).with_context(|| format!("opening {}", ext4.display()))?;
     let (from, to) = (Blocks { file: &plain, start: 0 }, Blocks { file: image, start: ROOT_START + HEADER_SIZE });

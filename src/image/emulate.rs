@@ -162,18 +162,20 @@ impl Firmware {
         let image = &guest.image;
         ensure!(image.is_file(), "there is no image {}\nhint: `make image` builds one", image.display());
         let config = text(image, "config.txt")?;
-        let copy = |name: &str| -> Result<PathBuf> {
+        let copy = |prefix: &str, name: &str| -> Result<PathBuf> {
             let path = files.join(name);
-            fs::write(&path, read_firmware(image, name)?).with_context(|| format!("writing {}", path.display()))?;
+            fs::write(&path, read_firmware(image, &format!("{prefix}{name}"))?)
+                .with_context(|| format!("writing {}", path.display()))?;
             Ok(path)
         };
         let kernel = setting(&config, "kernel=").context("config.txt names no kernel")?;
         let initrd = setting(&config, "initramfs ").context("config.txt names no initramfs")?;
+        let prefix = setting(&config, "os_prefix=").unwrap_or_default();
         Ok(Self {
-            kernel: copy(kernel)?,
-            initrd: copy(initrd)?,
-            device_tree: copy("bcm2837-rpi-3-b.dtb")?,
-            command_line: text(image, "cmdline.txt")?.trim().to_owned(),
+            kernel: copy(prefix, kernel)?,
+            initrd: copy(prefix, initrd)?,
+            device_tree: copy(prefix, "bcm2837-rpi-3-b.dtb")?,
+            command_line: text(image, &format!("{prefix}cmdline.txt"))?.trim().to_owned(),
         })
     }
 }

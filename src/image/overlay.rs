@@ -1,6 +1,6 @@
 //! The files laid over the base tree, as tar archives with fixed owners, modes and times.
 //!
-//! There are two. The *system* overlay is the same for every appliance and shapes the initramfs and the firmware files; the
+//! There are two. The *system* overlay is the same for every appliance and shapes the initramfs; the
 //! *appliance* overlay holds what the config says, the agent and the keys. Static files are kept in `image/root/` and
 //! `initramfs/` under the paths that they have in the tree.
 
@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::binaries::Binaries;
 use crate::config::Config;
 use crate::disk::RECOVERY_PATH;
+use crate::kernel::firmware;
 use crate::keys::secrets::BuildSecrets;
 use crate::secret::Secret;
 use crate::unlock::settings::{self, Settings};
@@ -25,17 +26,16 @@ macro_rules! root_file {
     };
 }
 
-const SYSTEM: [(&str, &str, u32); 7] = [
-    root_file!("etc/default/raspi-extra-cmdline", 0o644),
-    root_file!("etc/default/raspi-firmware", 0o644),
+const SYSTEM: [(&str, &str, u32); 6] = [
     root_file!("etc/initramfs-tools/conf.d/vaultberry", 0o644),
     root_file!("etc/initramfs-tools/update-initramfs.conf", 0o644),
+    root_file!("etc/kernel/postinst.d/z50-raspi-firmware", 0o755),
     ("usr/share/initramfs-tools/hooks/vaultberry", include_str!("../../initramfs/hook"), 0o755),
     ("usr/share/initramfs-tools/scripts/local-top/vaultberry", include_str!("../../initramfs/unlock"), 0o755),
     ("usr/share/vaultberry/initramfs-modules", include_str!("../../initramfs/modules"), 0o644),
 ];
 
-const APPLIANCE: [(&str, &str, u32); 14] = [
+const APPLIANCE: [(&str, &str, u32); 16] = [
     root_file!("etc/fail2ban/jail.d/vaultberry.conf", 0o644),
     root_file!("etc/ssh/sshd_config.d/vaultberry.conf", 0o644),
     root_file!("etc/systemd/journald.conf.d/vaultberry.conf", 0o644),
@@ -43,12 +43,14 @@ const APPLIANCE: [(&str, &str, u32); 14] = [
     root_file!("etc/systemd/resolved.conf.d/vaultberry.conf", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-backup.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-catch-up.service", 0o644),
-    root_file!("usr/lib/systemd/system/vaultberry-disk.service", 0o644),
+    root_file!("usr/lib/systemd/system/vaultberry-disk@.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-first-boot.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-grow.service", 0o644),
+    root_file!("usr/lib/systemd/system/vaultberry-kernel.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-report.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-report.timer", 0o644),
     root_file!("usr/lib/systemd/system/sshd-keygen.service.d/vaultberry.conf", 0o644),
+    root_file!("usr/lib/udev/rules.d/90-vaultberry.rules", 0o644),
     root_file!("usr/lib/vaultberry/first-boot", 0o755),
 ];
 
@@ -63,11 +65,15 @@ const SANDBOX: &str = include_str!("../../image/sandbox.conf");
 /// Where it sees nothing of what is there.
 const UNSEEN: [&str; 6] = ["/dev", "/home", "/proc", "/root", "/tmp", "/var/tmp"];
 
+/// What Debian's packages find at `/boot/firmware`, so that they write nothing over what boots.
+const DECOY: &str = "/var/lib/vaultberry/raspi-firmware";
+
 /// Units that are started at boot, each with the target that wants it.
-const ENABLED: [(&str, &str); 4] = [
+const ENABLED: [(&str, &str); 5] = [
     ("multi-user.target", "systemd-networkd.service"),
     ("multi-user.target", "vaultberry-first-boot.service"),
     ("multi-user.target", "vaultberry-grow.service"),
+    ("multi-user.target", "vaultberry-kernel.service"),
     ("timers.target", "vaultberry-report.timer"),
 ];
 
@@ -103,6 +109,8 @@ pub fn appliance(config: &Config, particulars: &Particulars, binaries: &Binaries
     access(&mut archive, config, particulars.admin_keys)?;
     vaultberry(&mut archive, config, particulars)?;
     archive.text("etc/fstab", &fstab(particulars.disk_id), 0o644)?;
+    archive.folder(&firmware::FOLDER[1..], 0o755)?;
+    archive.folder(&DECOY[1..], 0o755)?;
     for (target, unit) in ENABLED {
         archive.link(&format!("etc/systemd/system/{target}.wants/{unit}"), &format!("/usr/lib/systemd/system/{unit}"))?;
     }
@@ -156,17 +164,16 @@ fn vaultberry(archive: &mut Archive, config: &Config, particulars: &Particulars)
         archive.text(&format!("usr/lib/systemd/system/{unit}.d/sandbox.conf"), SANDBOX, 0o644)?;
         archive.text(&format!("usr/lib/systemd/system/{unit}.d/paths.conf"), &writable_paths(config), 0o644)?;
     }
-    if let Some(disk) = &config.disk {
-        archive.text("usr/lib/udev/rules.d/90-vaultberry.rules", &disk_rule(&disk.serial), 0o644)?;
-    }
     Ok(())
 }
 
 fn fstab(disk_id: u32) -> String {
     format!(
         "/dev/mapper/root / ext4 defaults,noatime,errors=remount-ro 0 1\n\
-         PARTUUID={disk_id:08x}-01 /boot/firmware vfat defaults,noatime,umask=0022,errors=remount-ro 0 2\n\
-         tmpfs /tmp tmpfs nosuid,nodev,size=25% 0 0\n"
+         PARTUUID={disk_id:08x}-01 {} vfat defaults,nofail,noatime,umask=0022,errors=remount-ro 0 2\n\
+         {DECOY} /boot/firmware none bind 0 0\n\
+         tmpfs /tmp tmpfs nosuid,nodev,size=25% 0 0\n",
+        firmware::FOLDER
     )
 }
 
@@ -227,16 +234,6 @@ fn writable_paths(config: &Config) -> String {
     let lock = config.backup.lock.parent().unwrap_or(&config.backup.lock);
     let words = [config.backup.folder.as_path(), &config.backup.state, lock].map(|path| unit_word("-", path));
     format!("[Service]\nReadWritePaths={}\n", words.join(" "))
-}
-
-/// `ENV{SYSTEMD_WANTS}` starts the unit for a disk that is there at boot and for one that comes later.
-fn disk_rule(serial: &str) -> String {
-    let rule = |property: &str| {
-        format!(
-            "SUBSYSTEM==\"block\", ENV{{DEVTYPE}}==\"disk\", ENV{{{property}}}==\"{serial}\", TAG+=\"systemd\", ENV{{SYSTEMD_WANTS}}+=\"vaultberry-disk.service\"\n"
-        )
-    };
-    rule("ID_SERIAL_SHORT") + &rule("ID_SERIAL")
 }
 
 /// A tar archive in memory, owned by root, with one time for all.

@@ -17,9 +17,9 @@ const STAGE: &str = include_str!("../../image/stages/root.sh");
 pub struct Root {
     /// The ext4 image.
     pub ext4: PathBuf,
-    /// The firmware partition's files.
+    /// Where the firmware partition's files go; not there yet.
     pub firmware: PathBuf,
-    /// A folder with the kernel and what it says of its drivers.
+    /// A tree with all that the firmware partition is made of, and what the kernel says of its drivers.
     pub kernel: PathBuf,
     /// The Debian packages: name, version and architecture, separated by tabs, one a line.
     pub packages: String,

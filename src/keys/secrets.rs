@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use super::keyfile::{KeyFile, path_on_stick, random};
 use super::{recovery, stick};
-use crate::luks::VOLUME_KEY_SIZE;
+use crate::kernel::boards::CIPHER;
 use crate::secret::Secret;
 use crate::{durable, process};
 
@@ -47,7 +47,12 @@ impl BuildSecrets {
     /// Draws new secrets.
     pub fn generate() -> Result<Self> {
         let uuid = Uuid::new_v4();
-        Ok(Self { uuid, volume_key: random(VOLUME_KEY_SIZE)?, key: KeyFile::generate(uuid)?, passphrase: recovery::generate()? })
+        Ok(Self {
+            uuid,
+            volume_key: random(CIPHER.key_size())?,
+            key: KeyFile::generate(uuid)?,
+            passphrase: recovery::generate()?,
+        })
     }
 }
 

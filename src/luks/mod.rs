@@ -4,6 +4,7 @@
 //! needs no stretching, and the recovery passphrase behind argon2id; [`slots`] says whose they are. All of it works on a plain file as well as on a
 //! device; only [`open`] needs device-mapper. Format: "LUKS2 On-Disk Format Specification", version 1.1.
 
+pub mod cipher;
 pub mod slots;
 
 use std::fs::{self, File};
@@ -20,14 +21,13 @@ use nix::sys::stat::{major, minor};
 use uuid::Uuid;
 
 use crate::secret::Secret;
+use cipher::Cipher;
 use slots::Holder;
 
 /// Bytes before the payload: libcryptsetup's default, two copies of the metadata and the keyslots.
 pub const HEADER_SIZE: u64 = 16 << 20;
 /// Bytes of an encryption sector: one IV for each block of the file system.
 pub const SECTOR_SIZE: u32 = 4096;
-/// Bytes of an AES-256-XTS volume key: two keys of 256 bits.
-pub const VOLUME_KEY_SIZE: usize = 64;
 
 /// Bytes of the binary header, before the JSON area (LUKS2 specification, section 2.1).
 pub const BINARY_HEADER_SIZE: usize = 4096;
@@ -88,10 +88,25 @@ pub enum Tried {
 
 /// Makes a LUKS2 volume of the device or file at `path`, whose content is lost, with a keyslot for each of `keys`.
 ///
-/// The cipher is AES-256-XTS with [`SECTOR_SIZE`] sectors; without a `volume_key` one is drawn.
-pub fn format(path: &Path, uuid: Uuid, label: &str, volume_key: Option<&Secret<Vec<u8>>>, keys: &[Key]) -> Result<()> {
+/// Its sectors have [`SECTOR_SIZE`] bytes; without a `volume_key` one is drawn.
+///
+/// # Errors
+/// It can't be written, or the volume key isn't one of this cipher.
+pub fn format(
+    path: &Path,
+    uuid: Uuid,
+    label: &str,
+    cipher: Cipher,
+    volume_key: Option<&Secret<Vec<u8>>>,
+    keys: &[Key],
+) -> Result<()> {
     let mut device = init(path)?;
     ensure!(!keys.is_empty(), "a volume without a key could never be opened");
+    ensure!(
+        volume_key.is_none_or(|key| key.expose().len() == cipher.key_size()),
+        "the volume key isn't one of {}",
+        cipher.name()
+    );
     // Before the format, because the volume key's digest takes it too and is benchmarked otherwise.
     set_derivation(&mut device, &Key::Random(&Secret::new(Vec::new())))?;
     let params = CryptParamsLuks2 {
@@ -105,7 +120,7 @@ pub fn format(path: &Path, uuid: Uuid, label: &str, volume_key: Option<&Secret<V
         subsystem: None,
     };
     let mut params: CryptParamsLuks2Ref = (&params).try_into().context("preparing the LUKS2 parameters")?;
-    let volume_key = volume_key.map_or(Either::Right(VOLUME_KEY_SIZE), |key| Either::Left(key.expose().as_slice()));
+    let volume_key = volume_key.map_or(Either::Right(cipher.key_size()), |key| Either::Left(key.expose().as_slice()));
     device
         .context_handle()
         .format::<CryptParamsLuks2Ref>(EncryptionFormat::Luks2, ("aes", "xts-plain64"), Some(uuid), volume_key, Some(&mut params))
@@ -116,7 +131,8 @@ pub fn format(path: &Path, uuid: Uuid, label: &str, volume_key: Option<&Secret<V
         let number = device.keyslot_handle().add_by_key(None, None, key.bytes(), CryptVolumeKey::empty()).with_context(adding)?;
         slots::write(&mut device, number, &Holder::of(key)).with_context(adding)?;
     }
-    Ok(())
+    drop(device);
+    if cipher == Cipher::Aes { Ok(()) } else { cipher::set(path, cipher) }
 }
 
 /// Opens a volume as `/dev/mapper/NAME`.
@@ -150,7 +166,8 @@ pub fn uuid_of_header(header: &[u8]) -> Option<Uuid> {
 /// Gives the volume key of a volume that `key` opens: for reading a volume where there is no device-mapper.
 pub fn volume_key(path: &Path, key: Key) -> Result<Secret<Vec<u8>>> {
     let mut device = load(path)?;
-    let mut volume_key = vec![0; VOLUME_KEY_SIZE];
+    let size = device.status_handle().get_volume_key_size();
+    let mut volume_key = vec![0; usize::try_from(size).context("asking for the size of a volume key")?];
     let got = device.volume_key_handle().get(None, &mut volume_key, Some(key.bytes()));
     let volume_key = Secret::new(volume_key);
     got.with_context(|| format!("getting the volume key of {}", path.display()))?;
@@ -248,6 +265,7 @@ pub(crate) mod tests {
 
     use uuid::Uuid;
 
+    use super::cipher::Cipher;
     use super::{HEADER_SIZE, Key, Tried, format, read_header, test_key, uuid, uuid_of_header, volume_key};
     use crate::keys::keyfile::random;
     use crate::process;
@@ -265,7 +283,7 @@ pub(crate) mod tests {
         let path = blank(folder.path());
         let (id, key, own) = (Uuid::new_v4(), random(64).unwrap(), random(64).unwrap());
         let phrase = Secret::new(String::from("eight words or so"));
-        format(&path, id, "test", Some(&own), &[Key::Random(&key), Key::Passphrase(&phrase)]).unwrap();
+        format(&path, id, "test", Cipher::Aes, Some(&own), &[Key::Random(&key), Key::Passphrase(&phrase)]).unwrap();
 
         assert_eq!(uuid(&path), Some(id));
         let mut header = std::fs::read(&path).unwrap();
@@ -283,7 +301,7 @@ pub(crate) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (path, saved) = (blank(folder.path()), folder.path().join("header"));
         let key = random(64).unwrap();
-        format(&path, Uuid::new_v4(), "test", None, &[Key::Random(&key)]).unwrap();
+        format(&path, Uuid::new_v4(), "test", Cipher::Aes, None, &[Key::Random(&key)]).unwrap();
         std::fs::write(&saved, read_header(&path).unwrap()).unwrap();
         let spoiled = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&spoiled, &vec![0; 1 << 20], 0).unwrap();
@@ -303,7 +321,7 @@ pub(crate) mod tests {
         let path = blank(folder.path());
         let key = random(64).unwrap();
         let phrase = Secret::new(String::from("eight words or so"));
-        format(&path, Uuid::new_v4(), "test", None, &[Key::Random(&key), Key::Passphrase(&phrase)]).unwrap();
+        format(&path, Uuid::new_v4(), "test", Cipher::Aes, None, &[Key::Random(&key), Key::Passphrase(&phrase)]).unwrap();
         let dump = process::output(Command::new("cryptsetup").arg("luksDump").arg(&path), "dumping the header").unwrap();
         let dump = String::from_utf8(dump).unwrap();
         let values = |name: &str| -> Vec<&str> {

@@ -195,6 +195,7 @@ mod tests {
 
     use super::{Holder, Kind, Slot, add, describe, id, kill, slot_of, slots};
     use crate::keys::keyfile::random;
+    use crate::luks::cipher::Cipher;
     use crate::luks::tests::blank;
     use crate::luks::{Key, format};
     use crate::secret::Secret;
@@ -205,7 +206,7 @@ mod tests {
         let path = blank(folder.path());
         let (first, second) = (random(64).unwrap(), random(64).unwrap());
         let phrase = Secret::new(String::from("eight words or so"));
-        format(&path, Uuid::new_v4(), "test", None, &[Key::Random(&first), Key::Passphrase(&phrase)]).unwrap();
+        format(&path, Uuid::new_v4(), "test", Cipher::Aes, None, &[Key::Random(&first), Key::Passphrase(&phrase)]).unwrap();
         let holder = |kind, id, name: Option<&str>| Some(Holder { kind, id, name: name.map(String::from), replaces: None });
         let expected = [
             Slot { number: 0, holder: holder(Kind::Key, Some(id(first.expose())), None) },

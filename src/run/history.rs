@@ -43,6 +43,9 @@ pub struct Night {
     pub sources: Vec<SourceNight>,
     /// The room of the backup disk at its end; none where that wasn't usable.
     pub disk: Option<Space>,
+    /// The disk's serial number; none where that isn't known, as for a plain folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
 }
 
 /// One source of a run.
@@ -65,8 +68,8 @@ pub struct SourceNight {
 }
 
 impl Night {
-    /// The line of a run that has ended, on a disk that has now this room.
-    pub fn of(report: &RunReport, disk: Option<Space>) -> Self {
+    /// The line of a run that has ended, on a disk with this serial number that has now this room.
+    pub fn of(report: &RunReport, disk: Option<Space>, serial: Option<String>) -> Self {
         let source = |source: &SourceReport| SourceNight {
             name: source.name.clone(),
             outcome: source.outcome,
@@ -83,13 +86,14 @@ impl Night {
             outcome: report.outcome,
             sources: report.sources.iter().map(source).collect(),
             disk,
+            serial,
         }
     }
 
     /// The line of a run that began then and didn't get to its end.
     pub fn killed(started: Timestamp) -> Self {
         let run = list::name_of(started);
-        Self { run, started, ended: None, outcome: Outcome::Failed, sources: Vec::new(), disk: None }
+        Self { run, started, ended: None, outcome: Outcome::Failed, sources: Vec::new(), disk: None, serial: None }
     }
 }
 

@@ -34,6 +34,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::config::{Config, Source};
+use crate::disk::used;
 use crate::durable;
 use crate::log::{RunLog, printable};
 use crate::outcome::Outcome;
@@ -255,7 +256,8 @@ impl Run<'_> {
         }
         report.ended = Some(Timestamp::now());
         let disk = if usable { space::of(&backup.folder).ok() } else { None };
-        self.remember(&Night::of(&report, disk), &mut report);
+        let serial = if usable { self.disk_of_tonight(&mut report) } else { None };
+        self.remember(&Night::of(&report, disk, serial), &mut report);
         tracing::info!(outcome = %report.outcome, "run {} ends: {}", report.run, report.outcome);
         drop(log);
         let copies = usable.then(|| backup.folder.join("logs"));
@@ -330,6 +332,15 @@ impl Run<'_> {
         if let Err(error) = written {
             report.trouble(&error);
         }
+    }
+
+    /// The serial number of the disk that this night was written to, which is remembered.
+    fn disk_of_tonight(&self, report: &mut RunReport) -> Option<String> {
+        let known = used::remember(self.config, report.started).and_then(|()| used::open_now());
+        known.unwrap_or_else(|error| {
+            report.note(format!("{error:#}"));
+            None
+        })
     }
 
     /// Adds a line to the history. A history that takes none is no reason to doubt the run.

@@ -2,11 +2,14 @@
 
 use crate::outcome::Outcome;
 use crate::run::report::RunReport;
-use crate::status::facts::{Certificate, Facts};
+use crate::status::facts::{Certificate, DiskUse, Facts};
 use crate::status::host::State;
 
 /// From how many days before a disk is full, or a certificate expires, that is said.
 const AHEAD: i64 = 60;
+
+/// After how many days one of several disks has been away for long.
+const AWAY: i64 = 35;
 
 /// The list. Empty when all is well.
 pub fn todo(facts: &Facts) -> Vec<String> {
@@ -33,6 +36,7 @@ pub fn todo(facts: &Facts) -> Vec<String> {
     {
         todo.push(format!("the backup disk is full in {days} days at this rate: keep less, or take a larger one"));
     }
+    todo.extend(facts.disks.iter().filter_map(|disk| of_disk(disk, facts)));
     if let Some(host) = &facts.host {
         let failed = host.checks.iter().filter(|check| check.state == State::Failed);
         todo.extend(failed.map(|check| format!("not so: {}: {}", check.name, check.hint)));
@@ -44,6 +48,13 @@ pub fn todo(facts: &Facts) -> Vec<String> {
         todo.push(format!("{} mails wait for the mail server: look at `vaultberry report test`", facts.waiting_mails));
     }
     todo
+}
+
+/// A disk that lies elsewhere is a copy of that day, and no newer.
+fn of_disk(disk: &DiskUse, facts: &Facts) -> Option<String> {
+    let days = facts.taken.duration_since(disk.last_used?).as_hours() / 24;
+    (!disk.open && facts.disks.len() > 1 && days > AWAY)
+        .then(|| format!("the disk {} was last used {days} days ago: let it take its turn", disk.serial))
 }
 
 /// What the last run asks for.

@@ -14,6 +14,7 @@ use sequoia_openpgp::parse::Parse as _;
 use serde::Serialize;
 
 use crate::config::{Config, DEFAULT_CONFIG};
+use crate::disk::used;
 use crate::offsite::clock::Clock;
 use crate::openpgp::{self, Recipients};
 use crate::outcome::Outcome;
@@ -49,6 +50,8 @@ pub struct Facts {
     pub sources: Vec<SourceFacts>,
     /// The backup disk; none when it isn't there.
     pub disk: Option<DiskFacts>,
+    /// The disks of the configuration, in its order.
+    pub disks: Vec<DiskUse>,
     /// One for each recipient of the configuration.
     pub certificates: Vec<Certificate>,
     /// The appliance itself; none on a machine that isn't one.
@@ -116,6 +119,17 @@ pub struct DiskFacts {
     pub days_left: Option<u64>,
 }
 
+/// A disk that the configuration names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DiskUse {
+    /// Its serial number.
+    pub serial: String,
+    /// Whether it is the one that is open.
+    pub open: bool,
+    /// When a run last wrote to it; none when none has.
+    pub last_used: Option<Timestamp>,
+}
+
 /// A certificate that is sealed for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Certificate {
@@ -136,7 +150,11 @@ pub fn gather(config: &Config, last: Option<&RunReport>, now: Timestamp) -> Fact
     let mut history = known(&mut troubles, history::load(state)).unwrap_or_default();
     let listed = known(&mut troubles, catalog::list(config, None));
     let room = if listed.is_some() { known(&mut troubles, room(config)).flatten() } else { None };
-    let mut points: Vec<_> = history.iter().filter_map(|night| Some((night.started, night.disk?))).collect();
+    let disks = disks(config, &mut troubles);
+    let open = disks.iter().find(|disk| disk.open).map(|disk| disk.serial.as_str());
+    // A disk that changes places with others has a trend of its own.
+    let same = |night: &&Night| night.serial.is_none() || open.is_none() || night.serial.as_deref() == open;
+    let mut points: Vec<_> = history.iter().filter(same).filter_map(|night| Some((night.started, night.disk?))).collect();
     points.extend(room.map(|space| (now, space)));
     let disk = room.map(|space| DiskFacts { space, days_left: trend::days_left(&points) });
     history.drain(..history.len().saturating_sub(CHARTED));
@@ -150,6 +168,7 @@ pub fn gather(config: &Config, last: Option<&RunReport>, now: Timestamp) -> Fact
         last,
         sources: sources(config, snapshots, now, &mut troubles),
         disk,
+        disks,
         certificates: certificates(config, now),
         // Another machine's firewall is no business of ours, nor is a workstation's.
         host: appliance.then(host::look),
@@ -191,6 +210,19 @@ impl Facts {
 /// The value, or its trouble among the others.
 fn known<T>(troubles: &mut Vec<String>, result: anyhow::Result<T>) -> Option<T> {
     result.map_err(|error| troubles.push(format!("{error:#}"))).ok()
+}
+
+/// The disks of the configuration.
+fn disks(config: &Config, troubles: &mut Vec<String>) -> Vec<DiskUse> {
+    let Some(disk) = &config.disk else { return Vec::new() };
+    let used = known(troubles, used::load(&config.backup.state)).unwrap_or_default();
+    let open = known(troubles, used::open_now()).flatten();
+    let of = |serial: &String| DiskUse {
+        serial: serial.clone(),
+        open: open.as_ref() == Some(serial),
+        last_used: used.get(serial).copied(),
+    };
+    disk.serials.iter().map(of).collect()
 }
 
 /// The room of the backup folder's disk; none before the first run has made it.

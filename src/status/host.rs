@@ -8,8 +8,11 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use crate::kernel::note::{self, Note};
+use crate::kernel::trial;
 use crate::log::printable;
 use crate::process;
 
@@ -106,6 +109,7 @@ pub fn look() -> Host {
         let active = ask("systemctl", &["is-active", unit], OTHERS).and_then(|answer| active(&answer.text));
         checks.push(check(name, active, &format!("look at `systemctl status {unit}`, and start it")));
     }
+    checks.extend(newest_kernel(&Note::read(note::PATH.as_ref()), trial::booted().ok().flatten().as_deref()));
     let failed = ask("systemctl", &["list-units", "--failed", "--plain", "--no-legend"], OTHERS);
     let failed = failed.filter(|answer| answer.success).map(|answer| failed_units(&answer.text));
     let named = failed.as_ref().map_or(String::new(), |units| units.join(", "));
@@ -116,6 +120,16 @@ pub fn look() -> Host {
 
 fn check(name: &str, answer: Option<bool>, hint: &str) -> Check {
     Check { name: name.to_owned(), state: State::of(answer), hint: hint.to_owned() }
+}
+
+/// Whether the newest kernel is the one that boots; nothing where this isn't an appliance, which its start says.
+fn newest_kernel(note: &Result<Note>, booted: Option<&str>) -> Option<Check> {
+    booted?;
+    let problem = note.as_ref().map(|note| note.problem.clone().unwrap_or_default()).unwrap_or_default();
+    let well = note.as_ref().ok().map(|note| note.problem.is_none());
+    let hint =
+        format!("{}; `vaultberry kernel list` tells more", printable(problem.lines().next().unwrap_or_default().as_bytes()));
+    Some(check("the newest kernel boots", well, &hint))
 }
 
 /// Counts what apt says that it would install: lines as
@@ -189,7 +203,8 @@ mod tests {
     use std::process::Command;
     use std::time::{Duration, Instant};
 
-    use super::{Updates, active, answer, failed_units, setting, updates};
+    use super::{State, Updates, active, answer, failed_units, newest_kernel, setting, updates};
+    use crate::kernel::note::Note;
 
     #[test]
     fn what_programs_say_is_understood() {
@@ -201,6 +216,17 @@ mod tests {
         assert_eq!(["active\n", "inactive\n", "failed\n", ""].map(active), [Some(true), Some(false), Some(false), None]);
         let units = "apt-daily.service loaded failed failed Daily apt\nvaultberry-backup.service loaded failed failed x\n";
         assert_eq!(failed_units(units), ["apt-daily.service"]);
+    }
+
+    #[test]
+    fn a_kernel_that_stays_behind_is_told_on_appliances_alone() {
+        assert_eq!(newest_kernel(&Ok(Note::default()), None), None);
+        let state = |note: anyhow::Result<Note>| newest_kernel(&note, Some("6.12-aa")).map(|check| (check.state, check.hint));
+        assert_eq!(state(Ok(Note::default())).unwrap().0, State::Ok);
+        assert_eq!(state(Err(anyhow::anyhow!("damaged"))).unwrap().0, State::Unknown);
+        let note = Note { problem: Some("it is full\nhint: x".into()), failed: Vec::new() };
+        let told = state(Ok(note)).unwrap();
+        assert_eq!(told, (State::Failed, "it is full; `vaultberry kernel list` tells more".to_owned()));
     }
 
     #[test]

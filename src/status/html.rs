@@ -186,6 +186,9 @@ fn of_appliance(facts: &Facts) -> String {
     if let Some(disk) = &facts.disk {
         html.push_str(&row(&format!("Disk: {}", text::room(disk))));
     }
+    for disk in &facts.disks {
+        html.push_str(&row(&format!("Disk {}: {}", disk.serial, text::usage(disk))));
+    }
     for certificate in &facts.certificates {
         let validity = text::validity(certificate, facts.taken);
         html.push_str(&row(&format!("Certificate {}: {validity}", certificate.fingerprint)));

@@ -8,7 +8,7 @@ use crate::run::report::{Missed, RunReport, SourceReport};
 use crate::source::Stale;
 use crate::space::Space;
 use crate::status::advice;
-use crate::status::facts::{Certificate, DiskFacts, Facts, PushFacts, SnapshotFacts, SourceFacts};
+use crate::status::facts::{Certificate, DiskFacts, DiskUse, Facts, PushFacts, SnapshotFacts, SourceFacts};
 
 const GIB: u64 = 1 << 30;
 
@@ -55,6 +55,10 @@ pub fn facts() -> Facts {
         last: Some(last),
         sources: vec![web, source("mail")],
         disk: Some(DiskFacts { space: Space { free: 40 * GIB, total: 100 * GIB }, days_left: Some(20) }),
+        disks: vec![
+            DiskUse { serial: "WD-1".into(), open: true, last_used: Some(started) },
+            DiskUse { serial: "<WD>-2".into(), open: false, last_used: Some(started - day * 40) },
+        ],
         certificates: vec![Certificate { fingerprint: "AB12".into(), expires: Some(taken + day * 100), problem: None }],
         host: None,
         waiting_mails: 0,
@@ -90,5 +94,6 @@ fn night(started: Timestamp, number: i32) -> Night {
         outcome,
         sources: vec![source("<web>", outcome, bytes), source("mail", Outcome::Failed, 0)],
         disk: Some(Space { free: (70 - grown) * GIB, total: 100 * GIB }),
+        serial: Some("WD-1".into()),
     }
 }

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::amount::{amount, duration};
 use crate::outcome::Outcome;
 use crate::run::report::{RunReport, SourceReport, line};
-use crate::status::facts::{Certificate, DiskFacts, Facts, SourceFacts};
+use crate::status::facts::{Certificate, DiskFacts, DiskUse, Facts, SourceFacts};
 use crate::status::host::{Host, State};
 
 /// The mail's subject. It crosses the network in clear, so it names the appliance and the outcome, and else only counts.
@@ -126,6 +126,9 @@ fn of_appliance(facts: &Facts, text: &mut String) {
     if let Some(disk) = &facts.disk {
         line(text, 0, &format!("disk: {}", room(disk)));
     }
+    for disk in &facts.disks {
+        line(text, 0, &format!("disk {}: {}", disk.serial, usage(disk)));
+    }
     for certificate in &facts.certificates {
         line(text, 0, &format!("certificate {}: {}", certificate.fingerprint, validity(certificate, facts.taken)));
     }
@@ -153,6 +156,12 @@ fn of_appliance(facts: &Facts, text: &mut String) {
 pub fn room(disk: &DiskFacts) -> String {
     let left = disk.days_left.map(|days| format!(", full in {days} days at this rate")).unwrap_or_default();
     format!("{} of {} free{left}", amount(disk.space.free), amount(disk.space.total))
+}
+
+/// Where a disk is, in words.
+pub fn usage(disk: &DiskUse) -> String {
+    let when = disk.last_used.map_or("never used".to_owned(), |when| format!("last used {when:.0}"));
+    format!("{}, {when}", if disk.open { "open" } else { "away" })
 }
 
 /// For how long a certificate can be used, in words.
@@ -212,6 +221,7 @@ to do:
 - mail: connecting to mail: refused (look whether it is up)
 - mail: there is no complete copy off-site yet
 - the backup disk is full in 20 days at this rate: keep less, or take a larger one
+- the disk <WD>-2 was last used 40 days ago: let it take its turn
 
 <web>: complete, 5.0 GiB in 12 entries, packed 1.0 GiB
   not pulled: 3 unreadable
@@ -227,6 +237,8 @@ mail: failed
   last proven off-site: none, OVERDUE
 
 disk: 40.0 GiB of 100.0 GiB free, full in 20 days at this rate
+disk WD-1: open, last used 2026-11-23T02:30:00Z
+disk <WD>-2: away, last used 2026-10-14T02:30:00Z
 certificate AB12: expires in 100 days
 the run: 20261123T023000Z
 ";
@@ -242,7 +254,7 @@ the run: 20261123T023000Z
         facts.last.as_mut().unwrap().sources.clear();
         assert_eq!(subject(&facts), "[vaultberry] pi: partial, no source was reached");
         facts.last.as_mut().unwrap().outcome = Outcome::Complete;
-        assert_eq!(subject(&facts), "[vaultberry] pi: complete, 3 things to do");
+        assert_eq!(subject(&facts), "[vaultberry] pi: complete, 4 things to do");
         facts.todo.clear();
         assert_eq!(subject(&facts), "[vaultberry] pi: complete");
         facts.last = None;

@@ -12,6 +12,7 @@ pub mod led;
 pub mod mark;
 pub mod settings;
 pub mod stick;
+mod trial;
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -64,6 +65,8 @@ struct Unlock<'a> {
     root: Option<Block>,
     /// Whether root's partition has been looked at for growing.
     grown: bool,
+    /// The trial of a new kernel, as far as it goes here.
+    trial: trial::Trial,
     /// File systems that may hold a key and haven't been looked at.
     candidates: VecDeque<Block>,
     prompting: bool,
@@ -79,6 +82,7 @@ impl<'a> Unlock<'a> {
             led: Led::new(),
             root: None,
             grown: false,
+            trial: trial::Trial::default(),
             candidates: VecDeque::new(),
             prompting: false,
             attempts: Attempts::default(),
@@ -107,6 +111,7 @@ impl<'a> Unlock<'a> {
 
     /// Takes note of a device that appeared or changed.
     fn see(&mut self, block: Block) {
+        self.trial.see(&block);
         if block.is_luks(self.settings.luks_uuid) {
             self.grow(&block);
             self.root = Some(block);
@@ -135,6 +140,7 @@ impl<'a> Unlock<'a> {
     /// Tries every candidate once root's device is there. A stick that doesn't help is named, and the next one is tried.
     fn try_sticks(&mut self) -> Result<bool> {
         let Some(root) = self.root.clone() else { return Ok(false) };
+        self.trial.begin(&root, &mut self.consoles);
         while let Some(candidate) = self.candidates.pop_front() {
             // A key on root's own disk would go with it to the thief.
             if candidate.disk == root.disk {

@@ -32,7 +32,12 @@ impl Settings {
     /// Reads the settings from a file.
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("reading the settings in {}", path.display()))
+        Self::parse(&text).with_context(|| format!("reading the settings in {}", path.display()))
+    }
+
+    /// Reads the file's text.
+    pub fn parse(text: &str) -> Result<Self> {
+        toml::from_str(text).context("reading TOML")
     }
 
     /// The file's text.

@@ -21,7 +21,10 @@ use vaultberry::image::disk::ROOT_START;
 use vaultberry::image::emulate::{self, Machine};
 
 /// The serial number of the backup disk.
-const SERIAL: &str = "VBTEST01";
+pub const SERIAL: &str = "VBTEST01";
+
+/// That of a second one, which changes places with it.
+pub const OTHER: &str = "VBTEST02";
 
 /// A passphrase is asked for soon and a closed root doesn't stay long, so that the tests don't either.
 const UNLOCK: &str = "[unlock]\nwait = \"5s\"\nreboot_after = \"60s\"\n";
@@ -38,12 +41,12 @@ pub static CARD: LazyLock<Card> = LazyLock::new(|| {
 
 fn config(port: u16, host_key: &str, user: &str, path: &str) -> String {
     format!(
-        "[admin]\ngenerate_key = true\n\n{UNLOCK}\n[disk]\nserial = \"{SERIAL}\"\n\n[backup]\nat = \"02:30\"\n\n\
+        "[admin]\ngenerate_key = true\n\n{UNLOCK}\n[disk]\nserials = [\"{SERIAL}\", \"{OTHER}\"]\n\n[backup]\nat = \"02:30\"\n\n\
          [[source]]\nname = \"peer\"\nhost = \"10.0.2.2\"\nport = {port}\nuser = \"{user}\"\nhost_keys = [\"{host_key}\"]\npaths = [\"{path}\"]\n"
     )
 }
 
-fn guest(card: &Card, machine: Machine) -> emulate::Guest {
+pub fn guest(card: &Card, machine: Machine) -> emulate::Guest {
     emulate::Guest {
         image: card.image(),
         machine,
@@ -129,13 +132,13 @@ fn first_night(card: &Card, disk: &Path, servers: &Servers) -> String {
     guest.wait_for("vaultberry login:", 300);
 
     let ssh = Ssh { key: &card.secret("admin_ed25519"), port };
-    let key = ssh.wait_for("cat /boot/firmware/vaultberry/source-key.pub", 120);
+    let key = ssh.wait_for("cat /boot/pi/vaultberry/source-key.pub", 120);
     assert!(guest.console().contains(key.trim()), "the console and the firmware partition show one key");
     servers.peer.let_in(&key);
 
     // Root is LUKS2, and the one that was built.
     let status = ssh.expect("sudo cryptsetup status root");
-    assert!(status.contains("LUKS2") && status.contains("aes-xts-plain64"), "{status}");
+    assert!(status.contains("LUKS2") && status.contains("xchacha12,aes-adiantum-plain64"), "{status}");
     let root = ssh.expect("findmnt -n -o SOURCE /");
     assert_eq!(root.trim(), "/dev/mapper/root");
     // The host's keys and the machine's identity were made here.

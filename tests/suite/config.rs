@@ -178,7 +178,7 @@ fn a_secret_in_the_wrong_place_is_never_shown() {
     // Where a value may be shown when it can't be a secret, the plain word is left out.
     let sensitive = ["admin.ssh_keys", "image.mirror", "source.identity", "source.host_keys"];
     let shown =
-        ["appliance.hostname", "admin.user", "disk.serial", "backup.folder", "source.host", "source.user", "source.paths"];
+        ["appliance.hostname", "admin.user", "disk.serials", "backup.folder", "source.host", "source.user", "source.paths"];
     for (index, place) in sensitive.iter().chain(&shown).enumerate() {
         let (section, key) = place.split_once('.').unwrap();
         let head = if section == "source" { String::from("[[source]]") } else { format!("[{section}]") };

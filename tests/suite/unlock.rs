@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 use vaultberry::keys::keyfile::{KeyFile, path_on_stick};
 use vaultberry::luks::HEADER_SIZE;
+use vaultberry::luks::cipher::Cipher;
 use vaultberry::unlock::mark::Mark;
 
 use crate::boot::CARD;
@@ -70,12 +71,12 @@ fn each_stick_that_does_not_help_is_told_why_and_the_next_one_opens() {
         ("MISNAMED", tiny.stick_with("MISNAMED", misnamed), "the key on it is for another appliance, "),
         ("UNFIT", tiny.stick_with("UNFIT", unfit), "the key on UNFIT (/dev/sda) doesn't open this appliance"),
     ] {
-        running.plug_in(&image, name);
+        running.ports.plug_in(&image, name);
         running.guest.wait_for(told, 30);
-        running.pull(name);
+        running.ports.pull(name);
     }
     let files = [(path_on_stick(tiny.key.uuid), good)];
-    running.plug_in(&tiny.stick("RIGHT", "RIGHT", &files, true), "RIGHT");
+    running.ports.plug_in(&tiny.stick("RIGHT", "RIGHT", &files, true), "RIGHT");
     comes_up(&mut running, "the key on RIGHT");
     assert!(running.guest.console().contains("you can remove the stick"));
 }
@@ -88,9 +89,9 @@ fn a_stick_behind_another_appliance_s_is_found_and_may_be_pulled_at_once() {
     let others = tiny.stick("others", "OTHERS", &[(path_on_stick(foreign.uuid), foreign.encode().expose().clone())], false);
     let mut running = begun(&tiny, &[&others], &[]);
     running.guest.wait_for("the keys on OTHERS (/dev/sda) are for other appliances", 30);
-    running.plug_in(&tiny.right_stick(), "RIGHT");
+    running.ports.plug_in(&tiny.right_stick(), "RIGHT");
     running.guest.wait_for("root is open, by the key on VB-KEY (/dev/sdb)", 60);
-    running.pull("RIGHT");
+    running.ports.pull("RIGHT");
     comes_up(&mut running, "the key on VB-KEY");
 }
 
@@ -103,13 +104,29 @@ fn a_stick_that_comes_late_is_pulled_and_put_back_behind_a_hub() {
     // Without the key it isn't looked at again until it is put back.
     let empty = tiny.stick("EMPTY", "EMPTY", &[], false);
     for time in 1..=2 {
-        running.plug_in(&empty, "EMPTY");
+        running.ports.plug_in(&empty, "EMPTY");
         running.guest.wait_for_times("holds no key", time, 30);
-        running.pull("EMPTY");
+        running.ports.pull("EMPTY");
     }
-    running.plug_in_at(&tiny.right_stick(), "RIGHT", Some("1.1"));
+    running.ports.plug_in_at(&tiny.right_stick(), "RIGHT", Some("1.1"));
     comes_up(&mut running, "the key on VB-KEY");
     assert!(!running.guest.console().contains("passphrase"), "nobody was asked for a passphrase");
+}
+
+#[test]
+fn two_right_sticks_that_take_20_s_open_a_root_under_aes_once() {
+    let _alone = alone();
+    let mut tiny = Tiny::under(Cipher::Aes, &CARD.image());
+    tiny.settings.wait_seconds = 30;
+    let (one, other) = (tiny.right_stick(), tiny.stick("other", "VB-TWO", &tiny.right_files(), true));
+    let mut running = begun(&tiny, &[], &[]);
+    sleep(Duration::from_secs(20));
+    running.ports.plug_in(&one, "ONE");
+    running.ports.plug_in(&other, "TWO");
+    comes_up(&mut running, "the key on VB-");
+    let console = running.guest.console();
+    assert_eq!(console.matches("root is open").count(), 1, "{console}");
+    assert!(!console.contains("insert the key stick"), "{console}");
 }
 
 #[test]
@@ -136,7 +153,7 @@ fn three_wrong_passphrases_make_a_pause_in_which_a_stick_still_opens() {
     running.guest.wait_for("no passphrase is taken for 30 s; a stick is", 10);
     running.guest.type_in(&format!("{}\n", tiny.passphrase.expose()));
     running.guest.wait_for("not looked at: type it again in", 10);
-    running.plug_in(&tiny.right_stick(), "RIGHT");
+    running.ports.plug_in(&tiny.right_stick(), "RIGHT");
     comes_up(&mut running, "the key on VB-KEY");
 }
 

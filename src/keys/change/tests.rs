@@ -8,6 +8,7 @@ use super::{Present, add, check, revoke, rotate, rotate_recovery};
 use crate::keys::keyfile::{KeyFile, path_on_stick};
 use crate::keys::plugged::Stick;
 use crate::keys::volume::Volume;
+use crate::luks::cipher::Cipher;
 use crate::luks::slots::{self, Holder};
 use crate::luks::tests::blank;
 use crate::luks::{Key, format};
@@ -26,7 +27,7 @@ impl Scene {
         let path = blank(folder.path());
         let uuid = Uuid::new_v4();
         let (key, phrase) = (KeyFile::generate(uuid).unwrap(), Secret::new(String::from("eight words or so")));
-        format(&path, uuid, "test", None, &[Key::Random(&key.key), Key::Passphrase(&phrase)]).unwrap();
+        format(&path, uuid, "test", Cipher::Aes, None, &[Key::Random(&key.key), Key::Passphrase(&phrase)]).unwrap();
         let scene = Self { folder, path, phrase };
         scene.stick("first").put(&key).unwrap();
         scene

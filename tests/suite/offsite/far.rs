@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use uuid::Uuid;
+use vaultberry::luks::cipher::Cipher;
 use vaultberry::luks::{self, Key};
 use vaultberry::outcome::Outcome;
 use vaultberry::secret::Secret;
@@ -260,7 +261,7 @@ fn the_guide_for_rebuilding_everything_is_right_word_for_word() {
     let (disk, phrase) = (path("disk"), "eight words that nobody else knows");
     fs::File::create(&disk).unwrap().set_len(20 << 20).unwrap();
     let secret = Secret::new(phrase.to_owned());
-    luks::format(&disk, Uuid::new_v4(), "test", None, &[Key::Passphrase(&secret)]).unwrap();
+    luks::format(&disk, Uuid::new_v4(), "test", Cipher::Aes, None, &[Key::Passphrase(&secret)]).unwrap();
     let header = path("header");
     fs::write(&header, luks::read_header(&disk).unwrap()).unwrap();
     fs::OpenOptions::new().write(true).open(&disk).unwrap().write_all(&vec![0; 1 << 20]).unwrap();

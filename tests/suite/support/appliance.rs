@@ -114,7 +114,7 @@ impl Appliance {
     /// `vaultberry ARGUMENTS --config …`, not started.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let folder = self.folder.path();
-        let disk = if self.disk { "\n[disk]\nserial = \"VAULTBERRY-TEST\"\n" } else { "" };
+        let disk = if self.disk { "\n[disk]\nserials = [\"VAULTBERRY-TEST\"]\n" } else { "" };
         let keep = self.keep.map(|keep| format!("keep = {keep}\nkeep_logs = {keep}\n")).unwrap_or_default();
         let text = format!(
             "[admin]\ngenerate_key = true\n\n[backup]\nfolder = \"{}\"\nstate = \"{}\"\nlock = \"{}\"\n{keep}{disk}{}{}",

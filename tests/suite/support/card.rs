@@ -1,19 +1,23 @@
 //! A built image, made by the real program, with its secrets.
 
 use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::Read as _;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use memchr::memmem::Finder;
 use tempfile::TempDir;
 use uuid::Uuid;
 use vaultberry::image::emulate::root_uuid;
-use vaultberry::image::payload::{BLOCK_SIZE, Blocks, Direction, convert};
+use vaultberry::image::payload::{BLOCK_SIZE, Blocks, Direction, VolumeKey, convert};
+use vaultberry::keys::keyfile::KeyFile;
+use vaultberry::luks::cipher::Cipher;
 use vaultberry::luks::{HEADER_SIZE, Key, volume_key};
 use vaultberry::secret::Secret;
 
 /// Where `make cross` puts the appliance's programs.
-const BINARIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/aarch64-unknown-linux-gnu/release");
+pub const BINARIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/aarch64-unknown-linux-gnu/release");
 
 /// An image and its secrets in a temporary folder.
 pub struct Card {
@@ -59,7 +63,34 @@ impl Card {
         assert!(output.status.success(), "{output:?}");
         eprintln!("{}", String::from_utf8_lossy(&output.stderr));
         let uuid = root_uuid(&path.join("out/vaultberry.img")).unwrap();
-        Self { path, _folder: None, uuid }
+        let card = Self { path, _folder: None, uuid };
+        card.assert_keeps_its_secrets();
+        card
+    }
+
+    /// No key stands in the image, neither in the firmware partition nor in the header nor in what is encrypted.
+    fn assert_keeps_its_secrets(&self) {
+        let passphrase = self.passphrase();
+        let header = self.secret("header.luks");
+        let volume_key = volume_key(&header, Key::Passphrase(&passphrase)).unwrap();
+        let key = KeyFile::decode(&fs::read(self.key()).unwrap(), self.uuid).unwrap();
+        let secrets = [key.key.expose(), volume_key.expose(), &volume_key.expose()[..16], passphrase.expose().as_bytes()];
+        let finders = secrets.map(Finder::new);
+        let mut image = File::open(self.image()).unwrap();
+        // What may stand across two blocks is in the second one's head.
+        let (mut block, mut kept) = (vec![0; 16 << 20], 0);
+        loop {
+            let read = image.read(&mut block[kept..]).unwrap();
+            if read == 0 {
+                break;
+            }
+            let there = &block[..kept + read];
+            assert!(finders.iter().all(|finder| finder.find(there).is_none()), "a key stands in the image");
+            let tail = there.len().saturating_sub(128);
+            let length = there.len() - tail;
+            block.copy_within(tail..tail + length, 0);
+            kept = length;
+        }
     }
 
     /// The image.
@@ -116,6 +147,7 @@ pub fn decipher(volume: &Path, passphrase: &Secret<String>, plain: &Path) {
     let (from, to) = (File::open(volume).unwrap(), File::create(plain).unwrap());
     let blocks = 0..(from.metadata().unwrap().len() - HEADER_SIZE) / BLOCK_SIZE as u64;
     let (from, to) = (Blocks { file: &from, start: HEADER_SIZE }, Blocks { file: &to, start: 0 });
+    let key = VolumeKey { cipher: Cipher::of_volume(volume).unwrap(), key: &key };
     convert(Direction::Decrypt, &key, from, to, std::slice::from_ref(&blocks)).unwrap();
 }
 

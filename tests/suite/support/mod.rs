@@ -8,6 +8,7 @@ pub mod guest;
 pub mod mailbox;
 pub mod mariadb;
 pub mod peer;
+pub mod ports;
 pub mod postfix;
 pub mod postgresql;
 pub mod servers;

@@ -2,26 +2,25 @@
 //! up in seconds, so that there can be many.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
 use tempfile::TempDir;
 use uuid::Uuid;
-use vaultberry::image::cpio::{self, Entry};
 use vaultberry::image::disk::read_firmware;
-use vaultberry::image::payload::{BLOCK_SIZE, Blocks, Direction, convert};
+use vaultberry::image::payload::{BLOCK_SIZE, Blocks, Direction, VolumeKey, convert};
+use vaultberry::kernel::boards::CIPHER;
+use vaultberry::kernel::cpio::{self, Entry};
 use vaultberry::keys::keyfile::{KeyFile, path_on_stick};
+use vaultberry::luks::cipher::Cipher;
 use vaultberry::luks::{self, HEADER_SIZE, Key};
 use vaultberry::secret::Secret;
 use vaultberry::unlock::settings::Settings;
 
 use super::card::{scratch, tool};
 use super::guest::Guest;
+use super::ports::Ports;
 
 /// Bytes of the file system in a tiny root.
 const ROOT: u64 = 8 << 20;
@@ -38,6 +37,8 @@ pub struct Tiny {
     pub key: KeyFile,
     /// Its recovery passphrase.
     pub passphrase: Secret<String>,
+    /// What is put behind its initramfs beside the settings.
+    pub more: Vec<Entry>,
     /// The card that root is a partition of; none where root is a whole disk that forgets what is written.
     card: Option<PathBuf>,
 }
@@ -48,19 +49,23 @@ pub const CARD_START: u64 = 2 << 20;
 impl Tiny {
     /// Makes one that boots with kernel and initramfs of the image `card`.
     pub fn new(card: &Path) -> Self {
+        Self::under(CIPHER, card)
+    }
+
+    /// The same, with root under this cipher.
+    pub fn under(cipher: Cipher, card: &Path) -> Self {
         let folder = scratch();
         let uuid = Uuid::new_v4();
         let key = KeyFile::generate(uuid).unwrap();
         let passphrase = Secret::new(String::from("abandon ability able about above absent absorb abstract"));
         let settings = Settings { luks_uuid: uuid, wait_seconds: 5, reboot_after_seconds: 60, sticks: Vec::new() };
         let config = String::from_utf8(read_firmware(card, "config.txt").unwrap()).unwrap();
-        for (from, to) in [("kernel=", "kernel"), ("initramfs ", "initrd")] {
-            let line = config.lines().rev().find_map(|line| line.strip_prefix(from)).unwrap();
-            let name = line.split_whitespace().next().unwrap();
-            fs::write(folder.path().join(to), read_firmware(card, name).unwrap()).unwrap();
+        let pair = config.lines().find_map(|line| line.strip_prefix("os_prefix=")).unwrap();
+        for (from, to) in [("vmlinuz", "kernel"), ("initrd.img", "initrd")] {
+            fs::write(folder.path().join(to), read_firmware(card, &format!("{pair}{from}")).unwrap()).unwrap();
         }
-        let tiny = Self { folder, settings, key, passphrase, card: None };
-        tiny.make_root();
+        let tiny = Self { folder, settings, key, passphrase, more: Vec::new(), card: None };
+        tiny.make_root(cipher);
         tiny
     }
 
@@ -69,7 +74,7 @@ impl Tiny {
         self.folder.path().join(name)
     }
 
-    fn make_root(&self) {
+    fn make_root(&self, cipher: Cipher) {
         let tree = self.path("tree");
         for name in ["dev", "proc", "run", "sys", "sbin", "etc", "tmp"] {
             fs::create_dir_all(tree.join(name)).unwrap();
@@ -81,10 +86,11 @@ impl Tiny {
         tool(Command::new("/usr/sbin/mke2fs").args(["-q", "-t", "ext4", "-b", "4096", "-d"]).arg(&tree).arg(&plain));
         File::create(&root).unwrap().set_len(HEADER_SIZE + ROOT).unwrap();
         let keys = [Key::Random(&self.key.key), Key::Passphrase(&self.passphrase)];
-        luks::format(&root, self.settings.luks_uuid, "tiny", None, &keys).unwrap();
+        luks::format(&root, self.settings.luks_uuid, "tiny", cipher, None, &keys).unwrap();
         let volume_key = luks::volume_key(&root, keys[0]).unwrap();
         let to = File::options().write(true).open(&root).unwrap();
         let (from, to) = (Blocks { file: &File::open(&plain).unwrap(), start: 0 }, Blocks { file: &to, start: HEADER_SIZE });
+        let volume_key = VolumeKey { cipher, key: &volume_key };
         convert(Direction::Encrypt, &volume_key, from, to, std::slice::from_ref(&(0..ROOT / BLOCK_SIZE as u64))).unwrap();
     }
 
@@ -127,7 +133,12 @@ impl Tiny {
 
     /// The stick with the right key.
     pub fn right_stick(&self) -> PathBuf {
-        self.stick("right", "VB-KEY", &[(path_on_stick(self.key.uuid), self.key.encode().expose().clone())], false)
+        self.stick("right", "VB-KEY", &self.right_files(), false)
+    }
+
+    /// What is on it.
+    pub fn right_files(&self) -> [(PathBuf, Vec<u8>); 1] {
+        [(path_on_stick(self.key.uuid), self.key.encode().expose().clone())]
     }
 
     /// Starts the guest with these sticks in it from the beginning.
@@ -137,7 +148,7 @@ impl Tiny {
         let text = self.settings.encode().unwrap();
         let entries = ["etc", "etc/vaultberry"].map(|path| Entry::folder(path, 0o755, 0));
         let file = Entry::file("etc/vaultberry/unlock.toml", 0o644, 0, text.as_bytes());
-        cpio::append(&mut archive, &[&entries[..], &[file]].concat()).unwrap();
+        cpio::append(&mut archive, &[&entries[..], &[file], &self.more].concat()).unwrap();
         fs::write(&initrd, archive).unwrap();
 
         let mut qemu = Command::new("setpriv");
@@ -153,7 +164,7 @@ impl Tiny {
         qemu.args(["-device", "virtio-blk-pci,drive=card"]);
         let socket = self.path("qmp");
         let _ = fs::remove_file(&socket);
-        qemu.arg("-qmp").arg(format!("unix:{},server=on,wait=off", socket.display()));
+        qemu.args(Ports::arguments(&socket));
         if !arguments.contains(&"-m") {
             qemu.args(["-m", "512"]);
         }
@@ -162,7 +173,7 @@ impl Tiny {
             qemu.arg("-device").arg(format!("usb-storage,drive=first{number},id=in{number},serial=STICK{number}"));
         }
         qemu.args(arguments);
-        Running { guest: Guest::start(qemu), qmp: Qmp::connect(&socket) }
+        Running { guest: Guest::start(qemu), ports: Ports::connect(&socket) }
     }
 }
 
@@ -170,87 +181,10 @@ fn drive(image: &Path, id: &str) -> String {
     format!("file={},format=raw,if=none,id={id},readonly=on", image.display())
 }
 
-/// A guest that runs, and the way to plug things in and out.
+/// A guest that runs.
 pub struct Running {
     /// Its console.
     pub guest: Guest,
-    qmp: Qmp,
-}
-
-impl Running {
-    /// Plugs a stick in.
-    pub fn plug_in(&mut self, image: &Path, id: &str) {
-        self.plug_in_at(image, id, None);
-    }
-
-    /// The same at this port.
-    pub fn plug_in_at(&mut self, image: &Path, id: &str, port: Option<&str>) {
-        let node = json!({ "driver": "raw", "node-name": format!("{id}-drive"), "read-only": true,
-                           "file": { "driver": "file", "filename": image, "read-only": true } });
-        self.qmp.execute("blockdev-add", &node);
-        let mut device =
-            json!({ "driver": "usb-storage", "id": id, "drive": format!("{id}-drive"), "bus": "usb.0", "serial": id });
-        if let Some(port) = port {
-            device["port"] = port.into();
-        }
-        self.qmp.execute("device_add", &device);
-    }
-
-    /// Pulls a stick that was plugged in, which can then be plugged in again.
-    pub fn pull(&mut self, id: &str) {
-        self.qmp.execute("device_del", &json!({ "id": id }));
-        let node = json!({ "node-name": format!("{id}-drive") });
-        let deadline = Instant::now() + Duration::from_secs(10);
-        // The device lets go of it a little later.
-        while let Err(error) = self.qmp.ask("blockdev-del", &node) {
-            assert!(Instant::now() < deadline, "{error}");
-            sleep(Duration::from_millis(50));
-        }
-    }
-}
-
-/// QEMU's monitor for programs (QMP).
-struct Qmp {
-    stream: BufReader<UnixStream>,
-}
-
-impl Qmp {
-    fn connect(socket: &Path) -> Self {
-        for _ in 0..100 {
-            if let Ok(stream) = UnixStream::connect(socket) {
-                stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-                let mut qmp = Self { stream: BufReader::new(stream) };
-                qmp.answer("QMP").unwrap();
-                qmp.execute("qmp_capabilities", &json!({}));
-                return qmp;
-            }
-            sleep(Duration::from_millis(100));
-        }
-        panic!("QEMU doesn't listen at {}", socket.display());
-    }
-
-    fn execute(&mut self, command: &str, arguments: &Value) {
-        self.ask(command, arguments).unwrap();
-    }
-
-    fn ask(&mut self, command: &str, arguments: &Value) -> Result<(), String> {
-        let line = json!({ "execute": command, "arguments": arguments });
-        writeln!(self.stream.get_mut(), "{line}").unwrap();
-        self.answer("return")
-    }
-
-    /// Reads on to what has this key, or to an error; events pass by.
-    fn answer(&mut self, key: &str) -> Result<(), String> {
-        loop {
-            let mut line = String::new();
-            assert!(self.stream.read_line(&mut line).unwrap() > 0, "QEMU has ended");
-            let said: Value = serde_json::from_str(&line).unwrap();
-            if said.get("error").is_some() {
-                return Err(line);
-            }
-            if said.get(key).is_some() {
-                return Ok(());
-            }
-        }
-    }
+    /// The way to plug sticks in and out.
+    pub ports: Ports,
 }

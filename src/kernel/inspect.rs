@@ -269,8 +269,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::{Expectation, Initramfs, inspect};
-    use crate::image::cpio::{Entry, append, write};
-    use crate::image::elf::tests::program;
+    use crate::kernel::cpio::{Entry, append, write};
+    use crate::kernel::elf::tests::program;
 
     const LOADER: &str = "/lib/ld-linux-aarch64.so.1";
 

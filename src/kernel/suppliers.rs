@@ -224,7 +224,7 @@ fn interrupt_map(tree: &Tree, node: &Node, map: &[u32], because: &str) -> Result
 #[cfg(test)]
 mod tests {
     use super::follow;
-    use crate::image::devicetree::{Tree, tests::compile};
+    use crate::kernel::devicetree::{Tree, tests::compile};
 
     fn reached(source: &str, start: &str) -> (Vec<String>, Vec<String>) {
         let tree = Tree::parse(&compile(source)).unwrap();

@@ -4,6 +4,8 @@
 //! that Debian's kernel package gives it. A Raspberry Pi 5 isn't here: Debian 13's kernel has neither its SD host
 //! (`SDHCI_BRCMSTB`) nor the chip that its USB ports hang on (RP1), so that it could read neither card nor stick.
 
+use crate::luks::cipher::Cipher;
+
 /// A board by its device tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Board {
@@ -17,6 +19,9 @@ pub struct Board {
 
 /// The USB 3 controller of a Pi 4 is a VL805 on the PCI Express bus, which no device tree needs to name.
 const PCIE_USB: &[(&str, &str)] = &[("xhci_hcd", "USB 3 ports"), ("xhci_pci", "USB 3 ports, found on PCIe")];
+
+/// What root is under: none of these boards has a CPU with instructions for AES.
+pub const CIPHER: Cipher = Cipher::Adiantum;
 
 /// Every board that an image must boot on.
 pub const BOARDS: &[Board] = &[

@@ -230,10 +230,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::{MODULES, check};
-    use crate::image::boards::{BOARDS, Board};
-    use crate::image::devicetree::tests::compile;
-    use crate::image::modules::tests::image;
-    use crate::image::modules::{Kernel, list};
+    use crate::kernel::boards::{BOARDS, Board};
+    use crate::kernel::devicetree::tests::compile;
+    use crate::kernel::modules::tests::image;
+    use crate::kernel::modules::{Kernel, list};
 
     const BOARD: Board = Board { name: "Test", device_tree: "test.dtb", modules: &[("xhci_pci", "USB 3")] };
 

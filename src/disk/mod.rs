@@ -1,0 +1,341 @@
+//! The backup disk: a whole disk under LUKS2 with an ext4 in it, known by a serial number that the config names.
+//!
+//! It has two keyslots: a random key file on root, which opens it at every boot, and the recovery passphrase, which opens
+//! it anywhere when the SD card is dead. A blank disk is formatted on first use; any other disk is never touched unless
+//! a person names it. There may be several, which change places: one is open at a time, under one name.
+
+mod content;
+mod keys;
+mod list;
+pub mod used;
+mod which;
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use uuid::Uuid;
+
+use crate::config::Config;
+use crate::devices::Block;
+use crate::keys::recovery;
+use crate::log::printable;
+use crate::luks::cipher::Cipher;
+use crate::luks::slots::{self, Holder, Kind, Slot};
+use crate::luks::{self, Key, Tried};
+use crate::secret::Secret;
+use crate::{durable, mounts, process};
+use content::Content;
+pub use keys::{KEY_PATH, RECOVERY_PATH};
+pub use list::{Row, list};
+
+/// The name of the open disk: `/dev/mapper/vaultberry-backup`.
+pub const NAME: &str = "vaultberry-backup";
+
+/// The name of a disk that is being formatted.
+const NEW: &str = "vaultberry-new";
+
+/// How long a disk that was pulled while it was in use may linger before another is opened.
+const LINGER: Duration = Duration::from_mins(2);
+
+/// Prepares disks for their first use: formats a blank one, finishes a format that was cut short, leaves one of ours alone.
+///
+/// `node` means one disk, else all that the config names and that are there. `really` is the serial number of a disk that
+/// is to be formatted whatever it holds. `consent` is asked before anything else than a blank disk is formatted, and told what
+/// will be lost.
+///
+/// # Errors
+/// A disk isn't blank, and there is no consent; or it can't be read or written.
+pub fn init(
+    config: &Config,
+    node: Option<&Path>,
+    really: Option<&str>,
+    consent: impl Fn(&Row) -> Result<bool>,
+) -> Result<Vec<Block>> {
+    let disk = which::named(config)?;
+    let blocks = match node {
+        Some(node) => which::at(disk, node)?.into_iter().collect(),
+        None => which::there(disk)?,
+    };
+    if let Some(serial) = really {
+        let names = disk.serials.join(", ");
+        ensure!(disk.serials.iter().any(|known| known == serial), "the config names {names}, and not {serial}");
+        ensure!(blocks.iter().any(|block| block.serial.as_deref() == Some(serial)), "the disk {serial} isn't there");
+    }
+    let meant = |block: &&Block| really.is_none() || block.serial.as_deref() == really;
+    let mut formatted = Vec::new();
+    for block in blocks.iter().filter(meant) {
+        if prepare(block, really.is_some(), &consent)? {
+            formatted.push(block.clone());
+        }
+    }
+    Ok(formatted)
+}
+
+/// Prepares one disk; gives whether it was formatted.
+fn prepare(block: &Block, really: bool, consent: &impl Fn(&Row) -> Result<bool>) -> Result<bool> {
+    let found = content::of(block)?;
+    let wanted = match &found {
+        _ if really => true,
+        Content::Blank => true,
+        Content::Ours => false,
+        _ => {
+            let row = list::row(block)?;
+            ensure!(consent(&row)?, refusal(&row, &found));
+            true
+        }
+    };
+    if wanted {
+        let open = luks::device_below(&luks::mapped(NAME)).is_some_and(|below| below == block.node);
+        ensure!(!open, "the disk {} is open\nhint: `vaultberry disk detach` closes it", block.node.display());
+        format(block)?;
+    }
+    if wanted || luks::device_below(&luks::mapped(NAME)).is_none_or(|below| below != block.node) {
+        finish_format(block)?;
+    }
+    Ok(wanted)
+}
+
+fn refusal(row: &Row, found: &Content) -> String {
+    let hint = if *found == Content::ForeignLuks {
+        "`vaultberry disk attach` takes it over with the recovery passphrase of the appliance that made it".to_owned()
+    } else {
+        format!("`vaultberry disk init --yes-really {}` erases it", row.serial.as_deref().unwrap_or_default())
+    };
+    format!("the disk {} is not blank: it holds {}\nhint: {hint}", row.name(), found.words())
+}
+
+/// Opens a disk and mounts it at the backup folder; gives which. Does nothing when one is there already: then none.
+///
+/// # Errors
+/// None is there, or is one of ours, or it can't be mounted.
+pub fn open(config: &Config) -> Result<Option<Block>> {
+    let disk = which::named(config)?;
+    let folder = &config.backup.folder;
+    let mapped = luks::mapped(NAME);
+    let below = luks::device_below(&mapped);
+    if below.is_some() && mounts::source_of(folder)?.is_some_and(|source| source == mapped) {
+        return Ok(None);
+    }
+    let mut opened = None;
+    if below.is_none() {
+        close_lost(folder)?;
+        let block = first_of_ours(which::there(disk)?)?;
+        open_volume(&block, NAME)?;
+        opened = Some(block);
+    }
+    fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
+    let flags = MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID | MsFlags::MS_NOATIME;
+    mount(Some(&mapped), folder, Some("ext4"), flags, None::<&str>)
+        .with_context(|| format!("mounting the backup disk at {}", folder.display()))?;
+    Ok(opened)
+}
+
+/// Whether the config names the disk at `node`.
+///
+/// # Errors
+/// Two disks have its serial number, or udev can't be asked.
+pub fn is_named(config: &Config, node: &Path) -> Result<bool> {
+    let Some(disk) = &config.disk else { return Ok(false) };
+    Ok(which::at(disk, node)?.is_some())
+}
+
+fn first_of_ours(blocks: Vec<Block>) -> Result<Block> {
+    let mut refused = None;
+    for block in blocks {
+        match content::of(&block)? {
+            Content::Ours => return Ok(block),
+            found => refused = refused.or(Some((block, found))),
+        }
+    }
+    let (block, found) = refused.context("a disk is there")?;
+    let hint = match found {
+        Content::ForeignLuks => "`vaultberry disk attach` takes over the disk of another appliance",
+        _ => "`vaultberry disk init` formats it",
+    };
+    bail!("{} can't be opened: it holds {}\nhint: {hint}", list::row(&block)?.name(), found.words())
+}
+
+/// Unmounts and closes the open disk. Does nothing when none is open, or, with `node`, another one.
+///
+/// # Errors
+/// It is in use.
+pub fn close(config: &Config, node: Option<&Path>) -> Result<()> {
+    let folder = &config.backup.folder;
+    let mapped = luks::mapped(NAME);
+    let Some(below) = luks::device_below(&mapped) else { return close_lost(folder) };
+    if node.is_some_and(|node| node != below) {
+        return Ok(());
+    }
+    if mounts::source_of(folder)?.is_some_and(|source| source == mapped) {
+        umount2(folder, MntFlags::empty()).with_context(|| {
+            format!("unmounting {}\nhint: `fuser -vm {}` shows who uses it", folder.display(), folder.display())
+        })?;
+    }
+    luks::close(NAME)
+}
+
+/// Does away with what is left of a disk that was pulled out while it was open. Who still writes to it gets errors; when the last
+/// of them has ended, nothing is left.
+fn close_lost(folder: &Path) -> Result<()> {
+    let mapped = luks::mapped(NAME);
+    while mounts::source_of(folder)?.is_some_and(|source| source == mapped) {
+        umount2(folder, MntFlags::MNT_DETACH).with_context(|| format!("unmounting what was at {}", folder.display()))?;
+    }
+    let until = Instant::now() + LINGER;
+    while mapped.exists() {
+        match luks::close(NAME) {
+            Err(error) if Instant::now() > until => return Err(error.context("the disk that was pulled out is still in use")),
+            _ => {}
+        }
+        if mapped.exists() {
+            sleep(Duration::from_secs(1));
+        }
+    }
+    Ok(())
+}
+
+/// Lets the file system have the whole disk, as after a smaller one was copied to it; gives its bytes.
+///
+/// # Errors
+/// No disk is open, or the file system can't be made larger.
+pub fn grow(config: &Config) -> Result<u64> {
+    mounted(&config.backup.folder)?;
+    let mapped = luks::mapped(NAME);
+    process::run(process::tool("resize2fs").arg(&mapped), "letting the backup disk's file system take the whole disk")?;
+    list::size_of(&mapped)
+}
+
+/// Takes over disks of another appliance, a dead one's: its recovery passphrase adds this appliance's two keys. The old
+/// ones stay. Gives those that were taken over.
+///
+/// # Errors
+/// A disk that is there isn't one, or the passphrase doesn't open it.
+pub fn attach(config: &Config, typed: &Secret<String>) -> Result<Vec<Block>> {
+    let mut attached = Vec::new();
+    for block in which::there(which::named(config)?)? {
+        match content::of(&block)? {
+            Content::Ours => {}
+            Content::ForeignLuks => {
+                take_over(&block, typed)?;
+                attached.push(block);
+            }
+            Content::Blank => bail!("the disk {} is blank\nhint: `vaultberry disk init` formats it", block.node.display()),
+            Content::Other(what) => bail!("the disk {} is not a backup disk: it holds {what}", block.node.display()),
+        }
+    }
+    Ok(attached)
+}
+
+fn take_over(block: &Block, typed: &Secret<String>) -> Result<()> {
+    let (own, key) = (keys::passphrase()?, keys::own()?);
+    let typed = recovery::normalize(typed.expose());
+    // The key file last, as in a format.
+    for new in [Key::Passphrase(&own), Key::Random(&key)] {
+        // Another flash of the same image has the same passphrase.
+        if luks::test_key(&block.node, new)? == Tried::Opened {
+            continue;
+        }
+        if slots::add(&block.node, Key::Passphrase(&typed), new, &Holder::of(&new))?.is_none() {
+            bail!(
+                "this passphrase doesn't open {}\nhint: it stands on the recovery sheet of the appliance that made the disk",
+                block.node.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Gives the backup disks that are there this recovery passphrase in the place of the one that they have, and keeps it for the
+/// next disk. Gives the serial numbers of those that aren't there, which keep the old one.
+///
+/// # Errors
+/// None is there, one isn't this appliance's, or can't be written.
+pub fn renew_passphrase(config: &Config, phrase: &Secret<String>) -> Result<Vec<String>> {
+    durable::write(Path::new(RECOVERY_PATH), phrase.expose().as_bytes(), 0o600)?;
+    let Some(disk) = &config.disk else { return Ok(Vec::new()) };
+    let key = keys::known()?;
+    let mut away = disk.serials.clone();
+    for block in which::there(disk)? {
+        let (node, new) = (&block.node, Key::Passphrase(phrase));
+        let old: Vec<Slot> = slots::slots(node)?;
+        let added = slots::add(node, Key::Random(&key), new, &Holder::of(&new))?;
+        added.with_context(|| format!("the key {KEY_PATH} doesn't open {}", node.display()))?;
+        for slot in old.iter().filter(|slot| slot.holder.as_ref().is_some_and(|holder| holder.kind == Kind::Recovery)) {
+            slots::kill(node, slot.number)?;
+        }
+        away.retain(|serial| block.serial.as_ref() != Some(serial));
+    }
+    Ok(away)
+}
+
+/// Makes sure that what is mounted at `folder` is the backup disk. Without it the folder is an ordinary one on root.
+pub fn mounted(folder: &Path) -> Result<()> {
+    const HINT: &str = "hint: plug the disk in and run `vaultberry disk open`";
+    // Names in mountinfo have no symbolic links in them.
+    let Ok(folder) = fs::canonicalize(folder) else {
+        bail!("the backup disk is not mounted: there is no folder {}\n{HINT}", folder.display());
+    };
+    match mounts::source_of(&folder)? {
+        None => bail!("the backup disk is not mounted at {}\n{HINT}", folder.display()),
+        Some(device) if device == luks::mapped(NAME) => Ok(()),
+        Some(device) => bail!(
+            "the backup disk is not mounted at {}: {} is there instead of {}\n{HINT}",
+            folder.display(),
+            printable(device.as_os_str().as_bytes()),
+            luks::mapped(NAME).display()
+        ),
+    }
+}
+
+fn format(block: &Block) -> Result<()> {
+    let (phrase, key) = (keys::passphrase()?, keys::own()?);
+    // The key file last: a disk that it opens has both keys, also after a power cut in between.
+    let keys = [Key::Passphrase(&phrase), Key::Random(&key)];
+    luks::format(&block.node, Uuid::new_v4(), "vaultberry-backup", Cipher::of_this_cpu()?, None, &keys)
+}
+
+/// Makes the file system where the volume has none: right after the format, or after a power cut in between.
+fn finish_format(block: &Block) -> Result<()> {
+    // Left by one that was killed.
+    if luks::mapped(NEW).exists() {
+        luks::close(NEW)?;
+    }
+    let mapped = open_volume(block, NEW)?;
+    let made = (|| {
+        if has_signature(&mapped)? {
+            return Ok(());
+        }
+        process::run(
+            process::tool("mkfs.ext4").args(["-q", "-m", "0", "-L", "vaultberry", "-E", "lazy_itable_init=1"]).arg(&mapped),
+            "making the backup disk's file system",
+        )
+    })();
+    luks::close(NEW).and(made)
+}
+
+/// Does blkid(8) find a file system? Only its exit code 2 says that there is none; anything else mustn't lead to a format.
+fn has_signature(device: &Path) -> Result<bool> {
+    let doing = "looking for the backup disk's file system";
+    let status = process::tool("blkid").args(["-p", "-o", "value", "-s", "TYPE"]).arg(device).stdout(Stdio::null()).status();
+    match status.with_context(|| format!("{doing}: starting `blkid`"))?.code() {
+        Some(0) => Ok(true),
+        Some(2) => Ok(false),
+        _ => bail!("{doing}: `blkid` failed on {}", device.display()),
+    }
+}
+
+fn open_volume(block: &Block, name: &str) -> Result<PathBuf> {
+    match luks::open(&block.node, name, Key::Random(&keys::known()?))? {
+        Tried::Opened => Ok(luks::mapped(name)),
+        Tried::WrongKey => bail!(
+            "the key {KEY_PATH} doesn't open {}\nhint: `vaultberry disk attach` takes over the disk of another appliance",
+            block.node.display()
+        ),
+    }
+}

@@ -1,0 +1,223 @@
+//! A kernel and its initramfs, in a folder of their own on the firmware partition: all that a boot reads after `config.txt`.
+//!
+//! The folder's name is the kernel's version and the beginning of a digest over its content, so that whatever changes gets
+//! another folder, and what boots is never written to. It is made as `NAME.part`, read back from the card, and then renamed. Its
+//! file `SHA256SUMS` is one that sha256sum(1) checks.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use openssl::sha::sha256;
+
+use super::tree::Tree;
+use super::trial::PARAMETER;
+use crate::{digest, durable};
+
+/// The kernel's name in a pair's folder, which `config.txt` says.
+pub const KERNEL: &str = "vmlinuz";
+
+/// The initramfs' name, which `config.txt` says, too.
+pub const INITRD: &str = "initrd.img";
+
+/// The command line's name, which the Pi's firmware gives it.
+pub const COMMAND_LINE: &str = "cmdline.txt";
+
+/// The list of all other files with their sums. A folder without it is no pair.
+pub const SUMS: &str = "SHA256SUMS";
+
+/// How much of the digest stands in the name.
+const DIGITS: usize = 8;
+
+/// What every kernel is told. The last console is where a person types the recovery passphrase over a serial cable; the screen
+/// is asked, too. A kernel that fails restarts the board, and with it ends its trial.
+const ARGUMENTS: &str =
+    "console=tty0 console=ttyS1,115200 root=/dev/mapper/root rw fsck.repair=yes net.ifnames=0 rootwait panic=10";
+
+/// A pair that isn't on a firmware partition yet.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// The folder's name.
+    pub name: String,
+    /// The kernel's version, as `uname -r` says it.
+    pub version: String,
+    /// Names in the folder, where each file is now, and its SHA-256.
+    files: Vec<(String, PathBuf, String)>,
+    command_line: String,
+}
+
+impl Pair {
+    /// The pair of a kernel in a tree.
+    ///
+    /// # Errors
+    /// A file of it can't be read.
+    pub fn of(tree: &Tree, version: &str) -> Result<Self> {
+        let mut files = vec![(KERNEL.to_owned(), tree.kernel(version)), (INITRD.to_owned(), tree.initrd(version))];
+        for path in tree.device_trees(version)? {
+            let name = path.file_name().and_then(|name| name.to_str()).context("a device tree has a name")?.to_owned();
+            files.push((name, path));
+        }
+        let with_sum = |(name, path): (String, PathBuf)| digest::sha256_of(&path).map(|sum| (name, path, sum));
+        let files: Vec<_> = files.into_iter().map(with_sum).collect::<Result<_>>()?;
+        let own = tree.setting("raspi-extra-cmdline")?;
+        let arguments = [ARGUMENTS].into_iter().chain(own.split_whitespace()).collect::<Vec<_>>().join(" ");
+        let content = format!("{}{arguments}", sums(&files));
+        let name = format!("{version}-{}", &digest::hex(&sha256(content.as_bytes()))[..DIGITS]);
+        let command_line = format!("{arguments} {PARAMETER}{name}\n");
+        Ok(Self { name, version: version.to_owned(), files, command_line })
+    }
+
+    /// Bytes that the pair takes on the partition.
+    ///
+    /// # Errors
+    /// A file can't be looked at.
+    pub fn size(&self) -> Result<u64> {
+        let mut size = 2 * CLUSTER;
+        for (_, path, _) in &self.files {
+            let file = fs::metadata(path).with_context(|| format!("looking at {}", path.display()))?;
+            size += file.len().next_multiple_of(CLUSTER);
+        }
+        Ok(size)
+    }
+
+    /// Writes the folder, shows that the card gives back what was written, and gives it its name.
+    ///
+    /// # Errors
+    /// Something can't be read or written, or comes back otherwise. What boots is as it was.
+    pub fn write(&self, firmware: &Path) -> Result<()> {
+        let folder = firmware.join(&self.name);
+        let part = durable::part_name(&folder);
+        remove(&part)?;
+        fs::create_dir(&part).with_context(|| format!("making the folder {}", part.display()))?;
+        for (name, from, _) in &self.files {
+            let mut from = File::open(from).with_context(|| format!("reading {}", from.display()))?;
+            put(&part.join(name), &mut from)?;
+        }
+        put(&part.join(COMMAND_LINE), &mut self.command_line.as_bytes())?;
+        let sums = sums(&self.files) + &sum_line(&digest::hex(&sha256(self.command_line.as_bytes())), COMMAND_LINE);
+        put(&part.join(SUMS), &mut sums.as_bytes())?;
+        durable::sync_folder_of(&part.join(SUMS))?;
+        verify(&part).context("reading back what was written")?;
+        remove(&folder)?;
+        fs::rename(&part, &folder).with_context(|| format!("renaming {} to {}", part.display(), folder.display()))?;
+        durable::sync_folder_of(&folder)
+    }
+}
+
+/// What a file's size is rounded up to: more than a cluster of a firmware partition has.
+const CLUSTER: u64 = 16 << 10;
+
+/// Reads every file of a pair's folder from the card itself, and compares it with its sum.
+///
+/// # Errors
+/// A file isn't there, can't be read, or isn't what it was.
+pub fn verify(folder: &Path) -> Result<()> {
+    let list = folder.join(SUMS);
+    let text = fs::read_to_string(&list).with_context(|| format!("reading {}", list.display()))?;
+    ensure!(text.lines().count() > 2, "{} is cut short", list.display());
+    for line in text.lines() {
+        let (sum, name) = line.split_once("  ").with_context(|| format!("{} is damaged", list.display()))?;
+        let path = folder.join(name);
+        forget(&path).with_context(|| format!("reading {}", path.display()))?;
+        ensure!(digest::sha256_of(&path)? == sum, "{} isn't what was written to it", path.display());
+    }
+    Ok(())
+}
+
+/// Whether a folder's name is a pair's, complete or not: it ends with a digest's beginning, or `.part` behind that.
+pub fn is_name(name: &str) -> bool {
+    let name = name.strip_suffix(".part").unwrap_or(name);
+    let digest = name.rsplit_once('-').map_or("", |(_, digest)| digest);
+    digest.len() == DIGITS && digest::unhex(digest).is_some()
+}
+
+/// Removes a folder with what is in it, the list of sums first, so that what is left of it is no pair.
+///
+/// # Errors
+/// Something can't be removed.
+pub fn remove(folder: &Path) -> Result<()> {
+    let gone = |result: io::Result<()>| match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", folder.display()))
+        }
+        _ => Ok(()),
+    };
+    gone(fs::remove_file(folder.join(SUMS)))?;
+    gone(fs::remove_dir_all(folder))
+}
+
+/// Lets the kernel forget what it holds of a file, so that it is read from the card.
+fn forget(path: &Path) -> io::Result<()> {
+    Ok(posix_fadvise(&File::open(path)?, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
+}
+
+/// Writes a file whole, and onto the card.
+fn put(path: &Path, from: &mut dyn io::Read) -> Result<()> {
+    let writing = || format!("writing {}", path.display());
+    let mut file = File::create_new(path).with_context(writing)?;
+    io::copy(from, &mut file).with_context(writing)?;
+    file.flush().and_then(|()| file.sync_all()).with_context(writing)
+}
+
+fn sums(files: &[(String, PathBuf, String)]) -> String {
+    files.iter().map(|(name, _, sum)| sum_line(sum, name)).collect()
+}
+
+fn sum_line(sum: &str, name: &str) -> String {
+    format!("{sum}  {name}\n")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::process::Command;
+
+    use super::super::tree::Tree;
+    use super::{COMMAND_LINE, INITRD, Pair, SUMS, is_name, verify};
+
+    /// A tree with one kernel of this version, whose files say `content`.
+    pub(crate) fn tree(root: &Path, version: &str, content: &str) -> Tree {
+        let dtbs = root.join("usr/lib").join(format!("linux-image-{version}")).join("broadcom");
+        for folder in [&root.join("boot"), &dtbs, &root.join("usr/lib/raspi-firmware/overlays"), &root.join("etc/default")] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        let tree = Tree::at(root);
+        for path in [tree.kernel(version), tree.initrd(version), dtbs.join("bcm2711-rpi-4-b.dtb")] {
+            fs::write(&path, format!("{} {content}", path.file_name().unwrap().display())).unwrap();
+        }
+        for name in ["start4.elf", "overlays/README.md"] {
+            fs::write(root.join("usr/lib/raspi-firmware").join(name), format!("{name} {content}")).unwrap();
+        }
+        tree
+    }
+
+    #[test]
+    fn a_pair_has_all_that_a_boot_reads_and_another_name_when_anything_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, firmware) = (folder.path().join("root"), folder.path().join("firmware"));
+        fs::create_dir(&firmware).unwrap();
+        let tree = tree(&root, "6.12-arm64", "one");
+        let pair = Pair::of(&tree, "6.12-arm64").unwrap();
+        assert!(pair.name.starts_with("6.12-arm64-") && pair.name.len() == "6.12-arm64-".len() + 8, "{}", pair.name);
+        assert_eq!(Pair::of(&tree, "6.12-arm64").unwrap().name, pair.name);
+        pair.write(&firmware).unwrap();
+        let written = firmware.join(&pair.name);
+        verify(&written).unwrap();
+        assert!(Command::new("sha256sum").args(["--check", "--quiet", SUMS]).current_dir(&written).status().unwrap().success());
+        let line = fs::read_to_string(written.join(COMMAND_LINE)).unwrap();
+        assert!(line.ends_with(&format!(" panic=10 vaultberry.pair={}\n", pair.name)), "{line}");
+        assert!(is_name(&pair.name) && is_name(&format!("{}.part", pair.name)));
+        assert_eq!(["overlays", "vaultberry", "my-photos", "6.12-arm64", "a-1234567G"].map(is_name), [false; 5]);
+        assert_eq!(fs::read_dir(&written).unwrap().count(), 5);
+
+        fs::write(root.join("etc/default/raspi-extra-cmdline"), "quiet\nloglevel=3\n").unwrap();
+        let other = Pair::of(&tree, "6.12-arm64").unwrap();
+        assert!(other.name != pair.name && other.command_line.contains(" panic=10 quiet loglevel=3 vaultberry.pair="));
+
+        fs::write(written.join(INITRD), "else").unwrap();
+        assert!(verify(&written).unwrap_err().to_string().ends_with("initrd.img isn't what was written to it"));
+    }
+}

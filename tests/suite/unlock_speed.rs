@@ -1,0 +1,134 @@
+//! How fast root opens, beside what Debian itself has for that: `cryptsetup-initramfs` with `passdev`, and a bare `cryptsetup
+//! open`, in the same guest with the same key. `make bench-unlock` runs it; it prints figures and holds none against a clock.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use vaultberry::kernel::cpio::Entry;
+
+use crate::boot::CARD;
+use crate::support::alone;
+use crate::support::card::{BINARIES, tool};
+use crate::support::tiny::{Tiny, UP};
+
+/// Boots of each kind, and openings in the guest that does nothing else.
+const TIMES: usize = 5;
+const OPENINGS: usize = 20;
+
+/// The key on the stick as passdev and cryptsetup want it: nothing but its bytes.
+const RAW: &str = "vaultberry/raw.key";
+
+/// Opens root again and again, in turn by each program. What is counted is the stick's mount, since vaultberry-unlock does it
+/// too, and what comes after it.
+const MEASURE: &str = r#"#!/bin/sh
+modprobe -a -q dm-crypt algif_skcipher vfat nls_cp437 nls_ascii usb-storage
+until [ -b /dev/sda ] && [ -b /dev/vda ]; do sleep 1; done
+udevadm settle
+now() { read -r seconds _ </proc/uptime; echo "${seconds%.*}${seconds#*.}"; }
+mkdir -p /stick
+mounting=0 bare=0 ours=0
+for _ in $(seq OPENINGS); do
+	start=$(now)
+	mount -o ro -t vfat /dev/sda /stick
+	mounted=$(now)
+	cryptsetup open --key-file /stick/RAW /dev/vda root || echo 'cryptsetup failed'
+	open=$(now)
+	umount /stick
+	cryptsetup close root
+	udevadm settle
+	mounting=$((mounting + mounted - start)) bare=$((bare + open - mounted))
+	start=$(now)
+	vaultberry-unlock || echo 'vaultberry-unlock failed'
+	ours=$((ours + $(now) - start))
+	cryptsetup close root
+	udevadm settle
+done
+echo "hundredths: mount $mounting, cryptsetup open $bare, vaultberry-unlock with its mount $ours" >/dev/console
+poweroff -f
+"#;
+
+/// Kernel and initramfs as Debian makes them, made once.
+fn debian() -> PathBuf {
+    let cache =
+        env::var_os("XDG_CACHE_HOME").map_or_else(|| Path::new(&env::var_os("HOME").unwrap()).join(".cache"), PathBuf::from);
+    let folder = cache.join("vaultberry/debian-unlock");
+    if !folder.join("initrd.img").exists() {
+        eprintln!("making Debian's initramfs: this takes some minutes, once");
+        tool(Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/debian-unlock.sh")).arg(&folder));
+    }
+    folder
+}
+
+/// A tiny appliance whose stick has the key in both forms.
+fn tiny(kernel_of_debian: bool) -> (Tiny, PathBuf) {
+    let mut tiny = Tiny::new(&CARD.image());
+    let raw = (PathBuf::from(RAW), tiny.key.key.expose().clone());
+    let stick = tiny.stick("stick", "VB-KEY", &[&tiny.right_files()[..], &[raw]].concat(), false);
+    if kernel_of_debian {
+        for (from, to) in [("vmlinuz", "kernel"), ("initrd.img", "initrd")] {
+            fs::copy(debian().join(from), tiny.path(to)).unwrap();
+        }
+        let (key, options) =
+            (format!("/dev/disk/by-label/VB-KEY:/{RAW}:30"), "luks,initramfs,keyscript=/lib/cryptsetup/scripts/passdev");
+        let crypttab = format!("root UUID={} {key} {options}\n", tiny.key.uuid);
+        tiny.more = vec![Entry::folder("cryptroot", 0o755, 0), Entry::file("cryptroot/crypttab", 0o644, 0, crypttab.as_bytes())];
+    }
+    (tiny, stick)
+}
+
+/// The seconds between the kernel's start and the first instruction of what is on root.
+fn seconds_to_root(tiny: &Tiny, stick: &Path) -> f64 {
+    let mut running = tiny.start(&[stick], &[]);
+    running.guest.wait_for(UP, 120);
+    running.guest.wait_for_end(30);
+    let console = running.guest.console();
+    let said = console.split_once("the kernel started ").unwrap().1;
+    said.split_once(" s ago").unwrap().0.parse().unwrap()
+}
+
+fn median(mut seconds: Vec<f64>) -> f64 {
+    seconds.sort_by(f64::total_cmp);
+    seconds[seconds.len() / 2]
+}
+
+#[test]
+#[ignore = "measures; `make bench-unlock` runs it"]
+fn beside_cryptsetup_initramfs_and_passdev() {
+    let _alone = alone();
+    let (ours, theirs) = (tiny(false), tiny(true));
+    let size = |tiny: &Tiny| fs::metadata(tiny.path("initrd")).unwrap().len() as f64 / 1e6;
+    eprintln!("initramfs: vaultberry {:.1} MB, Debian {:.1} MB", size(&ours.0), size(&theirs.0));
+    let (mut seconds, mut other) = (Vec::new(), Vec::new());
+    for _ in 0..TIMES {
+        seconds.push(seconds_to_root(&ours.0, &ours.1));
+        other.push(seconds_to_root(&theirs.0, &theirs.1));
+    }
+    eprintln!("kernel start to root, seconds: vaultberry {seconds:?}, Debian {other:?}");
+    let (seconds, other) = (median(seconds), median(other));
+    eprintln!("medians: vaultberry {seconds:.2} s, cryptsetup-initramfs with passdev {other:.2} s, ratio {:.2}", seconds / other);
+}
+
+#[test]
+#[ignore = "measures; `make bench-unlock` runs it"]
+fn beside_a_bare_cryptsetup_open() {
+    let _alone = alone();
+    let (mut tiny, stick) = tiny(true);
+    let script = MEASURE.replace("OPENINGS", &OPENINGS.to_string()).replace("RAW", RAW);
+    let program = fs::read(Path::new(BINARIES).join("vaultberry-unlock")).unwrap();
+    eprintln!("vaultberry-unlock: {} bytes", program.len());
+    let order = "/scripts/local-top/measure \"$@\"\n";
+    tiny.more.extend([
+        Entry::file("usr/sbin/vaultberry-unlock", 0o755, 0, &program),
+        Entry::file("scripts/local-top/measure", 0o755, 0, script.as_bytes()),
+        Entry::file("scripts/local-top/ORDER", 0o644, 0, order.as_bytes()),
+    ]);
+    let mut running = tiny.start(&[&stick], &[]);
+    running.guest.wait_for("hundredths: ", 240);
+    let console = running.guest.console();
+    assert!(!console.contains(" failed"), "{console}");
+    assert_eq!(console.matches("root is open, by the key on VB-KEY").count(), OPENINGS, "{console}");
+    let line = console.lines().find(|line| line.contains("hundredths: ")).unwrap();
+    eprintln!("{OPENINGS} openings, {line}");
+}
