@@ -29,6 +29,7 @@ pub fn run(command: &Kernel, out: &mut impl Write) -> Result<Outcome> {
         Kernel::Settle => match Appliance::here()?.settle()? {
             Settled::Nothing => Ok(Outcome::Complete),
             Settled::Proven(pair) => say(out, &format!("{pair} has come up, and boots from now on\n")),
+            Settled::Again(pair) => say(out, &format!("no key came while {pair} was tried; the next start tries it again\n")),
             Settled::Failed(new, old) => bail!("{new} didn't come up, and {old} boots again"),
         },
     }

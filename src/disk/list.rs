@@ -56,7 +56,7 @@ impl Row {
 /// All whole disks with something to write on.
 ///
 /// # Errors
-/// udev can't be asked, or one that the config names can't be read.
+/// udev can't be asked.
 pub fn list(config: &Config) -> Result<Vec<Row>> {
     let present = devices::present()?;
     let root = present.iter().find(|block| block.node == Path::new("/dev/mapper/root") || is_below_root(block));
@@ -66,7 +66,12 @@ pub fn list(config: &Config) -> Result<Vec<Row>> {
     for block in present.iter().filter(|block| block.whole && is_real(block)) {
         let named = block.serial.as_ref().is_some_and(|serial| serials.contains(serial));
         let purpose = if root.as_ref() == Some(&block.disk) { Some("root") } else { named.then_some("backup") };
-        rows.push(Row { purpose, ..row(block)? });
+        match row(block) {
+            Ok(row) => rows.push(Row { purpose, ..row }),
+            Err(error) if named => rows.push(unreadable(block, &error)),
+            // An empty card reader is no disk.
+            Err(error) => tracing::debug!("{error:#}"),
+        }
     }
     rows.sort_by(|one, other| one.node.cmp(&other.node));
     Ok(rows)
@@ -86,6 +91,19 @@ pub(super) fn row(block: &Block) -> Result<Row> {
         open: luks::device_below(&luks::mapped(NAME)).is_some_and(|below| below == block.node),
         holds: content::of(block)?.words().to_owned(),
     })
+}
+
+/// One of them that can't be read.
+fn unreadable(block: &Block, error: &anyhow::Error) -> Row {
+    Row {
+        node: block.node.clone(),
+        serial: block.serial.clone(),
+        model: block.model.clone(),
+        size: size_of(&block.node).unwrap_or(0),
+        purpose: Some("backup"),
+        open: false,
+        holds: format!("what can't be read: {error:#}"),
+    }
 }
 
 /// The bytes of a device.

@@ -10,14 +10,14 @@ mod list;
 pub mod used;
 mod which;
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use uuid::Uuid;
 
@@ -37,10 +37,14 @@ pub use list::{Row, list};
 /// The name of the open disk: `/dev/mapper/vaultberry-backup`.
 pub const NAME: &str = "vaultberry-backup";
 
-/// The name of a disk that is being formatted.
+/// The name of a disk that is being formatted, and the label of its volume until it has a file system. No other disk is ever
+/// given one: what can't be read on it now may be readable again, or be mended.
 const NEW: &str = "vaultberry-new";
 
-/// How long a disk that was pulled while it was in use may linger before another is opened.
+/// Held by whoever opens, closes or formats disks: each that is plugged in has a unit of its own, and all share the names.
+const LOCK: &str = "/run/vaultberry-disk.lock";
+
+/// How long a disk that was pulled while it was in use may linger before another is opened. The unit waits longer.
 const LINGER: Duration = Duration::from_mins(2);
 
 /// Prepares disks for their first use: formats a blank one, finishes a format that was cut short, leaves one of ours alone.
@@ -58,6 +62,7 @@ pub fn init(
     consent: impl Fn(&Row) -> Result<bool>,
 ) -> Result<Vec<Block>> {
     let disk = which::named(config)?;
+    let _alone = alone()?;
     let blocks = match node {
         Some(node) => which::at(disk, node)?.into_iter().collect(),
         None => which::there(disk)?,
@@ -95,10 +100,16 @@ fn prepare(block: &Block, really: bool, consent: &impl Fn(&Row) -> Result<bool>)
         ensure!(!open, "the disk {} is open\nhint: `vaultberry disk detach` closes it", block.node.display());
         format(block)?;
     }
-    if wanted || luks::device_below(&luks::mapped(NAME)).is_none_or(|below| below != block.node) {
+    if wanted || found == Content::Ours {
         finish_format(block)?;
     }
     Ok(wanted)
+}
+
+fn alone() -> Result<Flock<File>> {
+    let locking = || format!("locking {LOCK}");
+    let file = File::options().create(true).truncate(false).write(true).open(LOCK).with_context(locking)?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).with_context(locking)
 }
 
 fn refusal(row: &Row, found: &Content) -> String {
@@ -116,6 +127,7 @@ fn refusal(row: &Row, found: &Content) -> String {
 /// None is there, or is one of ours, or it can't be mounted.
 pub fn open(config: &Config) -> Result<Option<Block>> {
     let disk = which::named(config)?;
+    let _alone = alone()?;
     let folder = &config.backup.folder;
     let mapped = luks::mapped(NAME);
     let below = luks::device_below(&mapped);
@@ -126,6 +138,7 @@ pub fn open(config: &Config) -> Result<Option<Block>> {
     if below.is_none() {
         close_lost(folder)?;
         let block = first_of_ours(which::there(disk)?)?;
+        finish_format(&block)?;
         open_volume(&block, NAME)?;
         opened = Some(block);
     }
@@ -146,12 +159,16 @@ pub fn is_named(config: &Config, node: &Path) -> Result<bool> {
 }
 
 fn first_of_ours(blocks: Vec<Block>) -> Result<Block> {
-    let mut refused = None;
+    let (mut refused, mut unreadable) = (None, None);
     for block in blocks {
-        match content::of(&block)? {
-            Content::Ours => return Ok(block),
-            found => refused = refused.or(Some((block, found))),
+        match content::of(&block) {
+            Ok(Content::Ours) => return Ok(block),
+            Ok(found) => refused = refused.or(Some((block, found))),
+            Err(error) => unreadable = unreadable.or(Some(error)),
         }
+    }
+    if let Some(error) = unreadable {
+        return Err(error);
     }
     let (block, found) = refused.context("a disk is there")?;
     let hint = match found {
@@ -166,6 +183,7 @@ fn first_of_ours(blocks: Vec<Block>) -> Result<Block> {
 /// # Errors
 /// It is in use.
 pub fn close(config: &Config, node: Option<&Path>) -> Result<()> {
+    let _alone = alone()?;
     let folder = &config.backup.folder;
     let mapped = luks::mapped(NAME);
     let Some(below) = luks::device_below(&mapped) else { return close_lost(folder) };
@@ -217,6 +235,7 @@ pub fn grow(config: &Config) -> Result<u64> {
 /// # Errors
 /// A disk that is there isn't one, or the passphrase doesn't open it.
 pub fn attach(config: &Config, typed: &Secret<String>) -> Result<Vec<Block>> {
+    let _alone = alone()?;
     let mut attached = Vec::new();
     for block in which::there(which::named(config)?)? {
         match content::of(&block)? {
@@ -297,37 +316,27 @@ fn format(block: &Block) -> Result<()> {
     let (phrase, key) = (keys::passphrase()?, keys::own()?);
     // The key file last: a disk that it opens has both keys, also after a power cut in between.
     let keys = [Key::Passphrase(&phrase), Key::Random(&key)];
-    luks::format(&block.node, Uuid::new_v4(), "vaultberry-backup", Cipher::of_this_cpu()?, None, &keys)
+    luks::format(&block.node, Uuid::new_v4(), NEW, Cipher::of_this_cpu()?, None, &keys)
 }
 
-/// Makes the file system where the volume has none: right after the format, or after a power cut in between.
+/// Makes the file system of a volume that has just been formatted, also when the power failed in between. Any other volume is
+/// left as it is.
 fn finish_format(block: &Block) -> Result<()> {
+    if luks::label(&block.node)? != NEW {
+        return Ok(());
+    }
     // Left by one that was killed.
     if luks::mapped(NEW).exists() {
         luks::close(NEW)?;
     }
     let mapped = open_volume(block, NEW)?;
-    let made = (|| {
-        if has_signature(&mapped)? {
-            return Ok(());
-        }
-        process::run(
-            process::tool("mkfs.ext4").args(["-q", "-m", "0", "-L", "vaultberry", "-E", "lazy_itable_init=1"]).arg(&mapped),
-            "making the backup disk's file system",
-        )
-    })();
-    luks::close(NEW).and(made)
-}
-
-/// Does blkid(8) find a file system? Only its exit code 2 says that there is none; anything else mustn't lead to a format.
-fn has_signature(device: &Path) -> Result<bool> {
-    let doing = "looking for the backup disk's file system";
-    let status = process::tool("blkid").args(["-p", "-o", "value", "-s", "TYPE"]).arg(device).stdout(Stdio::null()).status();
-    match status.with_context(|| format!("{doing}: starting `blkid`"))?.code() {
-        Some(0) => Ok(true),
-        Some(2) => Ok(false),
-        _ => bail!("{doing}: `blkid` failed on {}", device.display()),
-    }
+    let made = process::run(
+        process::tool("mkfs.ext4").args(["-q", "-F", "-m", "0", "-L", "vaultberry", "-E", "lazy_itable_init=1"]).arg(&mapped),
+        "making the backup disk's file system",
+    );
+    luks::close(NEW)?;
+    made?;
+    luks::set_label(&block.node, NAME)
 }
 
 fn open_volume(block: &Block, name: &str) -> Result<PathBuf> {

@@ -35,12 +35,14 @@ const SYSTEM: [(&str, &str, u32); 6] = [
     ("usr/share/vaultberry/initramfs-modules", include_str!("../../initramfs/modules"), 0o644),
 ];
 
-const APPLIANCE: [(&str, &str, u32); 16] = [
+const APPLIANCE: [(&str, &str, u32); 18] = [
     root_file!("etc/fail2ban/jail.d/vaultberry.conf", 0o644),
     root_file!("etc/ssh/sshd_config.d/vaultberry.conf", 0o644),
     root_file!("etc/systemd/journald.conf.d/vaultberry.conf", 0o644),
     root_file!("etc/systemd/network/10-ethernet.network", 0o644),
     root_file!("etc/systemd/resolved.conf.d/vaultberry.conf", 0o644),
+    root_file!("usr/lib/systemd/system/emergency.service.d/vaultberry.conf", 0o644),
+    root_file!("usr/lib/systemd/system/multi-user.target.d/vaultberry.conf", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-backup.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-catch-up.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-disk@.service", 0o644),
@@ -167,10 +169,12 @@ fn vaultberry(archive: &mut Archive, config: &Config, particulars: &Particulars)
     Ok(())
 }
 
+/// `dirsync`: what is renamed on FAT is on the card at once. Otherwise a name leads to what it had before for half a minute,
+/// though file and folder were synced.
 fn fstab(disk_id: u32) -> String {
     format!(
         "/dev/mapper/root / ext4 defaults,noatime,errors=remount-ro 0 1\n\
-         PARTUUID={disk_id:08x}-01 {} vfat defaults,nofail,noatime,umask=0022,errors=remount-ro 0 2\n\
+         PARTUUID={disk_id:08x}-01 {} vfat defaults,nofail,noatime,dirsync,umask=0022,errors=remount-ro 0 2\n\
          {DECOY} /boot/firmware none bind 0 0\n\
          tmpfs /tmp tmpfs nosuid,nodev,size=25% 0 0\n",
         firmware::FOLDER

@@ -100,7 +100,7 @@ impl Appliance {
         let mut note = self.note()?;
         match &settled {
             Settled::Nothing => return Ok(settled),
-            Settled::Proven(_) => note.problem = None,
+            Settled::Proven(_) | Settled::Again(_) => note.problem = None,
             Settled::Failed(new, old) => {
                 note.problem = Some(format!("{new} didn't come up, and {old} boots again"));
                 note.failed(new);

@@ -51,6 +51,7 @@ pub fn install(request: &Request, prove: impl FnOnce(&str) -> Result<()>) -> Res
         let folder = request.firmware.join(&pair.name);
         pair::verify(&folder)
             .context("what boots is damaged\nhint: `update-initramfs -u` makes it anew, in a folder of its own")?;
+        firmware::update_programs(request.tree, request.firmware)?;
         return Ok(installed);
     }
     prove(&version).with_context(|| format!("looking whether Linux {version} would open root"))?;
@@ -63,8 +64,8 @@ pub fn install(request: &Request, prove: impl FnOnce(&str) -> Result<()>) -> Res
     make_room(request, &pair, boots.as_deref())?;
     pair.write(request.firmware)?;
     firmware::update_programs(request.tree, request.firmware)?;
-    let mut switch = Switch::to(&pair.name, &request.tree.setting("raspi-firmware-custom")?);
-    switch.trial = boots.map(|old| Trial { new: pair.name.clone(), old });
+    let mut switch = Switch::to(&pair.name);
+    switch.trial = boots.map(|old| Trial::of(&pair.name, &old));
     switch.write(request.firmware)?;
     Ok(switch.trial.map_or(Installed::First(pair.name), Installed::Armed))
 }
@@ -178,6 +179,10 @@ mod tests {
         assert_eq!(scene.boots(), first);
         assert_eq!(fs::read_to_string(scene.firmware().join("start4.elf")).unwrap(), "start4.elf first");
         assert_eq!(scene.install(&[], |_| bail!("not needed")).unwrap(), Installed::Boots(first.clone()));
+        // Boot programs come by themselves, too.
+        fs::write(scene.tree.root().join("usr/lib/raspi-firmware/start4.elf"), "start4.elf again").unwrap();
+        assert_eq!(scene.install(&[], |_| bail!("not needed")).unwrap(), Installed::Boots(first.clone()));
+        assert_eq!(fs::read_to_string(scene.firmware().join("start4.elf")).unwrap(), "start4.elf again");
 
         scene.change("second");
         let Installed::Armed(trial) = scene.install(&[], |_| Ok(())).unwrap() else { panic!() };
@@ -225,6 +230,18 @@ mod tests {
         assert_eq!(error, "there is no Linux 7.0 with an initramfs\nhint: there are 6.12-arm64");
         fs::remove_file(scene.tree.initrd("6.12-arm64")).unwrap();
         assert!(scene.install(&[], |_| Ok(())).unwrap_err().to_string().starts_with("there is no kernel with an initramfs in "));
+    }
+
+    #[test]
+    fn when_the_newest_kernel_is_removed_the_one_before_is_tried() {
+        let scene = Scene::new();
+        let newer = tree(scene.tree.root(), "6.13-arm64", "newer");
+        let Installed::First(first) = scene.install(&[], |_| Ok(())).unwrap() else { panic!() };
+        assert!(first.starts_with("6.13-arm64-"), "{first}");
+        fs::remove_file(newer.kernel("6.13-arm64")).unwrap();
+        fs::remove_file(newer.initrd("6.13-arm64")).unwrap();
+        let Installed::Armed(trial) = scene.install(&[], |_| Ok(())).unwrap() else { panic!() };
+        assert!(trial.old == first && trial.new.starts_with("6.12-arm64-"), "{trial:?}");
     }
 
     #[test]

@@ -25,6 +25,9 @@ pub const INITRD: &str = "initrd.img";
 /// The command line's name, which the Pi's firmware gives it.
 pub const COMMAND_LINE: &str = "cmdline.txt";
 
+/// The owner's lines for `config.txt`, as this pair was made with.
+pub const OWN_LINES: &str = "own-lines.txt";
+
 /// The list of all other files with their sums. A folder without it is no pair.
 pub const SUMS: &str = "SHA256SUMS";
 
@@ -46,6 +49,7 @@ pub struct Pair {
     /// Names in the folder, where each file is now, and its SHA-256.
     files: Vec<(String, PathBuf, String)>,
     command_line: String,
+    own_lines: String,
 }
 
 impl Pair {
@@ -63,10 +67,11 @@ impl Pair {
         let files: Vec<_> = files.into_iter().map(with_sum).collect::<Result<_>>()?;
         let own = tree.setting("raspi-extra-cmdline")?;
         let arguments = [ARGUMENTS].into_iter().chain(own.split_whitespace()).collect::<Vec<_>>().join(" ");
-        let content = format!("{}{arguments}", sums(&files));
+        let own_lines = tree.setting("raspi-firmware-custom")?;
+        let content = format!("{}{arguments}\n{own_lines}", sums(&files));
         let name = format!("{version}-{}", &digest::hex(&sha256(content.as_bytes()))[..DIGITS]);
         let command_line = format!("{arguments} {PARAMETER}{name}\n");
-        Ok(Self { name, version: version.to_owned(), files, command_line })
+        Ok(Self { name, version: version.to_owned(), files, command_line, own_lines })
     }
 
     /// Bytes that the pair takes on the partition.
@@ -74,7 +79,7 @@ impl Pair {
     /// # Errors
     /// A file can't be looked at.
     pub fn size(&self) -> Result<u64> {
-        let mut size = 2 * CLUSTER;
+        let mut size = 3 * CLUSTER;
         for (_, path, _) in &self.files {
             let file = fs::metadata(path).with_context(|| format!("looking at {}", path.display()))?;
             size += file.len().next_multiple_of(CLUSTER);
@@ -95,8 +100,11 @@ impl Pair {
             let mut from = File::open(from).with_context(|| format!("reading {}", from.display()))?;
             put(&part.join(name), &mut from)?;
         }
-        put(&part.join(COMMAND_LINE), &mut self.command_line.as_bytes())?;
-        let sums = sums(&self.files) + &sum_line(&digest::hex(&sha256(self.command_line.as_bytes())), COMMAND_LINE);
+        let mut sums = sums(&self.files);
+        for (name, text) in [(COMMAND_LINE, &self.command_line), (OWN_LINES, &self.own_lines)] {
+            put(&part.join(name), &mut text.as_bytes())?;
+            sums += &sum_line(&digest::hex(&sha256(text.as_bytes())), name);
+        }
         put(&part.join(SUMS), &mut sums.as_bytes())?;
         durable::sync_folder_of(&part.join(SUMS))?;
         verify(&part).context("reading back what was written")?;
@@ -126,11 +134,29 @@ pub fn verify(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether a folder's name is a pair's, complete or not: it ends with a digest's beginning, or `.part` behind that.
+/// Whether a folder's name is a pair's, complete or not: a kernel's version, which begins with two numbers, and a digest's
+/// beginning, or `.part` behind that. A folder of the owner's must not be taken for one.
 pub fn is_name(name: &str) -> bool {
     let name = name.strip_suffix(".part").unwrap_or(name);
-    let digest = name.rsplit_once('-').map_or("", |(_, digest)| digest);
-    digest.len() == DIGITS && digest::unhex(digest).is_some()
+    let (version, digest) = name.rsplit_once('-').unwrap_or_default();
+    let (major, minor) = version.split_once('.').unwrap_or_default();
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number(major)
+        && minor.starts_with(|first: char| first.is_ascii_digit())
+        && digest.len() == DIGITS
+        && digest::unhex(digest).is_some()
+}
+
+/// The owner's lines for `config.txt` that the pair in `folder` was made with; none where the file is gone.
+///
+/// # Errors
+/// They can't be read.
+pub fn own_lines(folder: &Path) -> Result<String> {
+    let path = folder.join(OWN_LINES);
+    match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        text => text.with_context(|| format!("reading {}", path.display())),
+    }
 }
 
 /// Removes a folder with what is in it, the list of sums first, so that what is left of it is no pair.
@@ -176,7 +202,7 @@ pub(crate) mod tests {
     use std::process::Command;
 
     use super::super::tree::Tree;
-    use super::{COMMAND_LINE, INITRD, Pair, SUMS, is_name, verify};
+    use super::{COMMAND_LINE, INITRD, Pair, SUMS, is_name, own_lines, verify};
 
     /// A tree with one kernel of this version, whose files say `content`.
     pub(crate) fn tree(root: &Path, version: &str, content: &str) -> Tree {
@@ -210,12 +236,21 @@ pub(crate) mod tests {
         let line = fs::read_to_string(written.join(COMMAND_LINE)).unwrap();
         assert!(line.ends_with(&format!(" panic=10 vaultberry.pair={}\n", pair.name)), "{line}");
         assert!(is_name(&pair.name) && is_name(&format!("{}.part", pair.name)));
-        assert_eq!(["overlays", "vaultberry", "my-photos", "6.12-arm64", "a-1234567G"].map(is_name), [false; 5]);
-        assert_eq!(fs::read_dir(&written).unwrap().count(), 5);
+        assert_eq!(
+            ["overlays", "vaultberry", "my-photos", "6.12-arm64", "6.12-1234567G", "photos-20240101"].map(is_name),
+            [false; 6]
+        );
+        assert_eq!(fs::read_dir(&written).unwrap().count(), 6);
 
         fs::write(root.join("etc/default/raspi-extra-cmdline"), "quiet\nloglevel=3\n").unwrap();
         let other = Pair::of(&tree, "6.12-arm64").unwrap();
         assert!(other.name != pair.name && other.command_line.contains(" panic=10 quiet loglevel=3 vaultberry.pair="));
+
+        fs::write(root.join("etc/default/raspi-firmware-custom"), "gpu_mem=16\n").unwrap();
+        let third = Pair::of(&tree, "6.12-arm64").unwrap();
+        assert_ne!(third.name, other.name);
+        third.write(&firmware).unwrap();
+        assert_eq!(own_lines(&firmware.join(&third.name)).unwrap(), "gpu_mem=16\n");
 
         fs::write(written.join(INITRD), "else").unwrap();
         assert!(verify(&written).unwrap_err().to_string().ends_with("initrd.img isn't what was written to it"));

@@ -2,13 +2,15 @@
 //!
 //! `os_prefix` names the folder that kernel, initramfs, device tree and command line are read from (Raspberry Pi's
 //! documentation of config.txt). While a pair is on trial, a comment says so, since that must change with the switch, in one
-//! write. The file is always replaced as a whole. All else in it stays as it is when the switch is thrown.
+//! write. The file is always replaced as a whole. The owner's own lines belong to a pair, and come and go with it: what they
+//! break, the old pair's lines mend.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use super::pair;
 use crate::durable;
 
 /// The file's name on the firmware partition.
@@ -31,8 +33,6 @@ pub struct Switch {
     pub boots: String,
     /// The trial that is under way.
     pub trial: Option<Trial>,
-    /// All other lines.
-    rest: String,
 }
 
 /// A new pair that hasn't come up yet.
@@ -42,13 +42,38 @@ pub struct Trial {
     pub new: String,
     /// The one that came up before.
     pub old: String,
+    /// How often it has ended because no key came, which says nothing of the pair.
+    pub keyless: u32,
+    /// Whether its last boot ended so, and it is still to be tried again.
+    pub undecided: bool,
+}
+
+/// Ends the comment of a trial that is undecided.
+const UNDECIDED: &str = "undecided";
+
+impl Trial {
+    /// One that hasn't begun.
+    pub fn of(new: &str, old: &str) -> Self {
+        Self { new: new.to_owned(), old: old.to_owned(), keyless: 0, undecided: false }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split_whitespace();
+        let trial = Self::of(words.next()?, words.next()?);
+        let keyless = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
+        Some(Self { keyless, undecided: words.next() == Some(UNDECIDED), ..trial })
+    }
+
+    fn text(&self) -> String {
+        let end = if self.undecided { format!(" {UNDECIDED}") } else { String::new() };
+        format!("{TRIAL}{} {} {}{end}\n", self.new, self.old, self.keyless)
+    }
 }
 
 impl Switch {
-    /// One that boots `pair`. `own` are the owner's lines.
-    pub fn to(pair: &str, own: &str) -> Self {
-        let end = if own.is_empty() || own.ends_with('\n') { "" } else { "\n" };
-        Self { boots: pair.to_owned(), trial: None, rest: format!("{COMMON}{own}{end}") }
+    /// One that boots `pair`.
+    pub fn to(pair: &str) -> Self {
+        Self { boots: pair.to_owned(), trial: None }
     }
 
     /// Reads the one on the firmware partition; none where it names no pair.
@@ -64,52 +89,56 @@ impl Switch {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let (mut boots, mut trial, mut rest) = (None, None, String::new());
-        for line in text.lines() {
-            if let Some(prefix) = line.strip_prefix(PREFIX) {
-                boots = Some(prefix.trim().trim_end_matches('/').to_owned());
-            } else if let Some(pairs) = line.strip_prefix(TRIAL) {
-                trial = pairs.split_once(' ').map(|(new, old)| Trial { new: new.to_owned(), old: old.trim().to_owned() });
-            } else {
-                rest += line;
-                rest += "\n";
-            }
-        }
-        Some(Self { boots: boots?, trial, rest })
+        let value = |name| text.lines().filter_map(|line| line.strip_prefix(name)).next_back();
+        let boots = value(PREFIX)?.trim().trim_end_matches('/').to_owned();
+        Some(Self { boots, trial: value(TRIAL).and_then(Trial::parse) })
     }
 
-    fn text(&self) -> String {
-        let trial = self.trial.as_ref().map_or(String::new(), |trial| format!("{TRIAL}{} {}\n", trial.new, trial.old));
-        format!("{trial}{PREFIX}{}/\n{}", self.boots, self.rest)
-    }
-
-    /// Replaces the one on the firmware partition.
+    /// Replaces the one on the firmware partition. What the pair that boots has of the owner's lines stands at its end.
     ///
     /// # Errors
     /// It can't be written; the old one is still there.
     pub fn write(&self, firmware: &Path) -> Result<()> {
-        durable::write(&firmware.join(NAME), self.text().as_bytes(), 0o644).context("switching what boots")
+        let switching = "switching what boots";
+        let trial = self.trial.as_ref().map_or(String::new(), Trial::text);
+        let own = pair::own_lines(&firmware.join(&self.boots)).context(switching)?;
+        let end = if own.is_empty() || own.ends_with('\n') { "" } else { "\n" };
+        let text = format!("{trial}{PREFIX}{}/\n{COMMON}{own}{end}", self.boots);
+        durable::write(&firmware.join(NAME), text.as_bytes(), 0o644).context(switching)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use super::super::pair;
     use super::{Switch, Trial};
 
     #[test]
-    fn what_is_written_is_read_again_and_the_rest_stays() {
+    fn what_is_written_is_read_again_with_the_lines_of_the_pair_that_boots() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(Switch::read(folder.path()).unwrap(), None);
-        let mut switch = Switch::to("6.12-aa", "dtoverlay=disable-wifi");
-        switch.write(folder.path()).unwrap();
-        assert_eq!(Switch::read(folder.path()).unwrap(), Some(switch.clone()));
-        switch.trial = Some(Trial { new: "6.13-bb".to_owned(), old: "6.12-aa".to_owned() });
-        switch.write(folder.path()).unwrap();
-        let read = Switch::read(folder.path()).unwrap().unwrap();
-        assert_eq!(read, switch);
-        let text = read.text();
-        assert!(text.contains("\nos_prefix=6.12-aa/\n") && text.ends_with("dtoverlay=disable-wifi\n"), "{text}");
-        assert!(text.starts_with("# on trial, and what boots unless it comes up: 6.13-bb 6.12-aa\n"), "{text}");
+        let firmware = folder.path();
+        for (name, lines) in [("6.12-aa", "dtoverlay=disable-wifi"), ("6.13-bb", "")] {
+            fs::create_dir(firmware.join(name)).unwrap();
+            fs::write(firmware.join(name).join(pair::OWN_LINES), lines).unwrap();
+        }
+        assert_eq!(Switch::read(firmware).unwrap(), None);
+        let text = || fs::read_to_string(firmware.join("config.txt")).unwrap();
+        let mut switch = Switch::to("6.12-aa");
+        for trial in [
+            None,
+            Some(Trial::of("6.13-bb", "6.12-aa")),
+            Some(Trial { keyless: 2, undecided: true, ..Trial::of("6.13-bb", "6.12-aa") }),
+        ] {
+            switch.trial = trial;
+            switch.write(firmware).unwrap();
+            assert_eq!(Switch::read(firmware).unwrap(), Some(switch.clone()));
+            assert!(text().contains("os_prefix=6.12-aa/\n") && text().ends_with("\ndtoverlay=disable-wifi\n"), "{}", text());
+        }
+        assert!(text().starts_with("# on trial, and what boots unless it comes up: 6.13-bb 6.12-aa 2 undecided\n"), "{}", text());
+        Switch::to("6.13-bb").write(firmware).unwrap();
+        assert!(text().ends_with("initramfs initrd.img\n"), "{}", text());
         assert_eq!(Switch::parse("kernel=vmlinuz\n"), None);
     }
 }

@@ -5,6 +5,9 @@
 //! writes that the old one boots ([`begin`]). Whatever happens from then on, each restart leads to the old pair, until the
 //! system is up and says that the new one stays ([`settle`]). Each step is one replacement of `config.txt`.
 //!
+//! A boot that ends because no stick came says nothing of the pair. Its initramfs notes that ([`leave_undecided`]), and when
+//! the old pair has come up, the new one is tried again: a few times, as a kernel that doesn't see sticks looks the same.
+//!
 //! The pair that runs is known by a word of the kernel's command line, which every pair has in its folder.
 
 use std::fs;
@@ -13,6 +16,9 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::switch::Switch;
+
+/// How often a trial may end for want of a key before the pair counts as one that doesn't come up.
+const MAX_KEYLESS: u32 = 3;
 
 /// Begins the word of the command line.
 pub const PARAMETER: &str = "vaultberry.pair=";
@@ -48,10 +54,28 @@ pub fn begin(firmware: &Path, booted: &str) -> Result<Option<String>> {
         return Ok(None);
     }
     let Some(mut switch) = Switch::read(firmware)? else { return Ok(None) };
-    let Some(trial) = &switch.trial else { return Ok(None) };
+    let Some(trial) = &mut switch.trial else { return Ok(None) };
+    trial.undecided = false;
     switch.boots.clone_from(&trial.old);
     switch.write(firmware)?;
     Ok(Some(switch.boots))
+}
+
+/// In the initramfs, after [`begin`]: notes that no key came, so that nothing is known of the new pair. Gives whether it is
+/// tried again.
+///
+/// # Errors
+/// `config.txt` can't be read or written.
+pub fn leave_undecided(firmware: &Path, booted: &str) -> Result<bool> {
+    let Some(mut switch) = Switch::read(firmware)? else { return Ok(false) };
+    let Some(trial) = switch.trial.as_mut().filter(|trial| trial.new == booted && trial.old == switch.boots) else {
+        return Ok(false);
+    };
+    trial.keyless += 1;
+    trial.undecided = trial.keyless < MAX_KEYLESS;
+    let again = trial.undecided;
+    switch.write(firmware)?;
+    Ok(again)
 }
 
 /// How a trial ended.
@@ -63,6 +87,8 @@ pub enum Settled {
     Proven(String),
     /// This pair didn't come up, and the second one runs.
     Failed(String, String),
+    /// No key came while this pair was tried; it is tried again at the next start.
+    Again(String),
 }
 
 /// On the running system, which was started with `booted`: how the trial went.
@@ -70,9 +96,11 @@ pub enum Settled {
 /// # Errors
 /// `config.txt` can't be read.
 pub fn outcome(firmware: &Path, booted: &str) -> Result<Settled> {
-    let Some(Switch { boots, trial: Some(trial), .. }) = Switch::read(firmware)? else { return Ok(Settled::Nothing) };
+    let Some(Switch { boots, trial: Some(trial) }) = Switch::read(firmware)? else { return Ok(Settled::Nothing) };
     Ok(if trial.new == booted {
         Settled::Proven(trial.new)
+    } else if trial.old == booted && boots == trial.old && trial.undecided {
+        Settled::Again(trial.new)
     } else if trial.old == booted && boots == trial.old {
         Settled::Failed(trial.new, trial.old)
     } else {
@@ -80,24 +108,29 @@ pub fn outcome(firmware: &Path, booted: &str) -> Result<Settled> {
     })
 }
 
-/// Ends the trial, when the pair that runs tells how it went: that pair boots from now on.
+/// Ends the trial, when the pair that runs tells how it went: that pair boots from now on. One that was left undecided begins
+/// anew.
 ///
 /// # Errors
 /// `config.txt` can't be read or written.
 pub fn settle(firmware: &Path, booted: &str) -> Result<Settled> {
     let settled = outcome(firmware, booted)?;
-    if let Some(mut switch) = Switch::read(firmware)?.filter(|_| settled != Settled::Nothing) {
+    let Some(mut switch) = Switch::read(firmware)?.filter(|_| settled != Settled::Nothing) else { return Ok(settled) };
+    if let Settled::Again(new) = &settled {
+        switch.boots.clone_from(new);
+        switch.trial.iter_mut().for_each(|trial| trial.undecided = false);
+    } else {
         booted.clone_into(&mut switch.boots);
         switch.trial = None;
-        switch.write(firmware)?;
     }
+    switch.write(firmware)?;
     Ok(settled)
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::switch::{Switch, Trial};
-    use super::{Settled, begin, pair_of, settle};
+    use super::{MAX_KEYLESS, Settled, begin, leave_undecided, pair_of, settle};
 
     #[test]
     fn the_command_line_names_the_pair() {
@@ -111,9 +144,7 @@ mod tests {
         let firmware = folder.path();
         let boots = || Switch::read(firmware).unwrap().unwrap().boots;
         let arm = || {
-            let mut switch = Switch::to("new", "");
-            switch.trial = Some(Trial { new: "new".to_owned(), old: "old".to_owned() });
-            switch.write(firmware).unwrap();
+            Switch { boots: "new".to_owned(), trial: Some(Trial::of("new", "old")) }.write(firmware).unwrap();
         };
         assert_eq!(begin(firmware, "new").unwrap(), None, "there is no config.txt");
         arm();
@@ -135,5 +166,32 @@ mod tests {
         arm();
         assert_eq!(settle(firmware, "new").unwrap(), Settled::Proven("new".to_owned()));
         assert_eq!(boots(), "new");
+    }
+    #[test]
+    fn a_pair_that_got_no_key_is_tried_again_a_few_times() {
+        let folder = tempfile::tempdir().unwrap();
+        let firmware = folder.path();
+        let boots = || Switch::read(firmware).unwrap().unwrap().boots;
+        Switch { boots: "new".to_owned(), trial: Some(Trial::of("new", "old")) }.write(firmware).unwrap();
+        assert!(!leave_undecided(firmware, "new").unwrap(), "it hasn't begun");
+        for _ in 1..MAX_KEYLESS {
+            begin(firmware, "new").unwrap();
+            assert!(leave_undecided(firmware, "new").unwrap());
+            assert_eq!(boots(), "old");
+            // The old one gets no key either: nothing changes.
+            assert!(!leave_undecided(firmware, "old").unwrap());
+            assert_eq!(settle(firmware, "old").unwrap(), Settled::Again("new".to_owned()));
+            assert_eq!((boots().as_str(), settle(firmware, "old").unwrap()), ("new", Settled::Nothing));
+        }
+        // The next time it gets its key, and fails.
+        let armed = Switch::read(firmware).unwrap().unwrap();
+        begin(firmware, "new").unwrap();
+        assert_eq!(settle(firmware, "old").unwrap(), Settled::Failed("new".to_owned(), "old".to_owned()));
+        // Or it gets none again, and that is once too often.
+        armed.write(firmware).unwrap();
+        begin(firmware, "new").unwrap();
+        assert!(!leave_undecided(firmware, "new").unwrap());
+        assert_eq!(settle(firmware, "old").unwrap(), Settled::Failed("new".to_owned(), "old".to_owned()));
+        assert_eq!(boots(), "old");
     }
 }

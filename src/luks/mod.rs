@@ -8,7 +8,7 @@ pub mod cipher;
 pub mod slots;
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,9 @@ pub const SECTOR_SIZE: u32 = 4096;
 /// Bytes of the binary header, before the JSON area (LUKS2 specification, section 2.1).
 pub const BINARY_HEADER_SIZE: usize = 4096;
 
-/// Magic and version, label, checksum algorithm and salt stand before it: `uuid[40]` at offset 0xa8.
+/// After magic, version, length and sequence number: `label[48]` at offset 0x18.
+const LABEL_FIELD: Range<usize> = 0x18..0x48;
+/// Checksum algorithm and salt stand between: `uuid[40]` at offset 0xa8.
 const UUID_FIELD: Range<usize> = 0xa8..0xd0;
 /// The least iterations that LUKS2 takes. A random key of 512 bits gains nothing from more, and each costs boot time.
 const RANDOM_KEY_ITERATIONS: u32 = 1000;
@@ -88,7 +90,7 @@ pub enum Tried {
 
 /// Makes a LUKS2 volume of the device or file at `path`, whose content is lost, with a keyslot for each of `keys`.
 ///
-/// Its sectors have [`SECTOR_SIZE`] bytes; without a `volume_key` one is drawn.
+/// Its sectors have [`SECTOR_SIZE`] bytes, or 512 on a disk of another length; without a `volume_key` one is drawn.
 ///
 /// # Errors
 /// It can't be written, or the volume key isn't one of this cipher.
@@ -115,7 +117,7 @@ pub fn format(
         integrity_params: None,
         data_alignment: 0,
         data_device: None,
-        sector_size: SECTOR_SIZE,
+        sector_size: sector_size(path)?,
         label: Some(label.to_owned()),
         subsystem: None,
     };
@@ -133,6 +135,13 @@ pub fn format(
     }
     drop(device);
     if cipher == Cipher::Aes { Ok(()) } else { cipher::set(path, cipher) }
+}
+
+/// Some bridges between USB and a disk keep the last sector for themselves, and libcryptsetup takes no half encryption sector.
+fn sector_size(path: &Path) -> Result<u32> {
+    let length = File::open(path).and_then(|mut device| device.seek(SeekFrom::End(0)));
+    let length = length.with_context(|| format!("asking for the size of {}", path.display()))?;
+    Ok(if length.is_multiple_of(u64::from(SECTOR_SIZE)) { SECTOR_SIZE } else { 512 })
 }
 
 /// Opens a volume as `/dev/mapper/NAME`.
@@ -161,6 +170,29 @@ pub fn uuid_of_header(header: &[u8]) -> Option<Uuid> {
     let field = header.starts_with(b"LUKS\xba\xbe\0\x02").then(|| header.get(UUID_FIELD))??;
     let text = field.split(|byte| *byte == 0).next()?;
     std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// The label of the volume at `path`; empty when it has none.
+///
+/// # Errors
+/// It can't be read, or isn't a LUKS2 volume.
+pub fn label(path: &Path) -> Result<String> {
+    let reading = || format!("reading the label of the volume {}", path.display());
+    // libcryptsetup makes sure that it is a volume, but this binding of it doesn't tell labels.
+    load(path)?;
+    let mut start = vec![0; BINARY_HEADER_SIZE];
+    File::open(path).and_then(|mut file| file.read_exact(&mut start)).with_context(reading)?;
+    let field = start[LABEL_FIELD].split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8(field.to_vec()).with_context(reading)
+}
+
+/// Gives the volume at `path` another label.
+///
+/// # Errors
+/// It can't be written, or isn't a LUKS2 volume.
+pub fn set_label(path: &Path, label: &str) -> Result<()> {
+    let setting = || format!("labelling the volume {}", path.display());
+    load(path)?.context_handle().set_label(Some(label), None).with_context(setting)
 }
 
 /// Gives the volume key of a volume that `key` opens: for reading a volume where there is no device-mapper.
@@ -266,7 +298,7 @@ pub(crate) mod tests {
     use uuid::Uuid;
 
     use super::cipher::Cipher;
-    use super::{HEADER_SIZE, Key, Tried, format, read_header, test_key, uuid, uuid_of_header, volume_key};
+    use super::{HEADER_SIZE, Key, Tried, format, label, read_header, set_label, test_key, uuid, uuid_of_header, volume_key};
     use crate::keys::keyfile::random;
     use crate::process;
     use crate::secret::Secret;
@@ -333,5 +365,24 @@ pub(crate) mod tests {
         // The keyslot of the random key, then the digest of the volume key.
         assert_eq!(values("Iterations"), ["1000", "1000"]);
         assert_eq!((values("Memory"), values("Time cost")), (vec!["131072"], vec!["4"]));
+    }
+
+    #[test]
+    fn a_disk_of_an_odd_length_becomes_a_volume_and_labels_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = blank(folder.path());
+        let key = random(64).unwrap();
+        let length = std::fs::metadata(&path).unwrap().len();
+        for (length, sector) in [(length, "4096"), (length + 512, "512")] {
+            std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length).unwrap();
+            format(&path, Uuid::new_v4(), "first", Cipher::Aes, None, &[Key::Random(&key)]).unwrap();
+            assert_eq!(label(&path).unwrap(), "first");
+            set_label(&path, "second").unwrap();
+            assert_eq!((label(&path).unwrap().as_str(), test_key(&path, Key::Random(&key)).unwrap()), ("second", Tried::Opened));
+            let dump = process::output(Command::new("cryptsetup").arg("luksDump").arg(&path), "dumping the header").unwrap();
+            let dump = String::from_utf8(dump).unwrap();
+            assert!(dump.contains(&format!("sector: {sector} [bytes]")) && dump.contains("Label:         \tsecond"), "{dump}");
+        }
+        assert!(label(&folder.path().join("none")).is_err());
     }
 }

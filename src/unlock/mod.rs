@@ -51,6 +51,7 @@ pub fn run(settings: &Settings) -> Result<()> {
     if let Err(error) = &opened {
         unlock.led.show(Signal::Failed);
         unlock.consoles.say(&format!("error: {error:#}"));
+        unlock.trial.leave_undecided(&mut unlock.consoles);
         thread::sleep(FAREWELL);
     }
     opened

@@ -1,6 +1,6 @@
 //! The beginning of a new kernel's trial: before root is opened, the firmware partition is told to boot the old one next time.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -17,7 +17,10 @@ const FOLDER: &str = "/run/vaultberry-firmware";
 pub struct Trial {
     /// FAT file systems that have been seen.
     seen: Vec<Block>,
-    begun: bool,
+    /// Whether the firmware partition has been looked at.
+    looked: bool,
+    /// The firmware partition, once a trial has begun.
+    begun: Option<PathBuf>,
 }
 
 impl Trial {
@@ -31,12 +34,25 @@ impl Trial {
     /// Begins the trial, once, when the firmware partition on root's disk is there. Root opens all the same when that fails.
     pub fn begin(&mut self, root: &Block, consoles: &mut Consoles) {
         let firmware = self.seen.iter().find(|block| block.disk == root.disk);
-        let Some(firmware) = firmware.filter(|_| !self.begun) else { return };
-        self.begun = true;
+        let Some(firmware) = firmware.filter(|_| !self.looked) else { return };
+        self.looked = true;
         match begin(&firmware.node) {
             Ok(None) => {}
-            Ok(Some(old)) => consoles.say(&format!("this kernel is on trial: unless the system comes up, {old} boots next")),
+            Ok(Some(old)) => {
+                self.begun = Some(firmware.node.clone());
+                consoles.say(&format!("this kernel is on trial: unless the system comes up, {old} boots next"));
+            }
             Err(error) => consoles.say(&format!("beginning the trial of this kernel: {error:#}")),
+        }
+    }
+
+    /// Notes that the board reboots because no key came.
+    pub fn leave_undecided(&mut self, consoles: &mut Consoles) {
+        let Some(node) = self.begun.take() else { return };
+        match on_firmware(&node, trial::leave_undecided) {
+            Ok(Some(true)) => consoles.say("no key came, so this kernel will be tried again once the old one has come up"),
+            Ok(_) => {}
+            Err(error) => consoles.say(&format!("noting that the trial is undecided: {error:#}")),
         }
     }
 }
@@ -44,20 +60,25 @@ impl Trial {
 /// Most boots only look: the partition is written to when there is a trial.
 fn begin(node: &Path) -> Result<Option<String>> {
     let Some(booted) = trial::booted()? else { return Ok(None) };
+    if !mounted(node, MsFlags::MS_RDONLY, |folder| trial::is_first_boot(folder, &booted))? {
+        return Ok(None);
+    }
+    Ok(on_firmware(node, trial::begin)?.flatten())
+}
+
+/// Writes to the firmware partition for the pair that runs; none where the command line doesn't say which.
+fn on_firmware<T>(node: &Path, write: impl FnOnce(&Path, &str) -> Result<T>) -> Result<Option<T>> {
+    let Some(booted) = trial::booted()? else { return Ok(None) };
+    // What is written to a folder is on the card at once: vfat writes a new name only later, also when the folder is synced.
+    mounted(node, MsFlags::MS_DIRSYNC, |folder| write(folder, &booted)).map(Some)
+}
+
+fn mounted<T>(node: &Path, flags: MsFlags, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let folder = Path::new(FOLDER);
     std::fs::create_dir_all(folder).with_context(|| format!("making the folder {FOLDER}"))?;
-    let mount = |flags| {
-        let flags = MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID | flags;
-        mount(Some(node), folder, Some("vfat"), flags, None::<&str>).with_context(|| format!("mounting {}", node.display()))
-    };
-    mount(MsFlags::MS_RDONLY)?;
-    let begun = trial::is_first_boot(folder, &booted).and_then(|first| {
-        if !first {
-            return Ok(None);
-        }
-        mount(MsFlags::MS_REMOUNT)?;
-        trial::begin(folder, &booted)
-    });
+    let flags = MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID | flags;
+    mount(Some(node), folder, Some("vfat"), flags, None::<&str>).with_context(|| format!("mounting {}", node.display()))?;
+    let worked = work(folder);
     umount2(folder, MntFlags::empty()).with_context(|| format!("unmounting {}", node.display()))?;
-    begun
+    worked
 }

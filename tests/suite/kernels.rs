@@ -16,7 +16,7 @@ use vaultberry::kernel::switch::Switch;
 use crate::boot::{CARD, guest};
 use crate::support::alone;
 use crate::support::appliance::Run;
-use crate::support::card::{decipher, scratch, tool};
+use crate::support::card::{cached, decipher, scratch, tool};
 use crate::support::guest::{Guest, Ssh, free_port};
 
 /// The card of an appliance in a reader: its firmware partition, and of its root what a kernel's installation reads.
@@ -251,9 +251,10 @@ fn an_updated_kernel_is_tried_and_stays_when_it_comes_up_and_else_the_old_one_bo
 
     let (mut guest, _files) = card.start();
     ssh.wait_for("systemctl is-active multi-user.target", 400);
-    let kernel = ssh.expect("uname -r").trim().to_owned();
-    // The kernel package's own scripts, up to the hook.
-    let updated = ssh.run(&format!("sudo dpkg-reconfigure linux-image-{kernel} 2>&1"), "");
+    let running = ssh.expect("uname -r").trim().to_owned();
+    // A kernel package of Debian's, with its own scripts, up to the hook.
+    ssh.copy(&cached("kernel-rt/kernel.deb"), "kernel.deb");
+    let updated = ssh.run("sudo dpkg --install kernel.deb 2>&1", "");
     let said = String::from_utf8_lossy(&updated.stdout).into_owned();
     assert!(updated.status.success() && said.contains(&format!("unless it comes up, {first} boots again")), "{said}");
     assert_eq!(ssh.expect("ls /boot/firmware").trim(), "", "nothing is written past vaultberry");
@@ -271,6 +272,8 @@ fn an_updated_kernel_is_tried_and_stays_when_it_comes_up_and_else_the_old_one_bo
     let row = listed["pairs"].as_array().unwrap().iter().find(|row| row["name"] == second.as_str()).unwrap().clone();
     assert!(row["boots_next"] == true && row["on_trial"] == false, "{listed}");
     assert_eq!(check(&ssh)["state"], "ok");
+    let updated = ssh.expect("uname -r").trim().to_owned();
+    assert!(updated != running && second.starts_with(&updated), "{updated}");
 
     // Without its partition, or without room on it, nothing changes, and the report says so.
     ssh.expect("echo init=/bin/false | sudo tee /etc/default/raspi-extra-cmdline && sudo umount /boot/pi");
@@ -312,10 +315,22 @@ fn an_updated_kernel_is_tried_and_stays_when_it_comes_up_and_else_the_old_one_bo
     assert!(String::from_utf8_lossy(&left).contains(".part/"), "the power failed in time");
 
     // What is left of it is cleared away.
-    let (_guest, _files) = card.start();
+    let (guest, _files) = card.start();
     ssh.wait_for("systemctl is-active multi-user.target", 400);
     assert_eq!(check(&ssh)["state"], "failed", "the trial before the power cut is what is told");
     ssh.expect("sudo vaultberry kernel install");
     assert_eq!(ssh.expect("ls -d /boot/pi/*-arm64-* | wc -l").trim(), "2");
     assert_eq!(check(&ssh)["state"], "ok");
+
+    // The power fails right behind the last write.
+    drop(guest);
+    let fourth = whole(card.firmware().path());
+    assert!(![first, second, third].contains(&fourth), "{fourth}");
+    let partition = card.folder.path().join("firmware");
+    let mut dd = Command::new("dd");
+    dd.arg(format!("if={}", card.image().display())).arg(format!("of={}", partition.display())).args(["bs=1M", "status=none"]);
+    tool(dd.arg(format!("skip={}", FIRMWARE_START >> 20)).arg(format!("count={}", (ROOT_START - FIRMWARE_START) >> 20)));
+    let checked = Command::new("/usr/sbin/fsck.vfat").arg("-n").arg(&partition).output().unwrap();
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(!said.contains("Contains a free cluster") && !said.contains("Truncating"), "{said}");
 }

@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
+use vaultberry::kernel::switch::{Switch, Trial};
 use vaultberry::keys::keyfile::{KeyFile, path_on_stick};
 use vaultberry::luks::HEADER_SIZE;
 use vaultberry::luks::cipher::Cipher;
@@ -14,6 +16,7 @@ use vaultberry::unlock::mark::Mark;
 
 use crate::boot::CARD;
 use crate::support::alone;
+use crate::support::card::{scratch, tool};
 use crate::support::tiny::{CARD_START, Running, Tiny, UP};
 
 fn tiny() -> Tiny {
@@ -218,4 +221,29 @@ fn a_new_card_is_taken_whole_at_its_first_boot() {
     comes_up(&mut running, "the key on VB-KEY");
     let sectors = ((64 << 20) - CARD_START - HEADER_SIZE) / 512;
     assert!(running.guest.console().contains(&format!("root has {sectors} sectors")), "{}", running.guest.console());
+}
+
+#[test]
+fn a_new_kernel_that_gets_no_key_is_left_undecided() {
+    let _alone = alone();
+    let mut tiny = tiny();
+    tiny.settings.reboot_after_seconds = 8;
+    let card = tiny.put_on_card(128 << 20);
+    tool(Command::new("/usr/sbin/mkfs.vfat").args(["--offset", "2048"]).arg(&card).arg("1024"));
+    let drive = format!("{}@@1M", card.display());
+    let folder = scratch();
+    let armed = Switch { boots: "new".to_owned(), trial: Some(Trial::of("new", "old")) };
+    armed.write(folder.path()).unwrap();
+    tool(Command::new("mcopy").args(["-i", &drive]).arg(folder.path().join("config.txt")).arg("::"));
+    let now = || {
+        tool(Command::new("mcopy").args(["-n", "-o", "-i", &drive, "::config.txt"]).arg(folder.path()));
+        Switch::read(folder.path()).unwrap().unwrap()
+    };
+    tiny.words = "vaultberry.pair=new";
+    let mut running = tiny.start(&[], &[]);
+    running.guest.wait_for("this kernel is on trial: unless the system comes up, old boots next", 90);
+    running.guest.wait_for("no key came, so this kernel will be tried again once the old one has come up", 60);
+    running.guest.wait_for_end(60);
+    let undecided = Trial { keyless: 1, undecided: true, ..Trial::of("new", "old") };
+    assert_eq!(now(), Switch { boots: "old".to_owned(), trial: Some(undecided) });
 }

@@ -1,7 +1,6 @@
 //! How fast root opens, beside what Debian itself has for that: `cryptsetup-initramfs` with `passdev`, and a bare `cryptsetup
 //! open`, in the same guest with the same key. `make bench-unlock` runs it; it prints figures and holds none against a clock.
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +9,7 @@ use vaultberry::kernel::cpio::Entry;
 
 use crate::boot::CARD;
 use crate::support::alone;
-use crate::support::card::{BINARIES, tool};
+use crate::support::card::{BINARIES, cached, tool};
 use crate::support::tiny::{Tiny, UP};
 
 /// Boots of each kind, and openings in the guest that does nothing else.

@@ -1,5 +1,6 @@
 //! A built image, made by the real program, with its secrets.
 
+use std::env;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::Read as _;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -134,6 +135,12 @@ pub fn image(folder: &Path, arguments: &[&str]) -> Command {
         command.args(["--binaries", BINARIES]);
     }
     command
+}
+
+/// A file that `make setup` has put into the cache folder.
+pub fn cached(name: &str) -> PathBuf {
+    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    cache.unwrap_or_else(|| PathBuf::from(env::var_os("HOME").unwrap()).join(".cache")).join("vaultberry").join(name)
 }
 
 /// A temporary folder with room for images, on the disk that holds the build.

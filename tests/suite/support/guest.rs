@@ -1,5 +1,6 @@
 //! A guest in QEMU: its console read as it comes, its ssh through a port of the loopback.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
@@ -102,6 +103,19 @@ pub struct Ssh<'a> {
 impl Ssh<'_> {
     /// Runs a command in the guest, with `input` as its standard input.
     pub fn run(&self, command: &str, input: &str) -> Output {
+        let mut child = self.command(command, Stdio::piped()).spawn().unwrap();
+        // A guest that isn't up yet closes the pipe.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        child.wait_with_output().unwrap()
+    }
+
+    /// Copies a file into the guest.
+    pub fn copy(&self, from: &Path, to: &str) {
+        let output = self.command(&format!("cat >{to}"), File::open(from).unwrap().into()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    fn command(&self, command: &str, input: Stdio) -> Command {
         let mut ssh = Command::new("ssh");
         ssh.args([
             "-F",
@@ -117,10 +131,8 @@ impl Ssh<'_> {
         ]);
         ssh.args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);
         ssh.arg("-i").arg(self.key).args(["-p", &self.port.to_string(), "admin@127.0.0.1", command]);
-        let mut child = ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        // A guest that isn't up yet closes the pipe.
-        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-        child.wait_with_output().unwrap()
+        ssh.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
+        ssh
     }
 
     /// Runs a command that must succeed, and gives what it wrote.

@@ -37,6 +37,8 @@ pub struct Tiny {
     pub key: KeyFile,
     /// Its recovery passphrase.
     pub passphrase: Secret<String>,
+    /// What its kernel is told beside the usual.
+    pub words: &'static str,
     /// What is put behind its initramfs beside the settings.
     pub more: Vec<Entry>,
     /// The card that root is a partition of; none where root is a whole disk that forgets what is written.
@@ -64,7 +66,7 @@ impl Tiny {
         for (from, to) in [("vmlinuz", "kernel"), ("initrd.img", "initrd")] {
             fs::write(folder.path().join(to), read_firmware(card, &format!("{pair}{from}")).unwrap()).unwrap();
         }
-        let tiny = Self { folder, settings, key, passphrase, more: Vec::new(), card: None };
+        let tiny = Self { folder, settings, key, passphrase, words: "", more: Vec::new(), card: None };
         tiny.make_root(cipher);
         tiny
     }
@@ -155,7 +157,7 @@ impl Tiny {
         qemu.args(["--pdeathsig", "TERM", "qemu-system-aarch64", "-nographic", "-no-reboot", "-M", "virt", "-cpu", "cortex-a72"]);
         qemu.args(["-smp", "2", "-nic", "none", "-device", "qemu-xhci,id=usb"]);
         qemu.arg("-kernel").arg(self.path("kernel")).arg("-initrd").arg(&initrd);
-        qemu.args(["-append", "root=/dev/mapper/root rw console=ttyAMA0 panic=10 quiet"]);
+        qemu.arg("-append").arg(format!("root=/dev/mapper/root rw console=ttyAMA0 panic=10 quiet {}", self.words));
         let (disk, snapshot) = match &self.card {
             Some(card) => (card.clone(), "off"),
             None => (self.path("root.luks"), "on"),
