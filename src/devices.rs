@@ -145,4 +145,9 @@ pub(crate) mod tests {
         change(&mut block);
         block
     }
+
+    /// Puts a LUKS volume on it.
+    pub fn encrypt(block: &mut Block, uuid: &str) {
+        (block.fs_type, block.fs_uuid) = (Some("crypto_LUKS".to_owned()), Some(uuid.to_owned()));
+    }
 }

@@ -82,7 +82,7 @@ fn detach(config: &Config, out: &mut impl Write) -> Result<Outcome> {
             bail!("a run is at work ({holder})\nhint: wait for its end, or end it: `systemctl stop vaultberry-backup`")
         }
     };
-    let serial = used::open_now()?;
+    let serial = used::open_now(config)?;
     disk::close(config, None)?;
     match serial {
         Some(serial) => say(out, &format!("the disk {} is closed: it can be pulled out\n", printable(serial.as_bytes()))),
@@ -97,7 +97,7 @@ fn list(config: &Config, as_json: bool, out: &mut impl Write) -> Result<Outcome>
     }
     let mut text: String = rows.iter().map(|row| row.line() + "\n").collect();
     let away = config.disk.iter().flat_map(|disk| &disk.serials);
-    for serial in away.filter(|serial| !rows.iter().any(|row| row.serial.as_ref() == Some(serial))) {
+    for serial in away.filter(|serial| !rows.iter().any(|row| row.config_name.as_ref() == Some(serial))) {
         let when = used.get(serial).map_or("never used".to_owned(), |when| format!("last used {when:.0}"));
         writeln!(text, "{serial}: backup disk, not here, {when}").expect("writing to a string doesn't fail");
     }
@@ -109,8 +109,8 @@ fn ask(row: &Row) -> Result<bool> {
     if !io::stdin().is_terminal() {
         return Ok(false);
     }
-    let serial = row.serial.as_deref().unwrap_or_default();
-    eprint!("{}\nIt holds {}. All of it will be lost. Type its serial number to format it: ", row.name(), row.holds);
+    let serial = row.config_name.as_deref().unwrap_or_default();
+    eprint!("{}\nIt holds {}. All of it will be lost. Type {serial} to format it: ", row.name(), row.holds);
     let _ = io::stderr().flush();
     let mut typed = String::new();
     io::stdin().lock().read_line(&mut typed).context("reading from standard input")?;

@@ -131,8 +131,8 @@ pub struct Unlock {
 /// `[disk]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
-    /// The disks' serial numbers as udev knows them (`ID_SERIAL_SHORT`, or `ID_SERIAL` where there is none), at least one. Of
-    /// several that are there, the first is used.
+    /// The disks' serial numbers as udev knows them (`ID_SERIAL_SHORT`, or `ID_SERIAL` where there is none), or the UUIDs of the
+    /// volumes on them; at least one. Of several that are there, the first is used.
     pub serials: Vec<String>,
 }
 

@@ -203,7 +203,7 @@ pub(super) fn timezone(text: &str) -> Result<String, Fault> {
     }
 }
 
-/// A disk's serial number as udev writes it. It becomes part of a udev rule: quotes, patterns and blanks stay out.
+/// A disk's serial number as udev writes it, without quotes, patterns and blanks, or a volume's UUID.
 pub(super) fn serial(text: &str) -> Result<String, Fault> {
     let proper = |byte: u8| byte.is_ascii_alphanumeric() || b"#+-.:=@_/".contains(&byte);
     if (1..=128).contains(&text.len()) && text.bytes().all(proper) {

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use uuid::Uuid;
 
-use super::{NAME, content};
+use super::{NAME, content, which};
 use crate::amount::amount;
 use crate::config::Config;
 use crate::devices::{self, Block};
@@ -19,8 +20,12 @@ use crate::luks;
 pub struct Row {
     /// Its node, as `/dev/sda`.
     pub node: PathBuf,
-    /// Its serial number, as the config names it.
+    /// Its serial number, as udev knows it.
     pub serial: Option<String>,
+    /// The UUID of the volume on it.
+    pub uuid: Option<Uuid>,
+    /// What the config calls it: its serial number, or that UUID.
+    pub config_name: Option<String>,
     /// What its maker calls it.
     pub model: Option<String>,
     /// Its bytes.
@@ -49,7 +54,8 @@ impl Row {
             Some("root") => "this system's own",
             _ => "not named in the config",
         };
-        format!("{}: {purpose}; it holds {}", self.name(), self.holds)
+        let uuid = self.uuid.map_or(String::new(), |uuid| format!(" {uuid}"));
+        format!("{}: {purpose}; it holds {}{uuid}", self.name(), self.holds)
     }
 }
 
@@ -61,14 +67,13 @@ pub fn list(config: &Config) -> Result<Vec<Row>> {
     let present = devices::present()?;
     let root = present.iter().find(|block| block.node == Path::new("/dev/mapper/root") || is_below_root(block));
     let root = root.map(|block| block.disk.clone());
-    let serials = config.disk.as_ref().map_or(&[][..], |disk| &disk.serials);
     let mut rows = Vec::new();
     for block in present.iter().filter(|block| block.whole && is_real(block)) {
-        let named = block.serial.as_ref().is_some_and(|serial| serials.contains(serial));
-        let purpose = if root.as_ref() == Some(&block.disk) { Some("root") } else { named.then_some("backup") };
+        let name = config.disk.as_ref().and_then(|disk| which::name_of(disk, block)).cloned();
+        let purpose = if root.as_ref() == Some(&block.disk) { Some("root") } else { name.as_ref().map(|_| "backup") };
         match row(block) {
-            Ok(row) => rows.push(Row { purpose, ..row }),
-            Err(error) if named => rows.push(unreadable(block, &error)),
+            Ok(row) => rows.push(Row { purpose, config_name: name, ..row }),
+            Err(error) if name.is_some() => rows.push(unreadable(block, &error)),
             // An empty card reader is no disk.
             Err(error) => tracing::debug!("{error:#}"),
         }
@@ -86,6 +91,8 @@ pub(super) fn row(block: &Block) -> Result<Row> {
         node: block.node.clone(),
         serial: block.serial.clone(),
         model: block.model.clone(),
+        uuid: luks::uuid(&block.node),
+        config_name: block.serial.clone(),
         size: size_of(&block.node)?,
         purpose: Some("backup"),
         open: luks::device_below(&luks::mapped(NAME)).is_some_and(|below| below == block.node),
@@ -99,6 +106,8 @@ fn unreadable(block: &Block, error: &anyhow::Error) -> Row {
         node: block.node.clone(),
         serial: block.serial.clone(),
         model: block.model.clone(),
+        uuid: None,
+        config_name: block.serial.clone(),
         size: size_of(&block.node).unwrap_or(0),
         purpose: Some("backup"),
         open: false,
@@ -133,6 +142,8 @@ mod tests {
         let mut row = Row {
             node: "/dev/sda".into(),
             serial: Some("575831".into()),
+            uuid: None,
+            config_name: Some("575831".into()),
             model: Some("Elements_25A3".into()),
             size: 2 << 40,
             purpose: Some("backup"),
@@ -140,6 +151,14 @@ mod tests {
             holds: "nothing".into(),
         };
         assert_eq!(row.line(), "Elements_25A3 575831 (/dev/sda, 2.0 TiB): backup disk, open; it holds nothing");
+        row.uuid = Some(uuid::uuid!("0b1e33a2-5c1c-4a36-b5a4-3fd12c5e2a01"));
+        row.holds = "a backup of this appliance".into();
+        assert!(
+            row.line().ends_with("; it holds a backup of this appliance 0b1e33a2-5c1c-4a36-b5a4-3fd12c5e2a01"),
+            "{}",
+            row.line()
+        );
+        (row.uuid, row.holds) = (None, "nothing".into());
         (row.model, row.serial, row.purpose) = (None, None, None);
         assert_eq!(row.line(), "(/dev/sda, 2.0 TiB): not named in the config; it holds nothing");
     }

@@ -116,7 +116,7 @@ fn refusal(row: &Row, found: &Content) -> String {
     let hint = if *found == Content::ForeignLuks {
         "`vaultberry disk attach` takes it over with the recovery passphrase of the appliance that made it".to_owned()
     } else {
-        format!("`vaultberry disk init --yes-really {}` erases it", row.serial.as_deref().unwrap_or_default())
+        format!("`vaultberry disk init --yes-really {}` erases it", row.config_name.as_deref().unwrap_or_default())
     };
     format!("the disk {} is not blank: it holds {}\nhint: {hint}", row.name(), found.words())
 }

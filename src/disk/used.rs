@@ -8,20 +8,21 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 
-use super::NAME;
+use super::{NAME, which};
 use crate::config::Config;
 use crate::{devices, durable, luks};
 
-/// When each disk was last written to, by serial number.
+/// When each disk was last written to, by the config's name for it.
 pub type Used = BTreeMap<String, Timestamp>;
 
-/// The serial number of the open disk; none when none is open.
+/// The config's name for the open disk; none when none is open.
 ///
 /// # Errors
 /// udev can't be asked.
-pub fn open_now() -> Result<Option<String>> {
+pub fn open_now(config: &Config) -> Result<Option<String>> {
     let Some(below) = luks::device_below(&luks::mapped(NAME)) else { return Ok(None) };
-    Ok(devices::by_node(&below)?.and_then(|block| block.serial))
+    let (Some(disk), Some(block)) = (&config.disk, devices::by_node(&below)?) else { return Ok(None) };
+    Ok(which::name_of(disk, &block).cloned())
 }
 
 /// Remembers that the open disk is used now.
@@ -32,7 +33,7 @@ pub fn remember(config: &Config, now: Timestamp) -> Result<()> {
     if config.disk.is_none() {
         return Ok(());
     }
-    let Some(serial) = open_now()? else { return Ok(()) };
+    let Some(serial) = open_now(config)? else { return Ok(()) };
     let mut used = load(&config.backup.state)?;
     used.insert(serial, now);
     let text = serde_json::to_vec(&used).context("putting the disks into JSON")?;

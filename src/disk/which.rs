@@ -1,8 +1,9 @@
-//! Which disk is meant: of those that are there, one that the config names.
+//! Which disk is meant: of those that are there, one that the config names, by its serial number or by the UUID of its volume.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use uuid::Uuid;
 
 use crate::config::{Config, Disk};
 use crate::devices::{self, Block};
@@ -17,7 +18,18 @@ pub fn named(config: &Config) -> Result<&Disk> {
     )
 }
 
-/// Those of the named disks that are there, in the config's order.
+/// The config's name for this device; none when it doesn't name it.
+pub fn name_of<'a>(disk: &'a Disk, block: &Block) -> Option<&'a String> {
+    disk.serials.iter().find(|name| is(block, name))
+}
+
+/// Whether a whole disk is the one of this name.
+fn is(block: &Block, name: &str) -> bool {
+    let by_volume = || Uuid::try_parse(name).is_ok_and(|uuid| block.is_luks(uuid));
+    block.whole && (block.serial.as_deref() == Some(name) || by_volume())
+}
+
+/// Those of the named disks that are there, in the config's order. Each has the config's name for its serial number.
 ///
 /// # Errors
 /// None is there, or two have one serial number.
@@ -31,8 +43,7 @@ pub fn there(disk: &Disk) -> Result<Vec<Block>> {
 /// As for [`there`].
 pub fn at(disk: &Disk, node: &Path) -> Result<Option<Block>> {
     let present = devices::present()?;
-    let wanted = present.iter().find(|block| block.whole && block.node == node);
-    if wanted.is_none_or(|block| !disk.serials.iter().any(|serial| block.serial.as_deref() == Some(serial))) {
+    if present.iter().find(|block| block.node == node).and_then(|block| name_of(disk, block)).is_none() {
         return Ok(None);
     }
     Ok(of(disk, &present)?.into_iter().find(|block| block.node == node))
@@ -40,13 +51,22 @@ pub fn at(disk: &Disk, node: &Path) -> Result<Option<Block>> {
 
 fn of(disk: &Disk, present: &[Block]) -> Result<Vec<Block>> {
     let mut found: Vec<Block> = Vec::new();
-    for serial in &disk.serials {
-        let mut same = present.iter().filter(|block| block.whole && block.serial.as_ref() == Some(serial));
+    for name in &disk.serials {
+        let mut same = present.iter().filter(|block| is(block, name));
         let (first, second) = (same.next(), same.next());
         if let (Some(one), Some(other)) = (first, second) {
-            bail!("two disks have the serial number {serial}: {} and {}", one.node.display(), other.node.display());
+            bail!(
+                "two disks have the serial number {name}: {} and {}\nhint: format each while the other is away, and write the UUID of \
+                 its volume in the place of its serial number; `vaultberry disk list` shows it",
+                one.node.display(),
+                other.node.display()
+            );
         }
-        found.extend(first.cloned());
+        let known = |block: &&Block| !found.iter().any(|other| other.node == block.node);
+        if let Some(mut block) = first.filter(known).cloned() {
+            block.serial = Some(name.clone());
+            found.push(block);
+        }
     }
     if found.is_empty() {
         let names = disk.serials.join(" or ");
@@ -60,7 +80,7 @@ mod tests {
     use super::of;
     use crate::config::Disk;
     use crate::devices::Block;
-    use crate::devices::tests::block;
+    use crate::devices::tests::{block, encrypt};
 
     fn whole(node: &str, serial: &str) -> Block {
         block(node, |block| (block.whole, block.serial) = (true, Some(serial.to_owned())))
@@ -81,6 +101,17 @@ mod tests {
         let none = nodes(&["X", "Y"], &present).unwrap_err();
         assert!(none.starts_with("the backup disk X or Y isn't there\nhint: plug it in"), "{none}");
         present.push(whole("/dev/sdd", "A"));
-        assert_eq!(nodes(&["A"], &present).unwrap_err(), "two disks have the serial number A: /dev/sdb and /dev/sdd");
+        let two = nodes(&["A"], &present).unwrap_err();
+        assert!(two.starts_with("two disks have the serial number A: /dev/sdb and /dev/sdd\nhint: format each while "), "{two}");
+        // By their volumes they are told apart.
+        let (one, other) = ("0b1e33a2-5c1c-4a36-b5a4-3fd12c5e2a01", "0b1e33a2-5c1c-4a36-b5a4-3fd12c5e2a02");
+        for (at, uuid) in [(1, one), (4, other)] {
+            present[at] = block(present[at].node.clone().to_str().unwrap(), |block| {
+                (block.whole, block.serial) = (true, Some("A".to_owned()));
+                encrypt(block, uuid);
+            });
+        }
+        assert_eq!(nodes(&[other, one], &present).unwrap(), ["/dev/sdd", "/dev/sdb"]);
+        assert_eq!(nodes(&["B", one], &present[..2]).unwrap(), ["/dev/sda", "/dev/sdb"]);
     }
 }

@@ -336,7 +336,7 @@ impl Run<'_> {
 
     /// The serial number of the disk that this night was written to, which is remembered.
     fn disk_of_tonight(&self, report: &mut RunReport) -> Option<String> {
-        let known = used::remember(self.config, report.started).and_then(|()| used::open_now());
+        let known = used::remember(self.config, report.started).and_then(|()| used::open_now(self.config));
         known.unwrap_or_else(|error| {
             report.note(format!("{error:#}"));
             None

@@ -216,7 +216,7 @@ fn known<T>(troubles: &mut Vec<String>, result: anyhow::Result<T>) -> Option<T> 
 fn disks(config: &Config, troubles: &mut Vec<String>) -> Vec<DiskUse> {
     let Some(disk) = &config.disk else { return Vec::new() };
     let used = known(troubles, used::load(&config.backup.state)).unwrap_or_default();
-    let open = known(troubles, used::open_now()).flatten();
+    let open = known(troubles, used::open_now(config)).flatten();
     let of = |serial: &String| DiskUse {
         serial: serial.clone(),
         open: open.as_ref() == Some(serial),

@@ -50,9 +50,7 @@ poweroff -f
 
 /// Kernel and initramfs as Debian makes them, made once.
 fn debian() -> PathBuf {
-    let cache =
-        env::var_os("XDG_CACHE_HOME").map_or_else(|| Path::new(&env::var_os("HOME").unwrap()).join(".cache"), PathBuf::from);
-    let folder = cache.join("vaultberry/debian-unlock");
+    let folder = cached("debian-unlock");
     if !folder.join("initrd.img").exists() {
         eprintln!("making Debian's initramfs: this takes some minutes, once");
         tool(Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/debian-unlock.sh")).arg(&folder));
