@@ -60,7 +60,7 @@ pub struct Letter {
 /// What came of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delivery {
-    /// How many mails the server took, those included that waited from before.
+    /// How many mails the server took for everybody, those included that waited from before.
     pub sent: usize,
     /// How many are still in the queue.
     pub waiting: usize,
@@ -217,7 +217,7 @@ fn hand_over(mut mailer: Mailer, queue: &Queue, which: Which, unqueued: Option<&
         at_once(&mut mailer, mail, &mut delivery);
         let _ = tell.send(delivery);
     }
-    if let Err(error) = queue.send(which, &mut |mail| mailer.send(mail), tell) {
+    if let Err(error) = queue.send(which, &mut |mail, done| mailer.send(mail, done), tell) {
         let mut delivery = Delivery::default();
         delivery.problem(&error);
         let _ = tell.send(delivery);
@@ -226,10 +226,10 @@ fn hand_over(mut mailer: Mailer, queue: &Queue, which: Which, unqueued: Option<&
 
 /// Sends a mail that couldn't be queued: when root is full, a word of it matters most.
 fn at_once(mailer: &mut Mailer, mail: &[u8], delivery: &mut Delivery) {
-    match mailer.send(mail) {
-        Ok(problems) => {
+    match mailer.send(mail, &[]) {
+        Ok(taken) => {
             delivery.sent += 1;
-            delivery.problems.extend(problems);
+            delivery.problems.extend(taken.refused.into_iter().chain(taken.problems));
         }
         Err(failure) => delivery.problem(&failure.into_error()),
     }
@@ -296,8 +296,10 @@ pub fn place(server: &MailServer) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::Write as _;
     use std::net::TcpListener;
+    use std::sync::{Arc, Mutex};
     use std::thread;
     use std::time::{Duration, Instant};
 
@@ -329,6 +331,34 @@ mod tests {
         assert_eq!(delivery, Delivery { sent: 0, waiting: 0, problems: vec![told.to_owned()] });
         assert_eq!(queue.waiting().unwrap(), ["1.eml"]);
         assert!(given_up(LONGEST).to_string().contains(" after 30 minutes\n"));
+    }
+
+    #[test]
+    fn who_is_refused_for_now_gets_the_mail_later_and_nobody_twice() {
+        let accepted = Arc::new(Mutex::new(Vec::new()));
+        let (known, mut greylisted) = (Arc::clone(&accepted), true);
+        let mut report = fake::serve(move |line| {
+            let Some(to) = line.strip_prefix("RCPT TO:") else { return "250 fine".to_owned() };
+            match to {
+                "<late@example.org>" if std::mem::take(&mut greylisted) => "450 4.2.0 later".to_owned(),
+                "<gone@example.org>" => "550 5.1.1 nobody".to_owned(),
+                to => {
+                    known.lock().unwrap().push(to.to_owned());
+                    "250 fine".to_owned()
+                }
+            }
+        });
+        report.to.extend(["late@example.org".to_owned(), "gone@example.org".to_owned()]);
+        let state = tempfile::tempdir().unwrap();
+        let queue = Queue::below(state.path());
+        queue.put("1", b"mail\r\n", None).unwrap();
+        let deliver = || deliver(Mailer::new(&report, "pi"), &queue, Which::NotRefused, None, LONGEST);
+        let first = deliver();
+        assert_eq!((first.sent, first.problems.len()), (0, 2), "{first:?}");
+        assert_eq!(queue.waiting().unwrap(), ["1.eml"]);
+        assert_eq!(deliver(), Delivery { sent: 1, waiting: 0, problems: Vec::new() });
+        assert_eq!(*accepted.lock().unwrap(), ["<owner@example.org>", "<late@example.org>"]);
+        assert_eq!(fs::read_dir(state.path().join("queue")).unwrap().count(), 1, "only the lock");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::anyhow;
 
-use super::{Delivery, Failure, Queue, Which};
+use super::{Delivery, Failure, Queue, Taken, Which};
 
 fn filled(mails: &[&str]) -> (tempfile::TempDir, Queue) {
     let state = tempfile::tempdir().unwrap();
@@ -20,11 +20,11 @@ fn filled(mails: &[&str]) -> (tempfile::TempDir, Queue) {
 /// Sends all with a server that fails at some, and gives what it met, what came of it and what is left.
 fn attempt(queue: &Queue, fails: impl Fn(&str) -> Option<Failure>) -> (Vec<String>, usize, Vec<String>, Vec<String>) {
     let (mut met, mut delivery) = (Vec::new(), Delivery::default());
-    let mut send = |mail: &[u8]| {
+    let mut send = |mail: &[u8], _: &[String]| {
         let mail = String::from_utf8(mail.to_vec()).unwrap();
         let failure = fails(&mail);
         met.push(mail);
-        failure.map_or(Ok(Vec::new()), Err)
+        failure.map_or(Ok(Taken::default()), Err)
     };
     let (tell, told) = mpsc::channel();
     if let Err(error) = queue.send(Which::All, &mut send, &tell) {
@@ -48,9 +48,9 @@ fn what_the_server_takes_leaves_and_only_then() {
     assert_eq!(fs::metadata(folder.join("1.eml")).unwrap().permissions().mode() & 0o777, 0o600);
     let mut left = Vec::new();
     let (tell, _told) = mpsc::channel();
-    let mut send = |_: &[u8]| {
+    let mut send = |_: &[u8], _: &[String]| {
         left.push(queue.waiting().unwrap().len());
-        Ok(Vec::new())
+        Ok(Taken::default())
     };
     queue.send(Which::All, &mut send, &tell).unwrap();
     assert_eq!(left, [3, 2, 1], "a mail is there while it is sent");
@@ -116,7 +116,7 @@ fn between_runs_the_refused_ones_rest() {
     let (_state, queue) = filled(&["1", "2"]);
     attempt(&queue, |mail| (mail == "1").then(|| Failure::Refused(anyhow!("never"))));
     let (tell, _told) = mpsc::channel();
-    queue.send(Which::NotRefused, &mut |_| panic!("none is left to try"), &tell).unwrap();
+    queue.send(Which::NotRefused, &mut |_, _| panic!("none is left to try"), &tell).unwrap();
     assert_eq!(queue.waiting().unwrap(), strings(&["1.1.eml"]));
 }
 
@@ -136,7 +136,7 @@ fn what_comes_while_it_sends_is_sent_too() {
 fn when_nobody_listens_it_stops() {
     let (_state, queue) = filled(&["1", "2"]);
     let (tell, _) = mpsc::channel();
-    queue.send(Which::All, &mut |_| Ok(Vec::new()), &tell).unwrap();
+    queue.send(Which::All, &mut |_, _| Ok(Taken::default()), &tell).unwrap();
     assert_eq!(queue.waiting().unwrap(), strings(&["1.eml"]));
 }
 
@@ -209,4 +209,20 @@ fn without_a_mail_there_is_no_folder() {
     let queue = Queue::below(state.path());
     assert_eq!(attempt(&queue, |_| None), (strings(&[]), 0, strings(&[]), strings(&[])));
     assert!(!state.path().join("queue").exists());
+}
+
+#[test]
+fn a_mail_that_some_have_waits_for_the_others() {
+    let (state, queue) = filled(&["1"]);
+    let (tell, _told) = mpsc::channel();
+    let mut met = Vec::new();
+    for (done, is_partial) in [("a", true), ("b", true), ("c", false)] {
+        let mut send = |_: &[u8], before: &[String]| {
+            met.push(before.join(" "));
+            Ok(Taken { done: strings(&[done]), is_partial, ..Taken::default() })
+        };
+        queue.send(Which::NotRefused, &mut send, &tell).unwrap();
+    }
+    assert_eq!(met, ["", "a", "a b"]);
+    assert_eq!(fs::read_dir(state.path().join("queue")).unwrap().count(), 1, "only the lock");
 }
