@@ -197,8 +197,9 @@ pub fn refuse_unreachable(config: &Config) -> Result<()> {
     let credentials = config.offsite.iter().map(|offsite| ("offsite.credentials", &offsite.credentials));
     let servers = config.report.iter().flat_map(|report| &report.servers);
     let login = servers.filter_map(|server| Some(("report.credentials", server.credentials.as_ref()?)));
+    let watcher = config.ping.iter().map(|ping| ("ping.credentials", &ping.credentials));
     let identities = config.sources.iter().map(|source| ("source.identity", &source.identity));
-    for (key, file) in credentials.chain(login).chain(identities) {
+    for (key, file) in credentials.chain(login).chain(watcher).chain(identities) {
         refuse(key, file, &UNSEEN, "can't see\nhint: write a file below /etc/vaultberry or /var/lib/vaultberry")?;
     }
     let lock = &config.backup.lock;
@@ -293,7 +294,8 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::{refuse_unreachable, unit_word};
-    use crate::config::{EXAMPLE, parse};
+    use crate::config::{EXAMPLE, Ping, parse};
+    use crate::outcome::Outcome;
 
     #[test]
     fn odd_paths_survive_a_unit_file() {
@@ -311,6 +313,10 @@ mod tests {
         config.sources[0].identity = PathBuf::from("/root/.ssh/id_ed25519");
         let error = refuse_unreachable(&config).unwrap_err().to_string();
         assert!(error.starts_with("source.identity: /root/.ssh/id_ed25519 lies in /root, which"), "{error}");
+        let mut config = parse(EXAMPLE).unwrap();
+        config.ping = Some(Ping { credentials: PathBuf::from("/root/ping"), partial: Outcome::Failed });
+        let error = refuse_unreachable(&config).unwrap_err().to_string();
+        assert!(error.starts_with("ping.credentials: /root/ping lies in /root, which"), "{error}");
         for lock in ["/tmp/lock", "/lock"] {
             let mut config = parse(EXAMPLE).unwrap();
             config.backup.lock = PathBuf::from(lock);
