@@ -233,7 +233,9 @@ fn unit_word(prefix: &str, path: &Path) -> String {
 /// The unit sees the rest of the system read-only. `-`: a folder that isn't there is for the run to report.
 fn writable_paths(config: &Config) -> String {
     let lock = config.backup.lock.parent().unwrap_or(&config.backup.lock);
-    let words = [config.backup.folder.as_path(), &config.backup.state, lock].map(|path| unit_word("-", path));
+    let metrics = config.metrics.as_ref().map(|metrics| metrics.folder.as_path());
+    let paths = [config.backup.folder.as_path(), &config.backup.state, lock].into_iter().chain(metrics);
+    let words: Vec<String> = paths.map(|path| unit_word("-", path)).collect();
     format!("[Service]\nReadWritePaths={}\n", words.join(" "))
 }
 
@@ -293,13 +295,24 @@ impl Archive {
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use super::{refuse_unreachable, unit_word};
-    use crate::config::{EXAMPLE, Ping, parse};
+    use super::{refuse_unreachable, unit_word, writable_paths};
+    use crate::config::{EXAMPLE, Metrics, Ping, parse};
     use crate::outcome::Outcome;
 
     #[test]
     fn odd_paths_survive_a_unit_file() {
         assert_eq!(unit_word("-", Path::new("/srv/back up 100%\"x\\")), "\"-/srv/back up 100%%\\\"x\\\\\"");
+    }
+
+    #[test]
+    fn the_unit_may_write_metrics_where_there_are_any() {
+        let mut config = parse(EXAMPLE).unwrap();
+        config.metrics = None;
+        let without = writable_paths(&config);
+        assert_eq!(without.lines().next(), Some("[Service]"));
+        config.metrics = Some(Metrics { folder: PathBuf::from("/var/lib/prometheus/node-exporter") });
+        let with = format!("{} \"-/var/lib/prometheus/node-exporter\"\n", without.trim_end());
+        assert_eq!(writable_paths(&config), with);
     }
 
     #[test]
