@@ -35,7 +35,8 @@ const SYSTEM: [(&str, &str, u32); 6] = [
     ("usr/share/vaultberry/initramfs-modules", include_str!("../../initramfs/modules"), 0o644),
 ];
 
-const APPLIANCE: [(&str, &str, u32); 16] = [
+const APPLIANCE: [(&str, &str, u32); 17] = [
+    root_file!("etc/apt/apt.conf.d/52vaultberry", 0o644),
     root_file!("etc/fail2ban/jail.d/vaultberry.conf", 0o644),
     root_file!("etc/ssh/sshd_config.d/vaultberry.conf", 0o644),
     root_file!("etc/systemd/journald.conf.d/vaultberry.conf", 0o644),
@@ -295,9 +296,16 @@ impl Archive {
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use super::{refuse_unreachable, unit_word, writable_paths};
+    use super::{APPLIANCE, refuse_unreachable, unit_word, writable_paths};
     use crate::config::{EXAMPLE, Metrics, Ping, parse};
     use crate::outcome::Outcome;
+
+    #[test]
+    fn the_appliance_fetches_package_lists_each_day() {
+        let (_, settings, mode) = APPLIANCE.iter().find(|(path, ..)| *path == "etc/apt/apt.conf.d/52vaultberry").unwrap();
+        assert!(settings.contains("\nAPT::Periodic::Update-Package-Lists \"1\";\n"), "{settings}");
+        assert_eq!(*mode, 0o644);
+    }
 
     #[test]
     fn odd_paths_survive_a_unit_file() {
