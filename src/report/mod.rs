@@ -38,6 +38,7 @@ use crate::config::{Config, MailServer};
 use crate::log::printable;
 use crate::redact::Redactor;
 use mail::Mailer;
+pub use queue::Loss;
 use queue::{Queue, Which};
 pub use smtp::Smtp;
 
@@ -53,6 +54,8 @@ pub struct Letter {
     pub text: String,
     /// The same as a page for mail programs that show HTML, where there is one; sealed.
     pub html: Option<String>,
+    /// The names of the losses that it tells of; they are done with when a server has taken the mail.
+    pub tells: Vec<String>,
     /// The run's log, of which the newest lines are attached, as many as the mail has room for; sealed too.
     pub log: Option<PathBuf>,
 }
@@ -90,6 +93,14 @@ impl Delivery {
 /// The queue can't be read.
 pub fn waiting(config: &Config) -> Result<usize> {
     Queue::below(&config.backup.state).waiting().map(|names| names.len())
+}
+
+/// What no mail has told yet of mails that didn't arrive, from old to new.
+///
+/// # Errors
+/// The queue can't be read.
+pub fn lost(config: &Config) -> Result<Vec<Loss>> {
+    Queue::below(&config.backup.state).lost()
 }
 
 /// What a mail says.
@@ -133,7 +144,9 @@ pub fn queue(config: &Config, letter: &Letter, name: &str, now: Timestamp) -> Qu
         Err(error) => queued.problems.push(format!("{error:#}")),
         Ok(composed) => {
             queued.problems.extend(composed.problems);
-            match Queue::below(&config.backup.state).put(name, &composed.mail, composed.short.as_deref()) {
+            let queue = Queue::below(&config.backup.state);
+            let put = || queue.put(name, &composed.mail, composed.short.as_deref());
+            match queue.tells(name, &composed.tells).and_then(|()| put()) {
                 Ok(()) => queued.safe = true,
                 Err(error) => {
                     queued.problems.push(format!("{error:#}"));
@@ -248,6 +261,7 @@ pub fn test(config: &Config, now: Timestamp) -> Result<String> {
         subject: format!("[vaultberry] {host}: test"),
         text: format!("This is a test. Reports of {host} can reach you, and you can read them.\n"),
         html: None,
+        tells: Vec::new(),
         log: None,
     };
     let delivery = post(config, &letter, now);
@@ -358,13 +372,14 @@ mod tests {
         assert_eq!(queue.waiting().unwrap(), ["1.eml"]);
         assert_eq!(deliver(), Delivery { sent: 1, waiting: 0, problems: Vec::new() });
         assert_eq!(*accepted.lock().unwrap(), ["<owner@example.org>", "<late@example.org>"]);
-        assert_eq!(fs::read_dir(state.path().join("queue")).unwrap().count(), 1, "only the lock");
+        assert_eq!(queue.lost().unwrap().len(), 1, "who is refused for good");
+        assert_eq!(fs::read_dir(state.path().join("queue")).unwrap().count(), 2, "the lock, and what was lost");
     }
 
     #[test]
     fn without_a_report_section_nothing_is_done() {
         let config = parse(EXAMPLE).unwrap();
-        let letter = Letter { subject: "s".into(), text: "t".into(), html: None, log: None };
+        let letter = Letter { subject: "s".into(), text: "t".into(), html: None, tells: Vec::new(), log: None };
         assert_eq!(post(&config, &letter, Timestamp::UNIX_EPOCH), Delivery::default());
         assert_eq!(
             test(&config, Timestamp::UNIX_EPOCH).unwrap_err().to_string(),

@@ -8,6 +8,8 @@
 //! A mail that is too large for the server goes in its short form, `NAME.short`, and then both leave the queue. One that was
 //! taken for some of the recipients waits for those that were refused for now; `NAME.done` names all others, one a line.
 
+mod losses;
+
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
@@ -25,6 +27,7 @@ use super::Delivery;
 use super::limits::{MOST, MOST_BYTES, refused_once_more, stem, surplus, was_refused};
 use super::mail::{Failure, Taken};
 use crate::durable;
+pub use losses::Loss;
 
 /// How long another process is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,8 +41,11 @@ const SHORT: &str = ".short";
 /// The end of the list of those whom a mail needn't go to any more.
 const DONE: &str = ".done";
 
+/// The end of the list of losses that a mail tells of.
+const TELLS: &str = ".tells";
+
 /// What may stand beside a mail, and goes with it.
-const BESIDE: [&str; 2] = [SHORT, DONE];
+const BESIDE: [&str; 3] = [SHORT, DONE, TELLS];
 
 /// What sends one mail, to all but these recipients.
 pub type Send<'a> = dyn FnMut(&[u8], &[String]) -> Result<Taken, Failure> + 'a;
@@ -172,11 +178,13 @@ impl Queue {
     fn count_refusal(&self, name: &str) -> Result<Option<String>> {
         let path = self.folder.join(name);
         let Some(next) = refused_once_more(name) else {
-            self.remove(name)?;
-            return Ok(Some(format!(
+            let told = format!(
                 "the mail {name} is dropped: the server refused it too often\n\
                  hint: what it told is in the run's log on the appliance"
-            )));
+            );
+            self.lose(&told, &[])?;
+            self.remove(name)?;
+            return Ok(Some(told));
         };
         fs::rename(&path, self.folder.join(&next)).with_context(|| format!("renaming {} to {next}", path.display()))?;
         Ok(None)
@@ -185,25 +193,27 @@ impl Queue {
     /// Gives one mail to `send`, in the form that stands at `path`, and removes it when it was taken for everybody.
     fn hand_over(&self, name: &str, path: &Path, send: &mut Send<'_>, delivery: &mut Delivery) -> Result<(), Failure> {
         let mail = fs::read(path).with_context(|| format!("reading the mail {}", path.display())).map_err(Failure::Mail)?;
-        let done = self.done(name).map_err(Failure::Mail)?;
+        let done = self.lines(name, DONE).map_err(Failure::Mail)?;
+        let tells = self.lines(name, TELLS).map_err(Failure::Mail)?;
         let taken = send(&mail, &done)?;
-        delivery.problems.extend(taken.refused.into_iter().chain(taken.problems));
         // The server has it: what goes wrong from here on makes it arrive a second time, no more.
+        let lost = taken.refused.iter().try_for_each(|refused| self.lose(refused, &tells));
         let settled = if taken.is_partial {
-            self.remember_done(name, &[done, taken.done].concat())
+            self.write_lines(name, DONE, &[done, taken.done].concat())
         } else {
             delivery.sent += 1;
             self.remove(name).and_then(|()| durable::sync_folder_of(path))
         };
-        if let Err(error) = settled {
+        delivery.problems.extend(taken.refused.into_iter().chain(taken.problems));
+        for error in [lost, settled, self.forget(&tells)].into_iter().filter_map(Result::err) {
             delivery.problem(&error);
         }
         Ok(())
     }
 
-    /// Whom a mail needn't go to any more.
-    fn done(&self, name: &str) -> Result<Vec<String>> {
-        let path = self.beside(name, DONE);
+    /// A list that stands beside a mail; empty where there is none.
+    fn lines(&self, name: &str, end: &str) -> Result<Vec<String>> {
+        let path = self.beside(name, end);
         match fs::read_to_string(&path) {
             Ok(text) => Ok(text.lines().map(str::to_owned).collect()),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
@@ -211,8 +221,8 @@ impl Queue {
         }
     }
 
-    fn remember_done(&self, name: &str, done: &[String]) -> Result<()> {
-        durable::write(&self.beside(name, DONE), format!("{}\n", done.join("\n")).as_bytes(), 0o600)
+    fn write_lines(&self, name: &str, end: &str, lines: &[String]) -> Result<()> {
+        durable::write(&self.beside(name, end), format!("{}\n", lines.join("\n")).as_bytes(), 0o600)
     }
 
     /// Asks for the right to send, for as long as there is patience.
@@ -258,18 +268,34 @@ impl Queue {
         Ok(())
     }
 
-    /// Drops the oldest mails beyond the bounds, and gives a line for each.
+    /// Keeps the queue within its bounds: the oldest mails are cut to their short forms, and dropped where that isn't enough.
+    /// Gives a line for each.
     pub fn bound(&self) -> Result<Vec<String>> {
         let names = self.waiting()?;
         // One that is gone has no size.
-        let size = |name: &String| fs::metadata(self.folder.join(name)).map_or(0, |metadata| metadata.len());
-        let sizes: Vec<u64> = names.iter().map(size).collect();
-        let mut dropped = Vec::new();
-        for name in &names[..surplus(&sizes)] {
-            self.remove(name)?;
-            dropped.push(format!("more than {MOST} mails or {} MiB wait: the oldest, {name}, goes unsent", MOST_BYTES >> 20));
+        let size = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
+        let mut sizes: Vec<u64> = names.iter().map(|name| size(&self.folder.join(name))).collect();
+        let too_many = names.len().saturating_sub(MOST);
+        let mut told = Vec::new();
+        for (at, name) in names.iter().enumerate().skip(too_many) {
+            if surplus(&sizes) <= too_many {
+                break;
+            }
+            let (path, short) = (self.folder.join(name), self.beside(name, SHORT));
+            if short.exists() {
+                fs::rename(&short, &path).with_context(|| format!("renaming {} to {name}", short.display()))?;
+                sizes[at] = size(&path);
+                told.push(format!("more than {} MiB wait: of the mail {name} only the text is kept", MOST_BYTES >> 20));
+            }
         }
-        Ok(dropped)
+        for name in &names[..surplus(&sizes)] {
+            let dropped = format!("more than {MOST} mails or {} MiB wait: the oldest, {name}, goes unsent", MOST_BYTES >> 20);
+            // Where nothing more can be written, room matters most.
+            told.extend(self.lose(&dropped, &[]).err().map(|error| format!("{error:#}")));
+            self.remove(name)?;
+            told.push(dropped);
+        }
+        Ok(told)
     }
 
     /// Removes a mail, and what stands beside it after it.

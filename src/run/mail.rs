@@ -51,6 +51,7 @@ pub fn send(config: &Config, report: &mut RunReport, queued: Queued) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::time::{Duration, SystemTime};
 
     use jiff::Timestamp;
@@ -60,6 +61,19 @@ mod tests {
     use crate::openpgp;
     use crate::outcome::Outcome;
     use crate::run::report::RunReport;
+
+    #[test]
+    fn what_no_mail_has_told_stands_in_the_next_one() {
+        let state = tempfile::tempdir().unwrap();
+        let mut config = parse(EXAMPLE).unwrap();
+        config.backup.state = state.path().to_owned();
+        fs::create_dir(state.path().join("queue")).unwrap();
+        fs::write(state.path().join("queue/1.lost"), "the mail 0.eml is dropped\nhint: x").unwrap();
+        let letter = letter(&config, &RunReport::begun("20261123T023000Z".into(), Timestamp::now()), None);
+        assert!(letter.text.contains("- the mail 0.eml is dropped (x)\n"), "{}", letter.text);
+        assert!(letter.html.unwrap().contains("the mail 0.eml is dropped (x)"));
+        assert_eq!(letter.tells, ["1.lost"]);
+    }
 
     #[test]
     fn a_certificate_that_will_expire_is_in_each_report() {

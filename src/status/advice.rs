@@ -49,6 +49,7 @@ pub fn todo(facts: &Facts) -> Vec<String> {
     if facts.waiting_mails > 0 {
         todo.push(format!("{} mails wait for the mail server: look at `vaultberry report test`", facts.waiting_mails));
     }
+    todo.extend(facts.lost_mails.iter().map(|loss| one_line(&loss.told)));
     todo
 }
 

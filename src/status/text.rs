@@ -208,8 +208,9 @@ fn painted(outcome: Outcome, colour: bool) -> String {
 mod tests {
     use super::{subject, text, updates};
     use crate::outcome::Outcome;
+    use crate::report::Loss;
     use crate::status::host::{Host, Updates};
-    use crate::status::{advice, html, sample};
+    use crate::status::{self, advice, html, sample};
 
     #[test]
     fn the_text_begins_with_the_outcome_and_what_to_do() {
@@ -244,6 +245,17 @@ certificate AB12: expires in 100 days
 the run: 20261123T023000Z
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn mails_that_did_not_arrive_are_told_in_each_form() {
+        let mut facts = sample::facts();
+        let told = "mailing to b@example.org: the server says 550\nhint: look at [report] to";
+        facts.lost_mails = vec![Loss { name: "1.lost".into(), told: told.into() }];
+        facts.todo = advice::todo(&facts);
+        let line = "mailing to b@example.org: the server says 550 (look at [report] to)";
+        assert!(text(&facts, false).contains(&format!("\n- {line}\n")));
+        assert!(html::page(&facts).contains(line) && status::json(&facts).unwrap().contains(line));
     }
 
     #[test]

@@ -65,8 +65,13 @@ impl Sender {
     /// Mails `TEXT` as if it were some seconds later, with the log if there is one. Later mails are made later.
     fn post(&self, seconds: i64) -> Delivery {
         let log = self.log();
-        let letter =
-            Letter { subject: SUBJECT.into(), text: TEXT.into(), html: Some(HTML.into()), log: log.exists().then_some(log) };
+        let letter = Letter {
+            subject: SUBJECT.into(),
+            text: TEXT.into(),
+            html: Some(HTML.into()),
+            tells: Vec::new(),
+            log: log.exists().then_some(log),
+        };
         let now = Timestamp::now() + SignedDuration::from_secs(seconds);
         post(&config::parse(&self.text).unwrap(), &letter, now)
     }

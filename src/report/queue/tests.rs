@@ -108,7 +108,8 @@ fn what_has_no_short_form_or_one_that_is_refused_counts_as_refused() {
     for _ in 0..5 {
         attempt(&queue, |_| Some(Failure::Refused(anyhow!("never"))));
     }
-    assert_eq!(fs::read_dir(state.path().join("queue")).unwrap().count(), 1, "only the lock");
+    assert_eq!(lost(&queue).len(), 2);
+    assert_eq!(fs::read_dir(state.path().join("queue")).unwrap().count(), 3, "the lock, and what was lost");
 }
 
 #[test]
@@ -188,7 +189,9 @@ fn the_queue_has_a_bound_in_bytes_too() {
         let mail = File::options().write(true).open(state.path().join(format!("queue/{name}.eml"))).unwrap();
         mail.set_len(mebibytes << 20).unwrap();
     }
-    assert_eq!(queue.bound().unwrap(), ["more than 60 mails or 64 MiB wait: the oldest, 1.eml, goes unsent"]);
+    let dropped = "more than 60 mails or 64 MiB wait: the oldest, 1.eml, goes unsent";
+    assert_eq!(queue.bound().unwrap(), [dropped]);
+    assert_eq!(lost(&queue), [dropped]);
     assert_eq!(queue.waiting().unwrap(), strings(&["2.eml", "3.eml"]));
 }
 
@@ -225,4 +228,74 @@ fn a_mail_that_some_have_waits_for_the_others() {
     }
     assert_eq!(met, ["", "a", "a b"]);
     assert_eq!(fs::read_dir(state.path().join("queue")).unwrap().count(), 1, "only the lock");
+}
+
+/// The losses that are kept, as they are told.
+fn lost(queue: &Queue) -> Vec<String> {
+    queue.lost().unwrap().into_iter().map(|loss| loss.told).collect()
+}
+
+#[test]
+fn what_was_lost_is_kept_until_a_mail_that_tells_it_is_taken() {
+    let (state, queue) = filled(&["1"]);
+    let never = |mail: &str| (mail == "1").then(|| Failure::Refused(anyhow!("never")));
+    for _ in 0..4 {
+        attempt(&queue, never);
+    }
+    assert_eq!(lost(&queue), strings(&[]));
+    attempt(&queue, never);
+    let dropped = "the mail 1.4.eml is dropped: the server refused it too often\n\
+                   hint: what it told is in the run's log on the appliance";
+    assert_eq!(lost(&queue), [dropped]);
+    let names: Vec<String> = queue.lost().unwrap().into_iter().map(|loss| loss.name).collect();
+    queue.put("2", b"2", None).unwrap();
+    assert_eq!(attempt(&queue, |_| None).1, 1);
+    assert_eq!(lost(&queue), [dropped], "a mail that doesn't tell it");
+    queue.tells("3", &names).unwrap();
+    queue.put("3", b"3", None).unwrap();
+    attempt(&queue, |_| Some(Failure::Mail(anyhow!("later"))));
+    assert_eq!(lost(&queue), [dropped]);
+    attempt(&queue, |_| None);
+    assert_eq!(lost(&queue), strings(&[]));
+    assert_eq!(fs::read_dir(state.path().join("queue")).unwrap().count(), 1, "only the lock");
+}
+
+#[test]
+fn refused_recipients_are_lost_once_until_told() {
+    let (_state, queue) = filled(&["1", "2", "3"]);
+    let mut refuse = |_: &[u8], _: &[String]| Ok(Taken { refused: strings(&["nobody"]), ..Taken::default() });
+    let (tell, _told) = mpsc::channel();
+    queue.send(Which::All, &mut refuse, &tell).unwrap();
+    assert_eq!(lost(&queue), ["nobody"]);
+    let before = queue.lost().unwrap().remove(0).name;
+    queue.tells("4", std::slice::from_ref(&before)).unwrap();
+    queue.put("4", b"4", None).unwrap();
+    queue.send(Which::All, &mut refuse, &tell).unwrap();
+    assert_eq!(lost(&queue), ["nobody"], "refused again, by the mail that told it");
+    assert_ne!(queue.lost().unwrap()[0].name, before);
+}
+
+#[test]
+fn the_newest_losses_are_kept() {
+    let (_state, queue) = filled(&["1"]);
+    (0..25).for_each(|number| queue.lose(&number.to_string(), &[]).unwrap());
+    assert_eq!(lost(&queue).len(), 20);
+    assert!(lost(&queue).contains(&"24".to_owned()));
+}
+
+#[test]
+fn rather_than_dropped_a_mail_is_cut_to_its_short_form() {
+    let (state, queue) = filled(&["3"]);
+    for name in ["1", "2"] {
+        queue.put(name, name.as_bytes(), Some(b"short")).unwrap();
+    }
+    let grow = |name: &str, mebibytes: u64| {
+        let mail = File::options().write(true).open(state.path().join(format!("queue/{name}.eml"))).unwrap();
+        mail.set_len(mebibytes << 20).unwrap();
+    };
+    [("1", 10), ("2", 30), ("3", 30)].into_iter().for_each(|(name, mebibytes)| grow(name, mebibytes));
+    assert_eq!(queue.bound().unwrap(), ["more than 64 MiB wait: of the mail 1.eml only the text is kept"]);
+    assert_eq!(fs::read(state.path().join("queue/1.eml")).unwrap(), b"short");
+    assert_eq!(queue.waiting().unwrap(), strings(&["1.eml", "2.eml", "3.eml"]));
+    assert_eq!(lost(&queue), strings(&[]));
 }
