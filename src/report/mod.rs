@@ -24,6 +24,7 @@ mod mail;
 mod queue;
 mod refusal;
 mod smtp;
+mod starttls;
 
 use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};

@@ -20,7 +20,8 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::mail::{Failure, Taken};
 use super::place;
-use super::refusal::{Stage, is_too_large, told};
+use super::refusal::{Stage, is_too_large, told, unreachable};
+use super::starttls;
 use crate::config::{MailServer, Report, Security};
 use crate::credentials;
 
@@ -118,8 +119,13 @@ impl Smtp {
         let failed = |error: Error| self.told(Stage::Connecting, &error);
         let from_the_first_byte = tls.as_ref().filter(|_| server.security == Security::Tls);
         let address = (server.host.as_str(), server.port);
-        let mut connection =
-            SmtpConnection::connect(address, Some(self.answer), &hello, from_the_first_byte, None).map_err(failed)?;
+        let connected = if server.security == Security::StartTls {
+            let relay = starttls::relay(address, self.answer).map_err(|error| unreachable(server, &error))?;
+            SmtpConnection::connect(relay, Some(self.answer), &hello, None, None)
+        } else {
+            SmtpConnection::connect(address, Some(self.answer), &hello, from_the_first_byte, None)
+        };
+        let mut connection = connected.map_err(failed)?;
         if let (Security::StartTls, Some(tls)) = (server.security, &tls) {
             if !connection.can_starttls() {
                 connection.abort();
