@@ -24,6 +24,7 @@ pub mod kernel;
 pub mod keys;
 pub mod log;
 pub mod luks;
+pub mod markup;
 pub mod mounts;
 pub mod offsite;
 pub mod openpgp;

@@ -16,6 +16,7 @@ use openssl::base64::encode_block;
 use zeroize::Zeroizing;
 
 use crate::config::Config;
+use crate::markup;
 
 /// What stands for a secret.
 pub const MASK: &str = "[masked]";
@@ -64,9 +65,11 @@ impl Redactor {
         // Inside of a JSON text in a JSON text, as a program's own JSON stands in the log.
         let twice = escaped.replace('\\', "\\\\").replace('"', "\\\"");
         for form in [secret.to_owned(), escaped, twice, percent(secret), encode_block(secret.as_bytes())] {
-            let form = Zeroizing::new(form);
-            if form.len() >= SHORTEST && !self.known.contains(&form) {
-                self.known.push(form);
+            // Each may stand in the report's page, too.
+            for form in [markup::escaped(&form), form].map(Zeroizing::new) {
+                if form.len() >= SHORTEST && !self.known.contains(&form) {
+                    self.known.push(form);
+                }
             }
         }
     }
@@ -291,6 +294,11 @@ mod tests {
         {
             assert_eq!(redactor.masked(&format!("<{text}>")), "<[masked]>");
         }
+        redactor.learn("<tom&'jerry>");
+        for text in ["<tom&'jerry>", "&lt;tom&amp;&#39;jerry&gt;", "PHRvbSYnamVycnk+"] {
+            assert_eq!(redactor.masked(&format!("({text})")), "([masked])");
+        }
+        assert_eq!(redactor.masked(r"(co\&quot;rrect/horse)"), "([masked])", "JSON on a page");
         redactor.learn("horse");
         assert_eq!(redactor.masked("horse"), "horse", "too short to be one");
         redactor.learn("rrect/horses");

@@ -35,7 +35,8 @@ const SYSTEM: [(&str, &str, u32); 6] = [
     ("usr/share/vaultberry/initramfs-modules", include_str!("../../initramfs/modules"), 0o644),
 ];
 
-const APPLIANCE: [(&str, &str, u32); 18] = [
+const APPLIANCE: [(&str, &str, u32); 19] = [
+    root_file!("etc/apt/apt.conf.d/52vaultberry", 0o644),
     root_file!("etc/fail2ban/jail.d/vaultberry.conf", 0o644),
     root_file!("etc/ssh/sshd_config.d/vaultberry.conf", 0o644),
     root_file!("etc/systemd/journald.conf.d/vaultberry.conf", 0o644),
@@ -201,8 +202,9 @@ pub fn refuse_unreachable(config: &Config) -> Result<()> {
     let credentials = config.offsite.iter().map(|offsite| ("offsite.credentials", &offsite.credentials));
     let servers = config.report.iter().flat_map(|report| &report.servers);
     let login = servers.filter_map(|server| Some(("report.credentials", server.credentials.as_ref()?)));
+    let watcher = config.ping.iter().map(|ping| ("ping.credentials", &ping.credentials));
     let identities = config.sources.iter().map(|source| ("source.identity", &source.identity));
-    for (key, file) in credentials.chain(login).chain(identities) {
+    for (key, file) in credentials.chain(login).chain(watcher).chain(identities) {
         refuse(key, file, &UNSEEN, "can't see\nhint: write a file below /etc/vaultberry or /var/lib/vaultberry")?;
     }
     let lock = &config.backup.lock;
@@ -236,7 +238,9 @@ fn unit_word(prefix: &str, path: &Path) -> String {
 /// The unit sees the rest of the system read-only. `-`: a folder that isn't there is for the run to report.
 fn writable_paths(config: &Config) -> String {
     let lock = config.backup.lock.parent().unwrap_or(&config.backup.lock);
-    let words = [config.backup.folder.as_path(), &config.backup.state, lock].map(|path| unit_word("-", path));
+    let metrics = config.metrics.as_ref().map(|metrics| metrics.folder.as_path());
+    let paths = [config.backup.folder.as_path(), &config.backup.state, lock].into_iter().chain(metrics);
+    let words: Vec<String> = paths.map(|path| unit_word("-", path)).collect();
     format!("[Service]\nReadWritePaths={}\n", words.join(" "))
 }
 
@@ -296,12 +300,31 @@ impl Archive {
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use super::{refuse_unreachable, unit_word};
-    use crate::config::{EXAMPLE, parse};
+    use super::{APPLIANCE, refuse_unreachable, unit_word, writable_paths};
+    use crate::config::{EXAMPLE, Metrics, Ping, parse};
+    use crate::outcome::Outcome;
+
+    #[test]
+    fn the_appliance_fetches_package_lists_each_day() {
+        let (_, settings, mode) = APPLIANCE.iter().find(|(path, ..)| *path == "etc/apt/apt.conf.d/52vaultberry").unwrap();
+        assert!(settings.contains("\nAPT::Periodic::Update-Package-Lists \"1\";\n"), "{settings}");
+        assert_eq!(*mode, 0o644);
+    }
 
     #[test]
     fn odd_paths_survive_a_unit_file() {
         assert_eq!(unit_word("-", Path::new("/srv/back up 100%\"x\\")), "\"-/srv/back up 100%%\\\"x\\\\\"");
+    }
+
+    #[test]
+    fn the_unit_may_write_metrics_where_there_are_any() {
+        let mut config = parse(EXAMPLE).unwrap();
+        config.metrics = None;
+        let without = writable_paths(&config);
+        assert_eq!(without.lines().next(), Some("[Service]"));
+        config.metrics = Some(Metrics { folder: PathBuf::from("/var/lib/prometheus/node-exporter") });
+        let with = format!("{} \"-/var/lib/prometheus/node-exporter\"\n", without.trim_end());
+        assert_eq!(writable_paths(&config), with);
     }
 
     #[test]
@@ -315,6 +338,10 @@ mod tests {
         config.sources[0].identity = PathBuf::from("/root/.ssh/id_ed25519");
         let error = refuse_unreachable(&config).unwrap_err().to_string();
         assert!(error.starts_with("source.identity: /root/.ssh/id_ed25519 lies in /root, which"), "{error}");
+        let mut config = parse(EXAMPLE).unwrap();
+        config.ping = Some(Ping { credentials: PathBuf::from("/root/ping"), partial: Outcome::Failed });
+        let error = refuse_unreachable(&config).unwrap_err().to_string();
+        assert!(error.starts_with("ping.credentials: /root/ping lies in /root, which"), "{error}");
         for lock in ["/tmp/lock", "/lock"] {
             let mut config = parse(EXAMPLE).unwrap();
             config.backup.lock = PathBuf::from(lock);

@@ -51,8 +51,8 @@ fn one(recipient: &config::Recipient, now: SystemTime) -> Shown {
     }
 }
 
-/// What helps against a certificate that can't be used.
-fn remedy(problem: &str) -> &'static str {
+/// What helps against a certificate that can't be used, for this `problem`.
+pub fn remedy(problem: &str) -> &'static str {
     if problem.contains("revoked") {
         "take another certificate, and put it into [openpgp] recipients"
     } else if problem.contains("isn't valid now") {

@@ -41,6 +41,8 @@ pub struct Composed {
     /// The same without page and log, under the same Message-ID, for a server that finds the mail too large; none where it is
     /// short already.
     pub short: Option<Vec<u8>>,
+    /// The losses that it tells of.
+    pub tells: Vec<String>,
     /// What the owner should mend: certificates that can't be used, a log that can't be read.
     pub problems: Vec<String>,
 }
@@ -66,7 +68,7 @@ pub fn compose(config: &Config, report: &Report, letter: &Letter, name: &str, no
         "MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n";
     let mail = [headers.as_bytes(), head.as_bytes(), &encoded(&notice(&reason))].concat();
     let problem = format!("the report couldn't be sealed, so that only a notice goes: {}\nhint: {HINT}", reason.join("; "));
-    Ok(Composed { mail, short: None, problems: vec![problem] })
+    Ok(Composed { mail, short: None, tells: Vec::new(), problems: vec![problem] })
 }
 
 /// The headers that anybody on the way can read, each line with its end.
@@ -112,7 +114,7 @@ impl Envelope<'_> {
         } else {
             None
         };
-        Ok(Composed { mail, short, problems })
+        Ok(Composed { mail, short, tells: letter.tells.clone(), problems })
     }
 
     /// A mail of at most `limit` bytes: the text and its page first, and the newest lines of the log in what is left.
@@ -194,7 +196,7 @@ fn short_text(text: &str, log: Option<&Path>) -> String {
     let place =
         log.map_or_else(String::new, |log| format!("; the log is {} there", printable(log.as_os_str().as_encoded_bytes())));
     format!(
-        "The mail server found the whole report too large, so that this is its text alone. `vaultberry report preview` on the \
+        "The whole report was too large for the mail server or the queue, so that this is its text alone. `vaultberry report preview` on the \
          appliance shows the last run's{place}.\n\
          hint: make [report] size_limit smaller\n\n{text}"
     )

@@ -23,6 +23,19 @@ pub enum Failure {
     Server(Error),
 }
 
+/// What came of a mail that a server took for at least one recipient.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Whom it needn't go to any more: who has it now, and who is refused for good.
+    pub done: Vec<String>,
+    /// Whether somebody is refused for now only, and the mail has to go there once more.
+    pub is_partial: bool,
+    /// What was said against recipients that are refused for good.
+    pub refused: Vec<String>,
+    /// What else went wrong.
+    pub problems: Vec<String>,
+}
+
 impl Failure {
     /// What happened, for a person.
     pub fn into_error(self) -> Error {
@@ -51,23 +64,23 @@ impl Mailer {
         Self { servers: servers.collect() }
     }
 
-    /// Sends one mail. It is sent when a server has taken it for at least one recipient; what went wrong although it was
-    /// sent is told: refused recipients, and servers that were tried before.
+    /// Sends one mail to all recipients but those that are `done`. What went wrong although a server took it is told: refused
+    /// recipients, and servers that were tried before.
     ///
     /// # Errors
     /// No server took it. What all of them said is told together; it is [`Failure::Refused`] only if each of them refused this
     /// mail for good, and [`Failure::TooLarge`] as soon as it was too large for one.
-    pub fn send(&mut self, mail: &[u8]) -> Result<Vec<String>, Failure> {
+    pub fn send(&mut self, mail: &[u8], done: &[String]) -> Result<Taken, Failure> {
         if self.servers.iter().all(|(_, standing)| *standing == Standing::Bad) {
             self.servers.iter_mut().for_each(|(_, standing)| *standing = Standing::Good);
         }
         let passed_over = self.servers.iter().any(|(_, standing)| *standing == Standing::Bad);
         let mut failures = Vec::new();
         for (smtp, standing) in self.servers.iter_mut().filter(|(_, standing)| *standing == Standing::Good) {
-            match smtp.send(mail) {
-                Ok(mut problems) => {
-                    problems.extend(failures.into_iter().map(|failure: Failure| format!("{:#}", failure.into_error())));
-                    return Ok(problems);
+            match smtp.send(mail, done) {
+                Ok(mut taken) => {
+                    taken.problems.extend(failures.into_iter().map(|failure: Failure| format!("{:#}", failure.into_error())));
+                    return Ok(taken);
                 }
                 Err(failure) => {
                     if matches!(failure, Failure::Server(_)) {
@@ -134,7 +147,7 @@ mod tests {
             (Some(("MAIL", "550 not you")), "the server says 550 not you"),
         ] {
             let mut mailer = Mailer::new(&servers(&[first, fine]), "pi");
-            let problems = mailer.send(b"1\r\n").unwrap();
+            let problems = mailer.send(b"1\r\n", &[]).unwrap().problems;
             assert!(problems.len() == 1 && problems[0].contains(told), "{problems:?}");
         }
     }
@@ -142,8 +155,8 @@ mod tests {
     #[test]
     fn a_server_that_is_out_of_order_is_asked_once() {
         let mut mailer = Mailer::new(&servers(&[None, Some((".", "250 fine"))]), "pi");
-        assert_eq!(mailer.send(b"1\r\n").unwrap().len(), 1);
-        assert_eq!(mailer.send(b"2\r\n").unwrap(), Vec::<String>::new());
+        assert_eq!(mailer.send(b"1\r\n", &[]).unwrap().problems.len(), 1);
+        assert_eq!(mailer.send(b"2\r\n", &[]).unwrap().problems, Vec::<String>::new());
     }
 
     #[test]
@@ -161,7 +174,7 @@ mod tests {
         ] {
             let mut mailer = Mailer::new(&servers(&answers), "pi");
             for time in 1..=2 {
-                let failure = mailer.send(b"1\r\n").unwrap_err();
+                let failure = mailer.send(b"1\r\n", &[]).unwrap_err();
                 let kind = match failure {
                     Failure::Mail(_) => "mail",
                     Failure::Refused(_) => "refused",

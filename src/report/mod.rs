@@ -24,6 +24,7 @@ mod mail;
 mod queue;
 mod refusal;
 mod smtp;
+mod starttls;
 
 use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -38,6 +39,7 @@ use crate::config::{Config, MailServer};
 use crate::log::printable;
 use crate::redact::Redactor;
 use mail::Mailer;
+pub use queue::Loss;
 use queue::{Queue, Which};
 pub use smtp::Smtp;
 
@@ -53,6 +55,8 @@ pub struct Letter {
     pub text: String,
     /// The same as a page for mail programs that show HTML, where there is one; sealed.
     pub html: Option<String>,
+    /// The names of the losses that it tells of; they are done with when a server has taken the mail.
+    pub tells: Vec<String>,
     /// The run's log, of which the newest lines are attached, as many as the mail has room for; sealed too.
     pub log: Option<PathBuf>,
 }
@@ -60,7 +64,7 @@ pub struct Letter {
 /// What came of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delivery {
-    /// How many mails the server took, those included that waited from before.
+    /// How many mails the server took for everybody, those included that waited from before.
     pub sent: usize,
     /// How many are still in the queue.
     pub waiting: usize,
@@ -90,6 +94,14 @@ impl Delivery {
 /// The queue can't be read.
 pub fn waiting(config: &Config) -> Result<usize> {
     Queue::below(&config.backup.state).waiting().map(|names| names.len())
+}
+
+/// What no mail has told yet of mails that didn't arrive, from old to new.
+///
+/// # Errors
+/// The queue can't be read.
+pub fn lost(config: &Config) -> Result<Vec<Loss>> {
+    Queue::below(&config.backup.state).lost()
 }
 
 /// What a mail says.
@@ -133,7 +145,9 @@ pub fn queue(config: &Config, letter: &Letter, name: &str, now: Timestamp) -> Qu
         Err(error) => queued.problems.push(format!("{error:#}")),
         Ok(composed) => {
             queued.problems.extend(composed.problems);
-            match Queue::below(&config.backup.state).put(name, &composed.mail, composed.short.as_deref()) {
+            let queue = Queue::below(&config.backup.state);
+            let put = || queue.put(name, &composed.mail, composed.short.as_deref());
+            match queue.tells(name, &composed.tells).and_then(|()| put()) {
                 Ok(()) => queued.safe = true,
                 Err(error) => {
                     queued.problems.push(format!("{error:#}"));
@@ -217,7 +231,7 @@ fn hand_over(mut mailer: Mailer, queue: &Queue, which: Which, unqueued: Option<&
         at_once(&mut mailer, mail, &mut delivery);
         let _ = tell.send(delivery);
     }
-    if let Err(error) = queue.send(which, &mut |mail| mailer.send(mail), tell) {
+    if let Err(error) = queue.send(which, &mut |mail, done| mailer.send(mail, done), tell) {
         let mut delivery = Delivery::default();
         delivery.problem(&error);
         let _ = tell.send(delivery);
@@ -226,10 +240,10 @@ fn hand_over(mut mailer: Mailer, queue: &Queue, which: Which, unqueued: Option<&
 
 /// Sends a mail that couldn't be queued: when root is full, a word of it matters most.
 fn at_once(mailer: &mut Mailer, mail: &[u8], delivery: &mut Delivery) {
-    match mailer.send(mail) {
-        Ok(problems) => {
+    match mailer.send(mail, &[]) {
+        Ok(taken) => {
             delivery.sent += 1;
-            delivery.problems.extend(problems);
+            delivery.problems.extend(taken.refused.into_iter().chain(taken.problems));
         }
         Err(failure) => delivery.problem(&failure.into_error()),
     }
@@ -248,6 +262,7 @@ pub fn test(config: &Config, now: Timestamp) -> Result<String> {
         subject: format!("[vaultberry] {host}: test"),
         text: format!("This is a test. Reports of {host} can reach you, and you can read them.\n"),
         html: None,
+        tells: Vec::new(),
         log: None,
     };
     let delivery = post(config, &letter, now);
@@ -296,8 +311,10 @@ pub fn place(server: &MailServer) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::Write as _;
     use std::net::TcpListener;
+    use std::sync::{Arc, Mutex};
     use std::thread;
     use std::time::{Duration, Instant};
 
@@ -332,9 +349,38 @@ mod tests {
     }
 
     #[test]
+    fn who_is_refused_for_now_gets_the_mail_later_and_nobody_twice() {
+        let accepted = Arc::new(Mutex::new(Vec::new()));
+        let (known, mut greylisted) = (Arc::clone(&accepted), true);
+        let mut report = fake::serve(move |line| {
+            let Some(to) = line.strip_prefix("RCPT TO:") else { return "250 fine".to_owned() };
+            match to {
+                "<late@example.org>" if std::mem::take(&mut greylisted) => "450 4.2.0 later".to_owned(),
+                "<gone@example.org>" => "550 5.1.1 nobody".to_owned(),
+                to => {
+                    known.lock().unwrap().push(to.to_owned());
+                    "250 fine".to_owned()
+                }
+            }
+        });
+        report.to.extend(["late@example.org".to_owned(), "gone@example.org".to_owned()]);
+        let state = tempfile::tempdir().unwrap();
+        let queue = Queue::below(state.path());
+        queue.put("1", b"mail\r\n", None).unwrap();
+        let deliver = || deliver(Mailer::new(&report, "pi"), &queue, Which::NotRefused, None, LONGEST);
+        let first = deliver();
+        assert_eq!((first.sent, first.problems.len()), (0, 2), "{first:?}");
+        assert_eq!(queue.waiting().unwrap(), ["1.eml"]);
+        assert_eq!(deliver(), Delivery { sent: 1, waiting: 0, problems: Vec::new() });
+        assert_eq!(*accepted.lock().unwrap(), ["<owner@example.org>", "<late@example.org>"]);
+        assert_eq!(queue.lost().unwrap().len(), 1, "who is refused for good");
+        assert_eq!(fs::read_dir(state.path().join("queue")).unwrap().count(), 2, "the lock, and what was lost");
+    }
+
+    #[test]
     fn without_a_report_section_nothing_is_done() {
         let config = parse(EXAMPLE).unwrap();
-        let letter = Letter { subject: "s".into(), text: "t".into(), html: None, log: None };
+        let letter = Letter { subject: "s".into(), text: "t".into(), html: None, tells: Vec::new(), log: None };
         assert_eq!(post(&config, &letter, Timestamp::UNIX_EPOCH), Delivery::default());
         assert_eq!(
             test(&config, Timestamp::UNIX_EPOCH).unwrap_err().to_string(),

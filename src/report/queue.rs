@@ -5,7 +5,10 @@
 //! sending wants a lock. Its holder looks for new mails until there are none; who doesn't get it waits a while, and then
 //! leaves its mail to the holder.
 //!
-//! A mail that is too large for the server goes in its short form, `NAME.short`, and then both leave the queue.
+//! A mail that is too large for the server goes in its short form, `NAME.short`, and then both leave the queue. One that was
+//! taken for some of the recipients waits for those that were refused for now; `NAME.done` names all others, one a line.
+
+mod losses;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -22,8 +25,9 @@ use nix::fcntl::{Flock, FlockArg, OFlag};
 
 use super::Delivery;
 use super::limits::{MOST, MOST_BYTES, refused_once_more, stem, surplus, was_refused};
-use super::mail::Failure;
+use super::mail::{Failure, Taken};
 use crate::durable;
+pub use losses::Loss;
 
 /// How long another process is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -31,8 +35,20 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A `.part` this old is left from a power cut; a younger one may still be written by another run.
 const LEFTOVER: Duration = Duration::from_hours(1);
 
-/// What sends one mail, and gives what isn't right although it was sent.
-pub type Send<'a> = dyn FnMut(&[u8]) -> Result<Vec<String>, Failure> + 'a;
+/// The end of a mail's short form.
+const SHORT: &str = ".short";
+
+/// The end of the list of those whom a mail needn't go to any more.
+const DONE: &str = ".done";
+
+/// The end of the list of losses that a mail tells of.
+const TELLS: &str = ".tells";
+
+/// What may stand beside a mail, and goes with it.
+const BESIDE: [&str; 3] = [SHORT, DONE, TELLS];
+
+/// What sends one mail, to all but these recipients.
+pub type Send<'a> = dyn FnMut(&[u8], &[String]) -> Result<Taken, Failure> + 'a;
 
 /// Which of the mails are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +79,7 @@ impl Queue {
         durable::sync_folder_of(&self.folder)?;
         // First, so that whoever finds the mail finds it.
         if let Some(short) = short {
-            durable::write(&self.short_of(name), short, 0o600)?;
+            durable::write(&self.beside(name, SHORT), short, 0o600)?;
         }
         durable::write(&self.folder.join(format!("{name}.eml")), mail, 0o600)
     }
@@ -110,11 +126,8 @@ impl Queue {
 
     /// Tries one mail, tells what came of it in `delivery`, and gives whether the server may take another.
     fn attempt(&self, name: &str, send: &mut Send<'_>, delivery: &mut Delivery) -> bool {
-        match self.hand_over(name, send) {
-            Ok(problems) => {
-                delivery.sent += 1;
-                delivery.problems.extend(problems);
-            }
+        match self.hand_over(name, &self.folder.join(name), send, delivery) {
+            Ok(()) => (),
             Err(Failure::Mail(error)) => delivery.problem(&error),
             Err(Failure::TooLarge(error)) => {
                 delivery.problem(&error);
@@ -134,19 +147,13 @@ impl Queue {
 
     /// Tries the short form of a mail that was too large. Without one the mail counts as refused.
     fn attempt_short(&self, name: &str, send: &mut Send<'_>, delivery: &mut Delivery) -> bool {
-        let path = self.short_of(stem(name));
-        let Ok(short) = fs::read(&path) else {
+        let path = self.beside(name, SHORT);
+        if !path.exists() {
             self.refused(name, delivery);
             return true;
-        };
-        match send(&short) {
-            Ok(problems) => {
-                delivery.sent += 1;
-                delivery.problems.extend(problems);
-                if let Err(error) = self.remove(name).and_then(|()| durable::sync_folder_of(&path)) {
-                    delivery.problem(&error);
-                }
-            }
+        }
+        match self.hand_over(name, &path, send, delivery) {
+            Ok(()) => (),
             Err(Failure::Refused(error) | Failure::TooLarge(error)) => {
                 delivery.problem(&error);
                 self.refused(name, delivery);
@@ -171,26 +178,51 @@ impl Queue {
     fn count_refusal(&self, name: &str) -> Result<Option<String>> {
         let path = self.folder.join(name);
         let Some(next) = refused_once_more(name) else {
-            self.remove(name)?;
-            return Ok(Some(format!(
+            let told = format!(
                 "the mail {name} is dropped: the server refused it too often\n\
                  hint: what it told is in the run's log on the appliance"
-            )));
+            );
+            self.lose(&told, &[])?;
+            self.remove(name)?;
+            return Ok(Some(told));
         };
         fs::rename(&path, self.folder.join(&next)).with_context(|| format!("renaming {} to {next}", path.display()))?;
         Ok(None)
     }
 
-    /// Gives one mail to `send`, and removes it when it was taken.
-    fn hand_over(&self, name: &str, send: &mut Send<'_>) -> Result<Vec<String>, Failure> {
-        let path = self.folder.join(name);
-        let mail = fs::read(&path).with_context(|| format!("reading the mail {}", path.display())).map_err(Failure::Mail)?;
-        let mut problems = send(&mail)?;
+    /// Gives one mail to `send`, in the form that stands at `path`, and removes it when it was taken for everybody.
+    fn hand_over(&self, name: &str, path: &Path, send: &mut Send<'_>, delivery: &mut Delivery) -> Result<(), Failure> {
+        let mail = fs::read(path).with_context(|| format!("reading the mail {}", path.display())).map_err(Failure::Mail)?;
+        let done = self.lines(name, DONE).map_err(Failure::Mail)?;
+        let tells = self.lines(name, TELLS).map_err(Failure::Mail)?;
+        let taken = send(&mail, &done)?;
         // The server has it: what goes wrong from here on makes it arrive a second time, no more.
-        if let Err(error) = self.remove(name).and_then(|()| durable::sync_folder_of(&path)) {
-            problems.push(format!("{error:#}"));
+        let lost = taken.refused.iter().try_for_each(|refused| self.lose(refused, &tells));
+        let settled = if taken.is_partial {
+            self.write_lines(name, DONE, &[done, taken.done].concat())
+        } else {
+            delivery.sent += 1;
+            self.remove(name).and_then(|()| durable::sync_folder_of(path))
+        };
+        delivery.problems.extend(taken.refused.into_iter().chain(taken.problems));
+        for error in [lost, settled, self.forget(&tells)].into_iter().filter_map(Result::err) {
+            delivery.problem(&error);
         }
-        Ok(problems)
+        Ok(())
+    }
+
+    /// A list that stands beside a mail; empty where there is none.
+    fn lines(&self, name: &str, end: &str) -> Result<Vec<String>> {
+        let path = self.beside(name, end);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(text.lines().map(str::to_owned).collect()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+        }
+    }
+
+    fn write_lines(&self, name: &str, end: &str, lines: &[String]) -> Result<()> {
+        durable::write(&self.beside(name, end), format!("{}\n", lines.join("\n")).as_bytes(), 0o600)
     }
 
     /// Asks for the right to send, for as long as there is patience.
@@ -221,8 +253,11 @@ impl Queue {
     fn remove_leftovers(&self) -> Result<()> {
         let waiting = self.waiting()?;
         let is_left = |name: &String| !waiting.iter().any(|mail| stem(mail) == stem(name));
-        let shorts = self.names(".short")?.into_iter().filter(is_left);
-        for name in self.names(".part")?.into_iter().chain(shorts) {
+        let mut beside = Vec::new();
+        for end in BESIDE {
+            beside.extend(self.names(end)?.into_iter().filter(is_left));
+        }
+        for name in self.names(".part")?.into_iter().chain(beside) {
             let path = self.folder.join(name);
             let modified = fs::metadata(&path).and_then(|metadata| metadata.modified());
             let age = modified.ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
@@ -233,29 +268,46 @@ impl Queue {
         Ok(())
     }
 
-    /// Drops the oldest mails beyond the bounds, and gives a line for each.
+    /// Keeps the queue within its bounds: the oldest mails are cut to their short forms, and dropped where that isn't enough.
+    /// Gives a line for each.
     pub fn bound(&self) -> Result<Vec<String>> {
         let names = self.waiting()?;
         // One that is gone has no size.
-        let size = |name: &String| fs::metadata(self.folder.join(name)).map_or(0, |metadata| metadata.len());
-        let sizes: Vec<u64> = names.iter().map(size).collect();
-        let mut dropped = Vec::new();
-        for name in &names[..surplus(&sizes)] {
-            self.remove(name)?;
-            dropped.push(format!("more than {MOST} mails or {} MiB wait: the oldest, {name}, goes unsent", MOST_BYTES >> 20));
+        let size = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
+        let mut sizes: Vec<u64> = names.iter().map(|name| size(&self.folder.join(name))).collect();
+        let too_many = names.len().saturating_sub(MOST);
+        let mut told = Vec::new();
+        for (at, name) in names.iter().enumerate().skip(too_many) {
+            if surplus(&sizes) <= too_many {
+                break;
+            }
+            let (path, short) = (self.folder.join(name), self.beside(name, SHORT));
+            if short.exists() {
+                fs::rename(&short, &path).with_context(|| format!("renaming {} to {name}", short.display()))?;
+                sizes[at] = size(&path);
+                told.push(format!("more than {} MiB wait: of the mail {name} only the text is kept", MOST_BYTES >> 20));
+            }
         }
-        Ok(dropped)
+        for name in &names[..surplus(&sizes)] {
+            let dropped = format!("more than {MOST} mails or {} MiB wait: the oldest, {name}, goes unsent", MOST_BYTES >> 20);
+            // Where nothing more can be written, room matters most.
+            told.extend(self.lose(&dropped, &[]).err().map(|error| format!("{error:#}")));
+            self.remove(name)?;
+            told.push(dropped);
+        }
+        Ok(told)
     }
 
-    /// Removes a mail, and its short form after it.
+    /// Removes a mail, and what stands beside it after it.
     fn remove(&self, name: &str) -> Result<()> {
         remove(&self.folder.join(name))?;
-        let short = self.short_of(stem(name));
-        if short.exists() { remove(&short) } else { Ok(()) }
+        let beside = BESIDE.map(|end| self.beside(name, end));
+        beside.iter().filter(|path| path.exists()).try_for_each(|path| remove(path))
     }
 
-    fn short_of(&self, stem: &str) -> PathBuf {
-        self.folder.join(format!("{stem}.short"))
+    /// What belongs to a mail, by its `end`.
+    fn beside(&self, name: &str, end: &str) -> PathBuf {
+        self.folder.join(format!("{}{end}", stem(name)))
     }
 
     /// The sorted names that end in `end`; none without the folder.

@@ -1,7 +1,7 @@
 //! What a mail server's no means to a person, and what helps.
 
 use std::error::Error as _;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 
 use lettre::transport::smtp::Error;
 
@@ -61,6 +61,12 @@ pub fn told(report: &Report, server: &MailServer, stage: Stage<'_>, error: &Erro
     anyhow::anyhow!("{doing}: {cause}\nhint: {}", hint(stage, code.as_deref(), &cause))
 }
 
+/// That no connection to a server could be made, and what helps.
+pub fn unreachable(server: &MailServer, error: &io::Error) -> anyhow::Error {
+    let cause = if is_silence(error) { "no answer in time".to_owned() } else { printable(error.to_string().as_bytes()) };
+    anyhow::anyhow!("connecting to the mail server {}: {cause}\nhint: {}", place(server), hint(Stage::Connecting, None, &cause))
+}
+
 /// The enhanced code (RFC 3463 section 2) that an answer begins with.
 fn enhanced(text: &str) -> Option<&str> {
     let word = text.split_whitespace().next()?;
@@ -71,7 +77,7 @@ fn enhanced(text: &str) -> Option<&str> {
 }
 
 fn is_silence(source: &(dyn std::error::Error + 'static)) -> bool {
-    let kind = source.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    let kind = source.downcast_ref::<io::Error>().map(io::Error::kind);
     // A socket's read that takes too long is "would block".
     matches!(kind, Some(ErrorKind::WouldBlock | ErrorKind::TimedOut))
 }

@@ -18,9 +18,10 @@ use lettre::transport::smtp::extension::ClientId;
 use serde::Deserialize;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::mail::Failure;
+use super::mail::{Failure, Taken};
 use super::place;
-use super::refusal::{Stage, is_too_large, told};
+use super::refusal::{Stage, is_too_large, told, unreachable};
+use super::starttls;
 use crate::config::{MailServer, Report, Security};
 use crate::credentials;
 
@@ -78,8 +79,12 @@ impl Smtp {
         Ok(self.largest)
     }
 
-    /// Sends one mail. It is sent when the server has taken it for at least one recipient; refused ones are told.
-    pub fn send(&mut self, mail: &[u8]) -> Result<Vec<String>, Failure> {
+    /// Sends one mail to all recipients but those that are `done`. It is taken when the server takes it for one of them.
+    pub fn send(&mut self, mail: &[u8], done: &[String]) -> Result<Taken, Failure> {
+        let recipients: Vec<String> = self.report.to.iter().filter(|to| !done.contains(to)).cloned().collect();
+        if recipients.is_empty() {
+            return Ok(Taken::default());
+        }
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.connect().map_err(Failure::Server)?,
@@ -93,9 +98,9 @@ impl Smtp {
                 mail.len()
             )));
         }
-        let result = self.envelope(&mut connection).and_then(|refused| {
+        let result = self.envelope(&mut connection, &recipients).and_then(|taken| {
             self.content(&mut connection, mail)?;
-            Ok(refused)
+            Ok(taken)
         });
         if result.is_ok() {
             self.connection = Some(connection);
@@ -114,8 +119,13 @@ impl Smtp {
         let failed = |error: Error| self.told(Stage::Connecting, &error);
         let from_the_first_byte = tls.as_ref().filter(|_| server.security == Security::Tls);
         let address = (server.host.as_str(), server.port);
-        let mut connection =
-            SmtpConnection::connect(address, Some(self.answer), &hello, from_the_first_byte, None).map_err(failed)?;
+        let connected = if server.security == Security::StartTls {
+            let relay = starttls::relay(address, self.answer).map_err(|error| unreachable(server, &error))?;
+            SmtpConnection::connect(relay, Some(self.answer), &hello, None, None)
+        } else {
+            SmtpConnection::connect(address, Some(self.answer), &hello, from_the_first_byte, None)
+        };
+        let mut connection = connected.map_err(failed)?;
         if let (Security::StartTls, Some(tls)) = (server.security, &tls) {
             if !connection.can_starttls() {
                 connection.abort();
@@ -144,24 +154,38 @@ impl Smtp {
         connection.auth(DEFAULT_MECHANISMS, &known).map(drop).map_err(|error| self.told(Stage::LoggingIn, &error))
     }
 
-    /// Says whom the mail is from and for; gives what was said against some of those whom it's for, if not all are refused.
-    fn envelope(&self, connection: &mut SmtpConnection) -> Result<Vec<String>, Failure> {
+    /// Says whom the mail is from and for; gives what was said to that, if not all are refused.
+    fn envelope(&self, connection: &mut SmtpConnection, recipients: &[String]) -> Result<Taken, Failure> {
         let from = Mail::new(Some(address(&self.report.from)?), Vec::new());
         connection.command(from).map_err(|error| Failure::Server(self.told(Stage::Sender, &error)))?;
-        let mut refused = Vec::new();
-        for to in &self.report.to {
-            if let Err(error) = connection.command(Rcpt::new(address(to)?, Vec::new())) {
-                let told = self.told(Stage::Recipient(to), &error);
-                if error.status().is_none() {
-                    return Err(Failure::Server(told));
-                }
-                refused.push(told.to_string());
+        let mut taken = Taken::default();
+        for to in recipients {
+            let Err(error) = connection.command(Rcpt::new(address(to)?, Vec::new())) else {
+                taken.done.push(to.clone());
+                continue;
+            };
+            let told = self.told(Stage::Recipient(to), &error);
+            if error.status().is_none() {
+                return Err(Failure::Server(told));
+            }
+            if error.is_permanent() {
+                taken.done.push(to.clone());
+                taken.refused.push(told.to_string());
+            } else {
+                taken.is_partial = true;
+                taken.problems.push(told.to_string());
             }
         }
-        if refused.len() == self.report.to.len() {
-            return Err(Failure::Server(anyhow!(refused.join("\n"))));
+        if taken.done.len() > taken.refused.len() {
+            return Ok(taken);
         }
-        Ok(refused)
+        let error = anyhow!([taken.refused, taken.problems].concat().join("\n"));
+        Err(match (recipients.len() == self.report.to.len(), taken.is_partial) {
+            (true, _) => Failure::Server(error),
+            // The others have it: what these refuse says nothing of the next mail.
+            (false, true) => Failure::Mail(error),
+            (false, false) => Failure::Refused(error),
+        })
     }
 
     fn content(&self, connection: &mut SmtpConnection, mail: &[u8]) -> Result<(), Failure> {
@@ -229,7 +253,7 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
-    use super::{Failure, Smtp, largest};
+    use super::{Failure, Smtp, Taken, largest};
     use crate::config::Report;
     use crate::report::fake::{HANG_UP, SIZE, serve};
 
@@ -259,15 +283,31 @@ mod tests {
                 if fails { reply } else { "250 fine" }.to_owned()
             });
             let mut smtp = smtp_of(&report);
-            match smtp.send(b"1\r\n") {
+            match smtp.send(b"1\r\n", &[]) {
                 Err(Failure::Refused(_)) if refused => (),
                 Err(Failure::Mail(_)) if !refused => (),
                 other => panic!("{at} {reply}: {other:?}"),
             }
-            assert_eq!(smtp.send(b"2\r\n").unwrap(), Vec::<String>::new(), "the next one is sent, after {at} {reply}");
+            assert!(smtp.send(b"2\r\n", &[]).is_ok(), "the next one is sent, after {at} {reply}");
         }
         let report = serve(|line| if line.starts_with("MAIL") { "451 later" } else { "250 fine" }.to_owned());
-        assert!(matches!(smtp_of(&report).send(b"1\r\n"), Err(Failure::Server(_))));
+        assert!(matches!(smtp_of(&report).send(b"1\r\n", &[]), Err(Failure::Server(_))));
+    }
+
+    #[test]
+    fn when_some_have_the_mail_a_no_to_all_others_means_this_mail() {
+        for (reply, refused) in [("450 later", false), ("550 never", true)] {
+            let mut report = serve(move |line| if line.starts_with("RCPT") { reply } else { "250 fine" }.to_owned());
+            report.to.push("other@example.org".to_owned());
+            let mut smtp = smtp_of(&report);
+            assert!(matches!(smtp.send(b"1\r\n", &[]), Err(Failure::Server(_))), "{reply}");
+            match smtp.send(b"1\r\n", &report.to[..1]) {
+                Err(Failure::Refused(_)) if refused => (),
+                Err(Failure::Mail(_)) if !refused => (),
+                other => panic!("{reply}: {other:?}"),
+            }
+            assert_eq!(smtp.send(b"1\r\n", &report.to).unwrap(), Taken::default(), "nobody is left");
+        }
     }
 
     #[test]
@@ -283,9 +323,9 @@ mod tests {
             if asked > 1 { "451 it was offered already" } else { "250 fine" }.to_owned()
         });
         let mut smtp = smtp_of(&report);
-        let Err(Failure::TooLarge(error)) = smtp.send(&vec![b'a'; SIZE + 1]) else { panic!("sent") };
+        let Err(Failure::TooLarge(error)) = smtp.send(&vec![b'a'; SIZE + 1], &[]) else { panic!("sent") };
         assert!(error.to_string().contains("the mail has 1048577 bytes, and the server takes 1048576\nhint: "), "{error}");
-        smtp.send(&vec![b'a'; SIZE]).unwrap();
+        smtp.send(&vec![b'a'; SIZE], &[]).unwrap();
         for (reply, too_large) in [
             ("552 no", true),
             ("552 5.3.4 too big", true),
@@ -294,7 +334,7 @@ mod tests {
             ("554 no", false),
         ] {
             let report = serve(move |line| if line == "." { reply } else { "250 fine" }.to_owned());
-            match smtp_of(&report).send(b"1\r\n") {
+            match smtp_of(&report).send(b"1\r\n", &[]) {
                 Err(Failure::TooLarge(_)) if too_large => (),
                 Err(Failure::Refused(_)) if !too_large => (),
                 other => panic!("{reply}: {other:?}"),
@@ -315,10 +355,12 @@ mod tests {
         let mut smtp = smtp_of(&slow("."));
         assert_eq!((smtp.answer, smtp.verdict), (Duration::from_secs(30), Duration::from_mins(10)));
         smtp.answer = Duration::from_millis(400);
-        assert_eq!(smtp.send(b"1\r\n").unwrap(), Vec::<String>::new());
+        smtp.send(b"1\r\n", &[]).unwrap();
         let mut smtp = smtp_of(&slow("MAIL"));
         smtp.answer = Duration::from_millis(400);
-        assert!(matches!(smtp.send(b"1\r\n"), Err(Failure::Server(error)) if error.to_string().contains("no answer in time")));
+        assert!(
+            matches!(smtp.send(b"1\r\n", &[]), Err(Failure::Server(error)) if error.to_string().contains("no answer in time"))
+        );
     }
 
     #[test]
@@ -331,7 +373,7 @@ mod tests {
                 None => "250 fine".to_owned(),
             });
             report.servers[0].credentials = Some(credentials(folder.path(), "user = \"pi\"\npassword = \"correct-horse\"\n"));
-            let Err(Failure::Server(error)) = smtp_of(&report).send(b"1\r\n") else { panic!("sent") };
+            let Err(Failure::Server(error)) = smtp_of(&report).send(b"1\r\n", &[]) else { panic!("sent") };
             let start = format!("logging in to the mail server 127.0.0.1:{}: {told}hint: look at user", report.servers[0].port);
             assert!(error.to_string().starts_with(&start), "{error}");
         }
@@ -342,7 +384,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut report = serve(str::to_owned);
         report.servers[0].credentials = Some(credentials(folder.path(), "user = \"pi\"\npassword = \"correct-horse\"\n"));
-        let Err(Failure::Server(error)) = smtp_of(&report).send(b"1\r\n") else { panic!("sent") };
+        let Err(Failure::Server(error)) = smtp_of(&report).send(b"1\r\n", &[]) else { panic!("sent") };
         assert!(error.to_string().contains(": its answer isn't SMTP\n"), "{error}");
     }
 
@@ -353,7 +395,7 @@ mod tests {
             let mut report = serve(|_| "250 fine".to_owned());
             let file = credentials(folder.path(), lines);
             report.servers[0].credentials = Some(file.clone());
-            let Err(Failure::Server(error)) = smtp_of(&report).send(b"1\r\n") else { panic!("sent") };
+            let Err(Failure::Server(error)) = smtp_of(&report).send(b"1\r\n", &[]) else { panic!("sent") };
             let told = format!("reading the credentials {}: user or password is empty\nhint: it has two lines", file.display());
             assert!(error.to_string().starts_with(&told), "{error}");
         }

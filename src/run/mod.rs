@@ -94,16 +94,9 @@ pub fn backup(config: &Config, accept: &Accept, events: &Events, stop: &Stop) ->
             tracing::warn!("another run holds {}: {holder}", config.backup.lock.display());
             at_work(now, &holder)
         }
-        Err(error) => {
-            let mut report = RunReport::begun(String::new(), now);
-            report.fail(&error);
-            tell(ping::end(config, report.outcome, stop), &mut report);
-            report
-        }
+        Err(error) => return without_lock(config, events, stop, &error),
     };
-    let queued = mail::queue(config, &report, None);
-    mail::send(config, &mut report, queued);
-    events.tell(&Event::Ended(&report));
+    mail_alone(config, events, &mut report);
     report
 }
 
@@ -114,13 +107,14 @@ pub fn backup(config: &Config, accept: &Accept, events: &Events, stop: &Stop) ->
 pub fn catch_up(config: &Config, events: &Events, stop: &Stop) -> Result<RunReport> {
     let now = Timestamp::now();
     // The lock first: a run that is going on looks like one that was cut short. That it makes up for the night is no news.
-    let lock = match lock::acquire(&config.backup.lock, now)? {
-        Attempt::Held(holder) => {
+    let lock = match lock::acquire(&config.backup.lock, now) {
+        Ok(Attempt::Held(holder)) => {
             let report = at_work(now, &holder);
             events.tell(&Event::Ended(&report));
             return Ok(report);
         }
-        Attempt::Taken(lock) => lock,
+        Ok(Attempt::Taken(lock)) => lock,
+        Err(error) => return Ok(without_lock(config, events, stop, &error)),
     };
     let last = last_times(&config.backup.state.join(LAST_RUN));
     match schedule::not_due(last, now, config.backup.at, &config.zone()?)? {
@@ -134,6 +128,22 @@ pub fn catch_up(config: &Config, events: &Events, stop: &Stop) -> Result<RunRepo
         }
         None => Ok(make(config, &Accept::default(), events, stop, lock)),
     }
+}
+
+/// The word of a run that couldn't ask for the lock, told to watcher and owner.
+fn without_lock(config: &Config, events: &Events, stop: &Stop, error: &anyhow::Error) -> RunReport {
+    let mut report = RunReport::begun(String::new(), Timestamp::now());
+    report.fail(error);
+    tell(ping::end(config, report.outcome, stop), &mut report);
+    mail_alone(config, events, &mut report);
+    report
+}
+
+/// Tells of a run that changes nothing, not even the word of the last one.
+fn mail_alone(config: &Config, events: &Events, report: &mut RunReport) {
+    let queued = mail::queue(config, report, None);
+    mail::send(config, report, queued);
+    events.tell(&Event::Ended(report));
 }
 
 fn at_work(now: Timestamp, holder: &str) -> RunReport {
@@ -359,5 +369,38 @@ impl Run<'_> {
 
     fn state(&self, name: &str) -> PathBuf {
         self.config.backup.state.join(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::{backup, catch_up};
+    use crate::config::{EXAMPLE, MailServer, Ping, Report, Security, parse};
+    use crate::outcome::Outcome;
+    use crate::report;
+    use crate::run::events::Events;
+    use crate::stop::Stop;
+
+    #[test]
+    fn who_can_not_have_the_lock_tells_watcher_and_owner() {
+        let state = tempfile::tempdir().unwrap();
+        let mut config = parse(EXAMPLE).unwrap();
+        config.backup.state = state.path().to_owned();
+        config.backup.lock = state.path().join("missing/lock");
+        // Nobody listens at port 1.
+        let server = MailServer { host: "127.0.0.1".into(), port: 1, security: Security::None, credentials: None, ca: None };
+        let (to, from) = (vec!["owner@example.org".into()], "pi@example.net".into());
+        config.report = Some(Report { to, from, servers: vec![server], size_limit: 1 << 20 });
+        config.ping = Some(Ping { credentials: PathBuf::from("/nowhere/ping"), partial: Outcome::Failed });
+        let (events, stop) = (Events::unheard(), Stop::default());
+        let reports = [backup(&config, &super::Accept::default(), &events, &stop), catch_up(&config, &events, &stop).unwrap()];
+        for report in &reports {
+            assert_eq!(report.outcome, Outcome::Failed);
+            assert!(report.error.as_ref().unwrap().starts_with("opening the lock "), "{:?}", report.error);
+            assert!(report.notes.len() == 1 && report.notes[0].contains("/nowhere/ping"), "{:?}", report.notes);
+        }
+        assert_eq!(report::waiting(&config).unwrap(), reports.len());
     }
 }

@@ -123,9 +123,10 @@ pub fn unreadable_credentials(config: &Config) -> impl Iterator<Item = String> {
     let store = config.offsite.as_ref().map(|offsite| &offsite.credentials);
     let servers = config.report.iter().flat_map(|report| &report.servers);
     let mail = servers.filter_map(|server| server.credentials.as_ref());
+    let watcher = config.ping.as_ref().map(|ping| &ping.credentials);
     // Which lines there must be is the business of who uses them; none is kept here.
     let read = |path: &PathBuf| credentials::read::<IgnoredAny>(path).err();
-    store.into_iter().chain(mail).filter_map(read).map(|error| format!("{error:#}"))
+    store.into_iter().chain(mail).chain(watcher).filter_map(read).map(|error| format!("{error:#}"))
 }
 
 fn around(config: &Config) -> Vec<String> {
@@ -164,7 +165,10 @@ impl RunRehearsal {
 
 #[cfg(test)]
 mod tests {
-    use super::{RunRehearsal, SourceRehearsal};
+    use std::path::PathBuf;
+
+    use super::{RunRehearsal, SourceRehearsal, unreadable_credentials};
+    use crate::config::{EXAMPLE, Ping, parse};
     use crate::outcome::Outcome;
     use crate::warnings::Warnings;
 
@@ -192,5 +196,13 @@ mod tests {
              db-1  failed    no\n      hint: look\n      the database wiki can be dumped\n  \
              the report would go to me@example.org through mail\n  nothing was written\n"
         );
+    }
+
+    #[test]
+    fn the_address_of_the_watcher_is_looked_at_too() {
+        let mut config = parse(EXAMPLE).unwrap();
+        config.ping = Some(Ping { credentials: PathBuf::from("/nowhere/ping"), partial: Outcome::Failed });
+        let told: Vec<String> = unreadable_credentials(&config).collect();
+        assert!(told.iter().any(|told| told.contains("/nowhere/ping")), "{told:?}");
     }
 }

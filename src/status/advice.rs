@@ -1,5 +1,7 @@
 //! What to do next, drawn from the facts: each a line for a person, the most urgent first.
 
+use crate::offsite::recipients::remedy;
+use crate::openpgp::EXTEND;
 use crate::outcome::Outcome;
 use crate::run::report::RunReport;
 use crate::status::facts::{Certificate, DiskUse, Facts};
@@ -47,6 +49,7 @@ pub fn todo(facts: &Facts) -> Vec<String> {
     if facts.waiting_mails > 0 {
         todo.push(format!("{} mails wait for the mail server: look at `vaultberry report test`", facts.waiting_mails));
     }
+    todo.extend(facts.lost_mails.iter().map(|loss| one_line(&loss.told)));
     todo
 }
 
@@ -76,12 +79,11 @@ fn of_run(last: &RunReport) -> Vec<String> {
 }
 
 fn of_certificate(certificate: &Certificate, facts: &Facts) -> Option<String> {
-    let extend = "extend it with `gpg --quick-set-expire`, and put it into [openpgp] recipients anew";
     if let Some(problem) = &certificate.problem {
-        return Some(format!("{}: {extend}", one_line(problem)));
+        return Some(format!("{}: {}", one_line(problem), remedy(problem)));
     }
     let days = certificate.expires?.duration_since(facts.taken).as_hours() / 24;
-    (days <= AHEAD).then(|| format!("the certificate {} expires in {days} days: {extend}", certificate.fingerprint))
+    (days <= AHEAD).then(|| format!("the certificate {} expires in {days} days: {EXTEND}", certificate.fingerprint))
 }
 
 /// What helps, where that is said, or else what is wrong: an error's hint line, or its first one.
@@ -90,5 +92,37 @@ fn one_line(error: &str) -> String {
     match error.lines().find_map(|line| line.trim_start().strip_prefix("hint: ")) {
         Some(hint) => format!("{first} ({hint})"),
         None => first.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::{EXTEND, todo};
+    use crate::status::sample;
+
+    #[test]
+    fn a_certificate_is_told_from_sixty_days_before_it_expires() {
+        let mut facts = sample::facts();
+        let told = |facts: &_| todo(facts).into_iter().find(|todo| todo.contains("certificate"));
+        facts.certificates[0].expires = Some(facts.taken + SignedDuration::from_hours(24 * 61));
+        assert_eq!(told(&facts), None);
+        facts.certificates[0].expires = Some(facts.taken + SignedDuration::from_hours(24 * 60));
+        assert_eq!(told(&facts), Some(format!("the certificate AB12 expires in 60 days: {EXTEND}")));
+    }
+
+    #[test]
+    fn of_a_certificate_that_can_not_be_used_what_helps_is_told() {
+        let mut facts = sample::facts();
+        for (problem, helps) in [
+            ("it was revoked", "take another certificate"),
+            ("it isn't valid now: Expired on 2026", "extend it with"),
+            ("it isn't valid: SHA1 is not considered secure", "make a new key pair"),
+        ] {
+            facts.certificates[0].problem = Some(format!("the certificate AB12: {problem}"));
+            let start = format!("the certificate AB12: {problem}: {helps} ");
+            assert!(todo(&facts).iter().any(|todo| todo.replace(',', " ").starts_with(&start)), "{:?}", todo(&facts));
+        }
     }
 }

@@ -18,7 +18,7 @@ use crate::disk::used;
 use crate::offsite::clock::Clock;
 use crate::openpgp::{self, Recipients};
 use crate::outcome::Outcome;
-use crate::report;
+use crate::report::{self, Loss};
 use crate::run::appliance;
 use crate::run::history::{self, Night};
 use crate::run::report::{RunReport, SourceReport};
@@ -58,6 +58,8 @@ pub struct Facts {
     pub host: Option<Host>,
     /// Mails that wait for a mail server.
     pub waiting_mails: usize,
+    /// Mails that didn't arrive, which no mail has told yet.
+    pub lost_mails: Vec<Loss>,
     /// What couldn't be found out, and why.
     pub troubles: Vec<String>,
     /// The newest runs, from the oldest to the newest; at most thirty.
@@ -160,6 +162,7 @@ pub fn gather(config: &Config, last: Option<&RunReport>, now: Timestamp) -> Fact
     history.drain(..history.len().saturating_sub(CHARTED));
     let snapshots = listed.unwrap_or_default().into_iter().map(|listed| (listed.source, listed.snapshots)).collect();
     let waiting_mails = known(&mut troubles, report::waiting(config)).unwrap_or(0);
+    let lost_mails = known(&mut troubles, report::lost(config)).unwrap_or_default();
     let appliance = fs::read_to_string(DEFAULT_CONFIG).is_ok_and(|text| text == config.text);
     let mut facts = Facts {
         appliance: config.appliance.hostname.clone(),
@@ -173,6 +176,7 @@ pub fn gather(config: &Config, last: Option<&RunReport>, now: Timestamp) -> Fact
         // Another machine's firewall is no business of ours, nor is a workstation's.
         host: appliance.then(host::look),
         waiting_mails,
+        lost_mails,
         troubles,
         history,
         todo: Vec::new(),

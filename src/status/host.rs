@@ -3,10 +3,12 @@
 //! Each thing is asked of the program that knows it, with a limit of its own. A program that isn't there, or doesn't answer,
 //! makes the answer `unknown`, never an error: these are facts for a report, and a report must go out.
 
+use std::fs::{self, Metadata};
 use std::io::Read as _;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -19,6 +21,13 @@ use crate::process;
 /// How long apt may think. On a Pi with a slow card it takes a minute.
 const APT: Duration = Duration::from_mins(3);
 
+/// Where apt keeps the package lists that it has fetched.
+const LISTS: &str = "/var/lib/apt/lists";
+
+/// How old the newest of them may be: Debian's list of security updates, which bears the time at which it was made, is made
+/// anew before that.
+const OLDEST_LISTS: Duration = Duration::from_hours(7 * 24);
+
 /// How long any other program may.
 const OTHERS: Duration = Duration::from_secs(20);
 
@@ -28,7 +37,7 @@ const LARGEST: u64 = 4 << 20;
 /// What is known of the appliance itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {
-    /// What apt would install; none where that isn't known.
+    /// What apt would install; none where that isn't known, as when it has fetched no package lists for a week.
     pub updates: Option<Updates>,
     /// What hardens it.
     pub checks: Vec<Check>,
@@ -87,7 +96,8 @@ impl State {
 
 /// Asks for everything.
 pub fn look() -> Host {
-    let apt = ask("apt-get", &["--simulate", "--quiet", "-o", "Debug::NoLocking=true", "dist-upgrade"], APT);
+    let apt = || ask("apt-get", &["--simulate", "--quiet", "-o", "Debug::NoLocking=true", "dist-upgrade"], APT);
+    let apt = are_fresh(LISTS.as_ref(), SystemTime::now()).then(apt).flatten();
     let updates = apt.filter(|answer| answer.success).map(|answer| updates(&answer.text));
     let sshd = ask("sshd", &["-T"], OTHERS).filter(|answer| answer.success).map(|answer| answer.text);
     let sshd = |key: &str, wanted: &[&str]| sshd.as_ref().and_then(|text| setting(text, key).map(|is| wanted.contains(&is)));
@@ -130,6 +140,15 @@ fn newest_kernel(note: &Result<Note>, booted: Option<&str>) -> Option<Check> {
     let hint =
         format!("{}; `vaultberry kernel list` tells more", printable(problem.lines().next().unwrap_or_default().as_bytes()));
     Some(check("the newest kernel boots", well, &hint))
+}
+
+/// Whether package lists were fetched lately. Without them apt knows of no update, and says so as if there were none.
+fn are_fresh(lists: &Path, now: SystemTime) -> bool {
+    let entries = fs::read_dir(lists).into_iter().flatten().flatten();
+    let fetched = entries.filter(|entry| entry.file_name() != "lock");
+    let times = fetched.filter_map(|entry| entry.metadata().ok().filter(Metadata::is_file)?.modified().ok());
+    // One from the future is fresh: its maker's clock is a little ahead.
+    times.max().is_some_and(|newest| now.duration_since(newest).map_or(true, |age| age <= OLDEST_LISTS))
 }
 
 /// Counts what apt says that it would install: lines as
@@ -200,10 +219,11 @@ fn ended(child: &mut Child, longest: Duration) -> Option<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
     use std::process::Command;
-    use std::time::{Duration, Instant};
+    use std::time::{Duration, Instant, SystemTime};
 
-    use super::{State, Updates, active, answer, failed_units, newest_kernel, setting, updates};
+    use super::{State, Updates, active, answer, are_fresh, failed_units, newest_kernel, setting, updates};
     use crate::kernel::note::Note;
 
     #[test]
@@ -216,6 +236,23 @@ mod tests {
         assert_eq!(["active\n", "inactive\n", "failed\n", ""].map(active), [Some(true), Some(false), Some(false), None]);
         let units = "apt-daily.service loaded failed failed Daily apt\nvaultberry-backup.service loaded failed failed x\n";
         assert_eq!(failed_units(units), ["apt-daily.service"]);
+    }
+
+    #[test]
+    fn without_package_lists_of_the_last_week_no_updates_are_known() {
+        let lists = tempfile::tempdir().unwrap();
+        let now = SystemTime::now();
+        let day = Duration::from_hours(24);
+        assert!(!are_fresh(&lists.path().join("missing"), now));
+        File::create(lists.path().join("lock")).unwrap();
+        fs::create_dir(lists.path().join("partial")).unwrap();
+        assert!(!are_fresh(lists.path(), now), "what an image has isn't a list");
+        let list = |name: &str, age| File::create(lists.path().join(name)).unwrap().set_modified(now - age).unwrap();
+        list("deb.debian.org_debian_dists_trixie_InRelease", day * 60);
+        assert!(!are_fresh(lists.path(), now));
+        list("deb.debian.org_debian-security_dists_trixie-security_InRelease", day * 7);
+        assert!(are_fresh(lists.path(), now));
+        assert!(!are_fresh(lists.path(), now + Duration::from_secs(1)));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use crate::amount::{amount, duration};
 use crate::log::printable;
+use crate::markup;
 use crate::outcome::Outcome;
 use crate::run::history::{Night, SourceNight};
 use crate::status::charts::{Bar, chart, colour};
@@ -28,18 +29,7 @@ const REMARKS: usize = 8;
 
 /// `text` for HTML, in elements and in quoted attributes; control characters are shown as [`printable`] does.
 pub fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for character in printable(text.as_bytes()).chars() {
-        match character {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            _ => safe.push(character),
-        }
-    }
-    safe
+    markup::escaped(&printable(text.as_bytes()))
 }
 
 /// The page.

@@ -49,5 +49,6 @@ pub fn letter(config: &Config, report: &RunReport) -> Letter {
     facts.waiting_mails = 0;
     facts.running = None;
     facts.todo = advice::todo(&facts);
-    Letter { subject: text::subject(&facts), text: text::text(&facts, false), html: Some(html::page(&facts)), log: None }
+    let tells = facts.lost_mails.iter().map(|loss| loss.name.clone()).collect();
+    Letter { subject: text::subject(&facts), text: text::text(&facts, false), html: Some(html::page(&facts)), tells, log: None }
 }

@@ -62,6 +62,7 @@ pub fn facts() -> Facts {
         certificates: vec![Certificate { fingerprint: "AB12".into(), expires: Some(taken + day * 100), problem: None }],
         host: None,
         waiting_mails: 0,
+        lost_mails: Vec::new(),
         troubles: Vec::new(),
         history: (0..30).map(|number| night(started - day * (29 - number), number)).collect(),
         todo: Vec::new(),

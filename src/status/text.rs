@@ -176,7 +176,7 @@ pub fn validity(certificate: &Certificate, now: Timestamp) -> String {
 /// Which updates wait, in words.
 pub fn updates(host: &Host) -> String {
     match host.updates {
-        None => String::from("unknown"),
+        None => String::from("not known: apt has fetched no package lists for a week, or doesn't answer"),
         Some(updates) => format!("{} wait, {} of them for security", updates.pending, updates.security),
     }
 }
@@ -206,9 +206,11 @@ fn painted(outcome: Outcome, colour: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{subject, text};
+    use super::{subject, text, updates};
     use crate::outcome::Outcome;
-    use crate::status::{advice, sample};
+    use crate::report::Loss;
+    use crate::status::host::{Host, Updates};
+    use crate::status::{self, advice, html, sample};
 
     #[test]
     fn the_text_begins_with_the_outcome_and_what_to_do() {
@@ -243,6 +245,28 @@ certificate AB12: expires in 100 days
 the run: 20261123T023000Z
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn mails_that_did_not_arrive_are_told_in_each_form() {
+        let mut facts = sample::facts();
+        let told = "mailing to b@example.org: the server says 550\nhint: look at [report] to";
+        facts.lost_mails = vec![Loss { name: "1.lost".into(), told: told.into() }];
+        facts.todo = advice::todo(&facts);
+        let line = "mailing to b@example.org: the server says 550 (look at [report] to)";
+        assert!(text(&facts, false).contains(&format!("\n- {line}\n")));
+        assert!(html::page(&facts).contains(line) && status::json(&facts).unwrap().contains(line));
+    }
+
+    #[test]
+    fn updates_that_are_not_known_are_not_none() {
+        let host = |updates| Host { updates, checks: Vec::new() };
+        assert_eq!(updates(&host(Some(Updates { pending: 2, security: 1 }))), "2 wait, 1 of them for security");
+        let mut facts = sample::facts();
+        facts.host = Some(host(None));
+        let told = "not known: apt has fetched no package lists for a week, or doesn't answer";
+        assert!(text(&facts, false).contains(&format!("\nupdates: {told}\n")));
+        assert!(html::page(&facts).contains(&format!("Updates: {}", html::escaped(told))));
     }
 
     #[test]

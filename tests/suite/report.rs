@@ -4,17 +4,22 @@ mod cut_short;
 mod postfix;
 
 use std::fs;
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 
 use jiff::{SignedDuration, Timestamp};
+use openssl::ssl::{SslAcceptor, SslFiletype, SslMethod};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vaultberry::config;
 use vaultberry::report::{Delivery, Letter, post};
 
 use crate::support::appliance::{Run, names};
+use crate::support::certify;
 use crate::support::gnupg::GnuPg;
 use crate::support::mailbox::{Mailbox, parse};
 
@@ -65,8 +70,13 @@ impl Sender {
     /// Mails `TEXT` as if it were some seconds later, with the log if there is one. Later mails are made later.
     fn post(&self, seconds: i64) -> Delivery {
         let log = self.log();
-        let letter =
-            Letter { subject: SUBJECT.into(), text: TEXT.into(), html: Some(HTML.into()), log: log.exists().then_some(log) };
+        let letter = Letter {
+            subject: SUBJECT.into(),
+            text: TEXT.into(),
+            html: Some(HTML.into()),
+            tells: Vec::new(),
+            log: log.exists().then_some(log),
+        };
         let now = Timestamp::now() + SignedDuration::from_secs(seconds);
         post(&config::parse(&self.text).unwrap(), &letter, now)
     }
@@ -351,6 +361,42 @@ fn without_starttls_nothing_is_sent() {
     let sender = Sender::with(&mailbox, &[&key], "security = \"none\"\n");
     assert_eq!(sender.post(1), sent(1, 0));
     assert_eq!(mailbox.about()[0]["tls"], false);
+}
+
+#[test]
+fn what_is_said_before_the_handshake_counts_for_nothing_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    certify(folder.path());
+    let path = |name: &str| folder.path().join(name);
+    let mut acceptor = SslAcceptor::mozilla_modern_v5(SslMethod::tls_server()).unwrap();
+    acceptor.set_private_key_file(path("server.key"), SslFiletype::PEM).unwrap();
+    acceptor.set_certificate_file(path("server.pem"), SslFiletype::PEM).unwrap();
+    let acceptor = acceptor.build();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // The server, and before it somebody who says yes to all that will be asked, and lets nothing of it through.
+    thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            connection.write_all(b"220 mail\r\n").unwrap();
+            let mut lines = BufReader::new(connection.try_clone().unwrap()).lines();
+            assert!(lines.next().unwrap().unwrap().starts_with("EHLO"));
+            connection.write_all(b"250-mail\r\n250 STARTTLS\r\n").unwrap();
+            assert_eq!(lines.next().unwrap().unwrap(), "STARTTLS");
+            let yes = ["250 mail\r\n"; 5].concat();
+            connection.write_all(format!("220 go ahead\r\n{yes}354 go on\r\n250 taken\r\n").as_bytes()).unwrap();
+            if let Ok(mut sealed) = acceptor.accept(connection) {
+                // It may hang up at any time.
+                let _ = io::copy(&mut sealed, &mut io::sink());
+            }
+        }
+    });
+    let ca = fs::read_to_string(path("ca.pem")).unwrap();
+    let sender = Sender::through(port, &[&GnuPg::new()], &format!("ca = '''{ca}'''\n"));
+    let delivery = sender.post(1);
+    assert_eq!((delivery.sent, delivery.waiting, delivery.problems.len()), (0, 1, 1), "{delivery:?}");
+    let told = format!("connecting to the mail server 127.0.0.1:{port}: received corrupt message");
+    assert!(delivery.problems[0].starts_with(&told), "{delivery:?}");
 }
 
 #[test]

@@ -50,8 +50,13 @@ fn a_mail_has_no_more_bytes_than_it_may_and_hardly_fewer() {
     let log = folder.path().join("run.log");
     let lines: Vec<String> = (0..40_000).map(|number| format!("{{\"line\":{number},\"of\":\"x = é\"}}\n")).collect();
     fs::write(&log, lines.concat()).unwrap();
-    let letter =
-        Letter { subject: "s".into(), text: "well\n".repeat(100), html: Some("<p style=\"x\">".repeat(1000)), log: Some(log) };
+    let letter = Letter {
+        subject: "s".into(),
+        text: "well\n".repeat(100),
+        html: Some("<p style=\"x\">".repeat(1000)),
+        tells: Vec::new(),
+        log: Some(log),
+    };
     for limit in [64 << 10, 100_001, 300_000, 1 << 20] {
         let mail = composed(&config, &letter, limit).mail;
         let limit = usize::try_from(limit).unwrap();
@@ -65,14 +70,15 @@ fn a_mail_has_no_more_bytes_than_it_may_and_hardly_fewer() {
 #[test]
 fn of_a_large_mail_there_is_a_short_form_under_the_same_name() {
     let (key, config) = owner();
-    let letter = |text: String| Letter { subject: "s".into(), text, html: Some("<p>".repeat(60_000)), log: None };
+    let letter =
+        |text: String| Letter { subject: "s".into(), text, html: Some("<p>".repeat(60_000)), tells: Vec::new(), log: None };
     let both = composed(&config, &letter("it went well\n".into()), 1 << 20);
     let short = both.short.unwrap();
     assert!(both.mail.len() > 100_000 && short.len() < 4096, "{} {}", both.mail.len(), short.len());
     let id = |mail: &[u8]| String::from_utf8_lossy(mail).lines().find(|line| line.starts_with("Message-ID: ")).map(String::from);
     assert!(id(&short).is_some() && id(&short) == id(&both.mail));
     let shown = inside(&short, &key);
-    assert!(shown.contains("found the whole report too large") && shown.contains("it went well") && !shown.contains("<p>"));
+    assert!(shown.contains("The whole report was too large") && shown.contains("it went well") && !shown.contains("<p>"));
     let long = composed(&config, &letter("it went well\n".repeat(20_000)), 1 << 20).short.unwrap();
     assert!(long.len() <= SHORT && inside(&long, &key).contains("(the rest is left out"), "{}", long.len());
     let mut small = letter("it went well\n".into());
@@ -87,7 +93,8 @@ fn secrets_are_masked_in_all_parts() {
     let log = folder.path().join("run.log");
     fs::write(&log, "password=battery-staple\n").unwrap();
     let said = |what: &str| format!("{what} https://me:battery-staple@example.org");
-    let letter = Letter { subject: said("subject"), text: said("text"), html: Some(said("html")), log: Some(log) };
+    let letter =
+        Letter { subject: said("subject"), text: said("text"), html: Some(said("html")), tells: Vec::new(), log: Some(log) };
     let composed = composed(&config, &letter, 1 << 20);
     let inside = inside(&composed.mail, &key);
     assert!(!inside.contains("staple") && !String::from_utf8_lossy(&composed.mail).contains("staple"));
@@ -110,7 +117,7 @@ proptest! {
         let log = folder.path().join("run.log");
         fs::write(&log, format!("{line}\n").repeat(lines) + "the newest line\n").unwrap();
         let html = (pages > 0).then(|| "<p>é".repeat(pages));
-        let letter = Letter { subject: "s".into(), text: text.repeat(texts), html, log: Some(log) };
+        let letter = Letter { subject: "s".into(), text: text.repeat(texts), html, tells: Vec::new(), log: Some(log) };
         let composed = composed(&config, &letter, limit);
         prop_assert!(composed.mail.len() as u64 <= limit, "{} of {limit}", composed.mail.len());
         prop_assert!(inside(&composed.mail, &key).contains("the newest line\r\n"));

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::anyhow;
 
-use super::{Delivery, Failure, Queue, Which};
+use super::{Delivery, Failure, Queue, Taken, Which};
 
 fn filled(mails: &[&str]) -> (tempfile::TempDir, Queue) {
     let state = tempfile::tempdir().unwrap();
@@ -20,11 +20,11 @@ fn filled(mails: &[&str]) -> (tempfile::TempDir, Queue) {
 /// Sends all with a server that fails at some, and gives what it met, what came of it and what is left.
 fn attempt(queue: &Queue, fails: impl Fn(&str) -> Option<Failure>) -> (Vec<String>, usize, Vec<String>, Vec<String>) {
     let (mut met, mut delivery) = (Vec::new(), Delivery::default());
-    let mut send = |mail: &[u8]| {
+    let mut send = |mail: &[u8], _: &[String]| {
         let mail = String::from_utf8(mail.to_vec()).unwrap();
         let failure = fails(&mail);
         met.push(mail);
-        failure.map_or(Ok(Vec::new()), Err)
+        failure.map_or(Ok(Taken::default()), Err)
     };
     let (tell, told) = mpsc::channel();
     if let Err(error) = queue.send(Which::All, &mut send, &tell) {
@@ -48,9 +48,9 @@ fn what_the_server_takes_leaves_and_only_then() {
     assert_eq!(fs::metadata(folder.join("1.eml")).unwrap().permissions().mode() & 0o777, 0o600);
     let mut left = Vec::new();
     let (tell, _told) = mpsc::channel();
-    let mut send = |_: &[u8]| {
+    let mut send = |_: &[u8], _: &[String]| {
         left.push(queue.waiting().unwrap().len());
-        Ok(Vec::new())
+        Ok(Taken::default())
     };
     queue.send(Which::All, &mut send, &tell).unwrap();
     assert_eq!(left, [3, 2, 1], "a mail is there while it is sent");
@@ -108,7 +108,8 @@ fn what_has_no_short_form_or_one_that_is_refused_counts_as_refused() {
     for _ in 0..5 {
         attempt(&queue, |_| Some(Failure::Refused(anyhow!("never"))));
     }
-    assert_eq!(fs::read_dir(state.path().join("queue")).unwrap().count(), 1, "only the lock");
+    assert_eq!(lost(&queue).len(), 2);
+    assert_eq!(fs::read_dir(state.path().join("queue")).unwrap().count(), 3, "the lock, and what was lost");
 }
 
 #[test]
@@ -116,7 +117,7 @@ fn between_runs_the_refused_ones_rest() {
     let (_state, queue) = filled(&["1", "2"]);
     attempt(&queue, |mail| (mail == "1").then(|| Failure::Refused(anyhow!("never"))));
     let (tell, _told) = mpsc::channel();
-    queue.send(Which::NotRefused, &mut |_| panic!("none is left to try"), &tell).unwrap();
+    queue.send(Which::NotRefused, &mut |_, _| panic!("none is left to try"), &tell).unwrap();
     assert_eq!(queue.waiting().unwrap(), strings(&["1.1.eml"]));
 }
 
@@ -136,7 +137,7 @@ fn what_comes_while_it_sends_is_sent_too() {
 fn when_nobody_listens_it_stops() {
     let (_state, queue) = filled(&["1", "2"]);
     let (tell, _) = mpsc::channel();
-    queue.send(Which::All, &mut |_| Ok(Vec::new()), &tell).unwrap();
+    queue.send(Which::All, &mut |_, _| Ok(Taken::default()), &tell).unwrap();
     assert_eq!(queue.waiting().unwrap(), strings(&["1.eml"]));
 }
 
@@ -188,7 +189,9 @@ fn the_queue_has_a_bound_in_bytes_too() {
         let mail = File::options().write(true).open(state.path().join(format!("queue/{name}.eml"))).unwrap();
         mail.set_len(mebibytes << 20).unwrap();
     }
-    assert_eq!(queue.bound().unwrap(), ["more than 60 mails or 64 MiB wait: the oldest, 1.eml, goes unsent"]);
+    let dropped = "more than 60 mails or 64 MiB wait: the oldest, 1.eml, goes unsent";
+    assert_eq!(queue.bound().unwrap(), [dropped]);
+    assert_eq!(lost(&queue), [dropped]);
     assert_eq!(queue.waiting().unwrap(), strings(&["2.eml", "3.eml"]));
 }
 
@@ -209,4 +212,90 @@ fn without_a_mail_there_is_no_folder() {
     let queue = Queue::below(state.path());
     assert_eq!(attempt(&queue, |_| None), (strings(&[]), 0, strings(&[]), strings(&[])));
     assert!(!state.path().join("queue").exists());
+}
+
+#[test]
+fn a_mail_that_some_have_waits_for_the_others() {
+    let (state, queue) = filled(&["1"]);
+    let (tell, _told) = mpsc::channel();
+    let mut met = Vec::new();
+    for (done, is_partial) in [("a", true), ("b", true), ("c", false)] {
+        let mut send = |_: &[u8], before: &[String]| {
+            met.push(before.join(" "));
+            Ok(Taken { done: strings(&[done]), is_partial, ..Taken::default() })
+        };
+        queue.send(Which::NotRefused, &mut send, &tell).unwrap();
+    }
+    assert_eq!(met, ["", "a", "a b"]);
+    assert_eq!(fs::read_dir(state.path().join("queue")).unwrap().count(), 1, "only the lock");
+}
+
+/// The losses that are kept, as they are told.
+fn lost(queue: &Queue) -> Vec<String> {
+    queue.lost().unwrap().into_iter().map(|loss| loss.told).collect()
+}
+
+#[test]
+fn what_was_lost_is_kept_until_a_mail_that_tells_it_is_taken() {
+    let (state, queue) = filled(&["1"]);
+    let never = |mail: &str| (mail == "1").then(|| Failure::Refused(anyhow!("never")));
+    for _ in 0..4 {
+        attempt(&queue, never);
+    }
+    assert_eq!(lost(&queue), strings(&[]));
+    attempt(&queue, never);
+    let dropped = "the mail 1.4.eml is dropped: the server refused it too often\n\
+                   hint: what it told is in the run's log on the appliance";
+    assert_eq!(lost(&queue), [dropped]);
+    let names: Vec<String> = queue.lost().unwrap().into_iter().map(|loss| loss.name).collect();
+    queue.put("2", b"2", None).unwrap();
+    assert_eq!(attempt(&queue, |_| None).1, 1);
+    assert_eq!(lost(&queue), [dropped], "a mail that doesn't tell it");
+    queue.tells("3", &names).unwrap();
+    queue.put("3", b"3", None).unwrap();
+    attempt(&queue, |_| Some(Failure::Mail(anyhow!("later"))));
+    assert_eq!(lost(&queue), [dropped]);
+    attempt(&queue, |_| None);
+    assert_eq!(lost(&queue), strings(&[]));
+    assert_eq!(fs::read_dir(state.path().join("queue")).unwrap().count(), 1, "only the lock");
+}
+
+#[test]
+fn refused_recipients_are_lost_once_until_told() {
+    let (_state, queue) = filled(&["1", "2", "3"]);
+    let mut refuse = |_: &[u8], _: &[String]| Ok(Taken { refused: strings(&["nobody"]), ..Taken::default() });
+    let (tell, _told) = mpsc::channel();
+    queue.send(Which::All, &mut refuse, &tell).unwrap();
+    assert_eq!(lost(&queue), ["nobody"]);
+    let before = queue.lost().unwrap().remove(0).name;
+    queue.tells("4", std::slice::from_ref(&before)).unwrap();
+    queue.put("4", b"4", None).unwrap();
+    queue.send(Which::All, &mut refuse, &tell).unwrap();
+    assert_eq!(lost(&queue), ["nobody"], "refused again, by the mail that told it");
+    assert_ne!(queue.lost().unwrap()[0].name, before);
+}
+
+#[test]
+fn the_newest_losses_are_kept() {
+    let (_state, queue) = filled(&["1"]);
+    (0..25).for_each(|number| queue.lose(&number.to_string(), &[]).unwrap());
+    assert_eq!(lost(&queue).len(), 20);
+    assert!(lost(&queue).contains(&"24".to_owned()));
+}
+
+#[test]
+fn rather_than_dropped_a_mail_is_cut_to_its_short_form() {
+    let (state, queue) = filled(&["3"]);
+    for name in ["1", "2"] {
+        queue.put(name, name.as_bytes(), Some(b"short")).unwrap();
+    }
+    let grow = |name: &str, mebibytes: u64| {
+        let mail = File::options().write(true).open(state.path().join(format!("queue/{name}.eml"))).unwrap();
+        mail.set_len(mebibytes << 20).unwrap();
+    };
+    [("1", 10), ("2", 30), ("3", 30)].into_iter().for_each(|(name, mebibytes)| grow(name, mebibytes));
+    assert_eq!(queue.bound().unwrap(), ["more than 64 MiB wait: of the mail 1.eml only the text is kept"]);
+    assert_eq!(fs::read(state.path().join("queue/1.eml")).unwrap(), b"short");
+    assert_eq!(queue.waiting().unwrap(), strings(&["1.eml", "2.eml", "3.eml"]));
+    assert_eq!(lost(&queue), strings(&[]));
 }

@@ -93,7 +93,7 @@ fn a_mail_that_is_too_large_for_it_goes_in_its_short_form() {
     assert!(!postfix.log().contains("reject"), "it wasn't even offered: {}", postfix.log());
     let inner = sender.open(&postfix.mails(2)[0], &key);
     let text = inner["parts"][0]["parts"][0]["content"].as_str().unwrap();
-    assert!(text.contains("found the whole report too large") && text.contains("wiki"), "{text}");
+    assert!(text.contains("The whole report was too large") && text.contains("wiki"), "{text}");
     assert!(inner["parts"].as_array().unwrap().len() == 1 && !inner.to_string().contains("text/html"));
     assert!(sender.queued().is_empty());
 }
