@@ -9,7 +9,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use aws_sdk_s3::error::ProvideErrorMetadata as _;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, Part as Listed, StorageClass};
 use tokio::sync::mpsc;
@@ -152,7 +152,7 @@ async fn send(
     }
     drop(ahead);
     let sum = summing.await.context("summing the sealed file")??;
-    ensure!(sum == file.sum, "{} isn't what was sealed any more: the disk has changed it", file.path.display());
+    file.require(&sum)?;
     Ok((parts.into_values().collect(), sums))
 }
 

@@ -48,16 +48,10 @@ pub async fn upload(store: &Store, outbox: &Outbox, pending: &mut Pending, part:
     let key = pending.object(part).key.clone();
     let file = pending.sealed(part, outbox.folder())?;
     if let Some(said) = store.head(&key).await? {
-        let mut sums = Vec::new();
-        file.sums(&store.stop, |sum| {
-            sums.push(sum);
-            true
-        })?;
-        return prove(&key, &file, &sums, &said);
+        return prove(&key, &file, &file.proven_sums(&store.stop)?, &said);
     }
     let sums = if file.sum.size <= file.piece {
-        whole(store, &key, part, &file, progress).await?;
-        vec![file.sum.sha256]
+        whole(store, &key, part, &file, progress).await?
     } else {
         multipart::bring(store, outbox, pending, part, &file, progress).await?
     };
@@ -75,10 +69,13 @@ fn prove(key: &str, file: &Sealed, sums: &[[u8; 32]], said: &Said) -> Result<()>
     proven.map_err(|error| Taken { key: key.to_owned(), why: format!("{error:#}") }.into())
 }
 
-async fn whole(store: &Store, key: &str, part: Part, file: &Sealed, progress: &Progress) -> Result<()> {
+/// Sends the file in one piece, and gives its sum as the only one of its pieces.
+async fn whole(store: &Store, key: &str, part: Part, file: &Sealed, progress: &Progress) -> Result<Vec<[u8; 32]>> {
     let content = File::open(&file.path).with_context(|| format!("reading {}", file.path.display()))?;
     let (content, piece) = (Arc::new(content), Piece { number: 1, offset: 0, length: file.sum.size });
     let sums = store.sums(&file.sum.sha256, || piece.md5(&file.path))?;
+    // An MD5 is of the bytes of today: it counts only when they are still those that were sealed.
+    let proven = file.proven_sums(&store.stop)?;
     store
         .put_where_none_is(key, |pulse| {
             let request = store.client.put_object().content_type(CONTENT_TYPE).set_storage_class(storage_class(store, part));
@@ -92,5 +89,5 @@ async fn whole(store: &Store, key: &str, part: Part, file: &Sealed, progress: &P
         .await
         .with_context(|| format!("uploading {key}"))?;
     progress.say("sending", file.sum.size, Some(file.sum.size));
-    Ok(())
+    Ok(proven)
 }

@@ -311,6 +311,55 @@ fn a_stop_breaks_a_push_off_and_the_next_run_goes_on() {
 }
 
 #[test]
+fn what_the_disk_has_changed_since_it_was_sealed_is_never_committed() {
+    let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
+    let end = "index.jsonl.zst.pgp";
+    for (name, checksums) in [(MONDAY, "md5"), (TUESDAY, "sha256")] {
+        let archive = scene.snapshot(name, 1000, Outcome::Complete);
+        // By its ETag, which follows from the bytes that arrive.
+        let (port, object, sealed) = (store.port, key(name, end), scene.path(&format!("backup/outbox/web/{name}.{end}")));
+        let flip = move || {
+            let mut content = fs::read(&sealed).unwrap();
+            content[100] ^= 1;
+            fs::write(&sealed, &content).unwrap();
+            content
+        };
+        let (asked, flips, there) = (AtomicUsize::new(0), flip.clone(), object.clone());
+        let way = Way::to(port, move |line| {
+            if line.starts_with("HEAD ") && line.contains(&there) && asked.fetch_add(1, Ordering::SeqCst) == 0 {
+                flips();
+            }
+            Fate::Strip("x-amz-checksum")
+        });
+        let more = format!("checksums = \"{checksums}\"");
+        let config = |port: u16| scene.config_at(&format!("http://127.0.0.1:{port}"), &more);
+        let changed = format!("{name}.{end} isn't what was sealed any more: the disk has changed it");
+        let error = scene.push(&config(way.port), &archive, Outcome::Complete).unwrap_err();
+        assert!(error.contains(&changed), "{checksums}: {error}");
+        assert_eq!((store.get(&object), store.get(&key(name, "commit.json"))), (None, None), "{checksums}");
+
+        // What is there already is compared with what was sealed, too.
+        scene.readdress(way.port, port);
+        flip();
+        let there = object.clone();
+        let way = Way::to(port, move |line| {
+            if line.starts_with("HEAD ") && line.contains(&there) {
+                store::put(port, &there, flip());
+            }
+            Fate::Strip("x-amz-checksum")
+        });
+        scene.readdress(port, way.port);
+        let error = scene.push(&config(way.port), &archive, Outcome::Complete).unwrap_err();
+        assert!(error.contains(&changed), "{checksums}: {error}");
+        assert_eq!((store.get(&key(name, "commit.json")), scene.clock()), (None, Value::Null), "{checksums}");
+        scene.readdress(way.port, port);
+        // The next push begins anew, and finds somebody else's bytes.
+        let error = scene.push(&config(port), &archive, Outcome::Complete).unwrap_err();
+        assert!(error.contains("and isn't proven to be what was sealed"), "{checksums}: {error}");
+    }
+}
+
+#[test]
 fn uploads_of_others_are_left_alone() {
     let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
     let archive = scene.snapshot(MONDAY, 33 << 20, Outcome::Complete);
