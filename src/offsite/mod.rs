@@ -47,6 +47,7 @@ use tokio::runtime::Runtime;
 
 pub use outbox::clean;
 pub use push::{Pushed, give_up_others, push, resume};
+pub use store::target;
 
 use crate::config::Config;
 use crate::offsite::clock::Clock;
