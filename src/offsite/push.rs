@@ -133,11 +133,28 @@ impl<'a> Way<'a> {
         let keys = store.keys(snapshot.source, snapshot.name);
         // Asked first: a store that isn't there is found before hours of sealing.
         if let Some(commit) = runtime.block_on(committed(&store, snapshot.source, snapshot.name, &keys))? {
+            self.require_same(&commit, snapshot, &keys)?;
             let problem = runtime.block_on(lock::missing(&store, &commit, &keys.commit, Timestamp::now()))?;
             return self.proven(&commit, problem);
         }
         let mut pending = self.seal(snapshot, &recipients, &keys)?;
         runtime.block_on(self.bring(&store, &mut pending))
+    }
+
+    /// Makes sure that a copy that is there already is what this push would make today.
+    fn require_same(&self, commit: &Commit, snapshot: &Candidate<'_>, keys: &Keys) -> Result<()> {
+        let how = if !commit.is_for(&self.config.recipients) {
+            String::from("sealed for others than [openpgp] recipients names now")
+        } else if commit.outcome != snapshot.outcome {
+            format!("{} where the snapshot is {}", commit.outcome, snapshot.outcome)
+        } else {
+            return Ok(());
+        };
+        bail!(
+            "{} is in the store, and says that the copy is {how}\n\
+             hint: look who else writes to the bucket; nothing is ever overwritten, and the next snapshot has a key of its own",
+            keys.commit
+        )
     }
 
     fn resume(&self, mut pending: Pending) -> Result<Option<Pushed>> {
@@ -160,7 +177,7 @@ impl<'a> Way<'a> {
         if pending.target != store::target(self.offsite) {
             return why("it was for another store");
         }
-        if !pending.is_for(&self.config.recipients) {
+        if !pending.commit.is_for(&self.config.recipients) {
             return why("it was sealed for others than [openpgp] recipients names now");
         }
         for part in [Part::Index, Part::Archive] {

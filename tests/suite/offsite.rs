@@ -76,6 +76,22 @@ fn a_copy_of_several_parts_opens_with_gpg_and_tar_and_sets_the_clock() {
     assert_eq!(store.get(&key(MONDAY, "index.jsonl.zst.pgp")), before);
     assert_eq!(scene.clock()["sources"]["web"]["complete"]["snapshot"], MONDAY);
 
+    // One that says something else of the snapshot doesn't, nor does one that is sealed for others.
+    let (committed, end) =
+        (store.get(&key(MONDAY, "commit.json")).unwrap(), "nothing is ever overwritten, and the next snapshot has");
+    let partial = String::from_utf8(committed.clone()).unwrap().replace("\"complete\"", "\"partial\"");
+    store.put(&key(MONDAY, "commit.json"), partial);
+    let error = scene.push(&config, &archive, Outcome::Complete).unwrap_err();
+    assert!(
+        error.contains("says that the copy is partial where the snapshot is complete\nhint: ") && error.contains(end),
+        "{error}"
+    );
+    store.put(&key(MONDAY, "commit.json"), committed);
+    let mut others = config.clone();
+    others.recipients = Scene::new(GnuPg::new()).config(store.port).recipients;
+    let error = scene.push(&others, &archive, Outcome::Complete).unwrap_err();
+    assert!(error.contains("the copy is sealed for others than [openpgp] recipients names now\nhint: "), "{error}");
+
     // A commit object whose objects aren't there proves nothing.
     store::delete(store.port, &key(MONDAY, "tar.gz.pgp"));
     let error = scene.push(&config, &archive, Outcome::Complete).unwrap_err();
