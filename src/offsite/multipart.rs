@@ -9,7 +9,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use aws_sdk_s3::error::ProvideErrorMetadata as _;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, Part as Listed, StorageClass};
 use tokio::sync::mpsc;
@@ -22,7 +22,7 @@ use super::pieces::{Piece, pieces};
 use super::proof::{etag, sha256_base64};
 use super::seal::Sealed;
 use super::store::{ATTEMPT, Store, Sums, patience};
-use super::trouble;
+use super::trouble::{self, Refusal};
 use crate::config::Checksums;
 use crate::progress::Progress;
 
@@ -243,11 +243,22 @@ async fn uploads(store: &Store, key: &str) -> Result<Vec<String>> {
     Ok(ours.filter_map(|upload| upload.upload_id().map(String::from)).collect())
 }
 
-/// Throws away what was begun of an upload. Uploads that were there before stay.
+/// Throws away what was begun of an upload. Uploads that were there before stay. What the store refuses to throw away is
+/// told in the log and stays, too: asked the next night, it would say the same, and nothing would get past it.
 ///
 /// # Errors
-/// The store didn't do it.
+/// The store can't be asked.
 pub async fn abort_all(store: &Store, key: &str, parts: Option<&Parts>) -> Result<()> {
+    match try_to_abort_all(store, key, parts).await {
+        Err(error) if error.is::<Refusal>() => {
+            tracing::warn!("parts of {key} may be left in the store, where a lifecycle rule removes them: {error:#}");
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+async fn try_to_abort_all(store: &Store, key: &str, parts: Option<&Parts>) -> Result<()> {
     let ids = match parts {
         None => Vec::new(),
         Some(Parts { id: Some(id), .. }) => vec![id.clone()],
@@ -258,9 +269,7 @@ pub async fn abort_all(store: &Store, key: &str, parts: Option<&Parts>) -> Resul
         match store.wait(abort).await? {
             Ok(_) => tracing::info!("threw away the broken-off upload of {key}"),
             Err(error) if error.code() == Some("NoSuchUpload") => {}
-            Err(error) => {
-                return Err(anyhow!("{:#}", trouble::told(&error))).with_context(|| format!("throwing away the parts of {key}"));
-            }
+            Err(error) => return Err(trouble::told(&error)).with_context(|| format!("throwing away the parts of {key}")),
         }
     }
     Ok(())

@@ -450,6 +450,30 @@ fn a_push_for_others_or_elsewhere_is_given_up_with_what_it_had_begun() {
 }
 
 #[test]
+fn parts_that_the_store_keeps_from_being_thrown_away_hold_nothing_up() {
+    let (mut scene, store) = (Scene::new(GnuPg::new()), Store::start());
+    let archive = scene.snapshot(MONDAY, 33 << 20, Outcome::Complete);
+    scene.break_off(&store, &archive, "");
+    scene.owner = GnuPg::new();
+    let resumed = |fate: Fate| {
+        let way = Way::to(store.port, move |line| if line.starts_with("DELETE ") { fate } else { Fate::Pass });
+        scene.readdress(store.port, way.port);
+        let resumed = offsite::resume(&scene.config(way.port), "web", &Stop::default(), &Progress::default());
+        if resumed.is_err() {
+            scene.readdress(way.port, store.port);
+        }
+        resumed.map_err(|error| format!("{error:#}"))
+    };
+    // Trouble of the moment: the next run asks again.
+    let error = resumed(Fate::Answer(503, "ServiceUnavailable")).unwrap_err();
+    assert!(error.contains("throwing away the parts of ") && names(&scene.path("backup/outbox/web")) == ["push.json"], "{error}");
+    assert_eq!(resumed(Fate::Answer(403, "AccessDenied")), Ok(None));
+    assert_eq!((store.uploads().len(), names(&scene.path("backup/outbox/web"))), (1, vec![]));
+    let tuesday = scene.snapshot(TUESDAY, 1000, Outcome::Complete);
+    scene.push(&scene.config(store.port), &tuesday, Outcome::Complete).unwrap();
+}
+
+#[test]
 fn a_copy_is_fetched_opened_and_never_put_over_a_file() {
     let (scene, store) = (Scene::new(GnuPg::locked("correct horse")), Store::start());
     let config = scene.config(store.port);
