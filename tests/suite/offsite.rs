@@ -504,6 +504,21 @@ fn a_copy_is_fetched_opened_and_never_put_over_a_file() {
     assert!(run.stderr.contains(&format!("{} is there already", files[0].display())), "{run:?}");
     assert_eq!(fs::read(&files[0]).unwrap(), b"mine");
 
+    // What looks newer and isn't whole, as it is listed, is passed over.
+    let (newer, sealed) =
+        ("20261126T023000Z", ["tar.gz.pgp", "index.jsonl.zst.pgp"].map(|end| store.get(&key(MONDAY, end)).unwrap()));
+    let forged = String::from_utf8(store.get(&key(MONDAY, "commit.json")).unwrap()).unwrap().replace(MONDAY, newer);
+    store.put(&key(newer, "commit.json"), forged);
+    let latest = |to: &str| {
+        let run = scene.fetch("web/latest", to, Some(&scene.owner.private_key()), "correct horse\n");
+        assert_eq!(run.code, Some(0), "{run:?}");
+        assert_eq!(names(&scene.path(to)), [format!("{MONDAY}.index.jsonl.zst"), format!("{MONDAY}.tar.gz")]);
+    };
+    latest("without-archive");
+    store.put(&key(newer, "tar.gz.pgp"), &sealed[0][1..]);
+    store.put(&key(newer, "index.jsonl.zst.pgp"), &sealed[1]);
+    latest("with-another");
+
     // Without the key the sealed ones come, and gpg opens them.
     let run = scene.fetch(&format!("web/{TUESDAY}"), "sealed", None, "");
     assert_eq!(run.code, Some(0), "{run:?}");
@@ -532,6 +547,8 @@ fn a_changed_copy_is_refused_and_leaves_nothing() {
     scene.push(&config, &archive, Outcome::Complete).unwrap();
     let good =
         ["tar.gz.pgp", "index.jsonl.zst.pgp", "commit.json"].map(|end| (key(MONDAY, end), store.get(&key(MONDAY, end)).unwrap()));
+    // By its name: latest passes over what is cut short.
+    let named = format!("web/{MONDAY}");
     let (sealed, content) = (&good[0].0, &good[0].1);
     let mut changed = content.clone();
     changed[50_000] ^= 1;
@@ -549,7 +566,7 @@ fn a_changed_copy_is_refused_and_leaves_nothing() {
         for (key, content) in &objects {
             store.put(key, content);
         }
-        let run = scene.fetch("web/latest", "out", Some(&scene.owner.private_key()), "");
+        let run = scene.fetch(&named, "out", Some(&scene.owner.private_key()), "");
         assert!(run.code == Some(1) && run.stderr.contains(told), "{told}: {run:?}");
         assert_eq!(names(&scene.path("out")), Vec::<String>::new());
         for (key, content) in &good {
