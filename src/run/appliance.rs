@@ -96,7 +96,8 @@ pub fn forget_headers(config: &Config) -> Result<usize> {
 
 /// Whether the newest snapshot isn't the one that is off-site, or that one is old.
 fn is_due(config: &Config, run: &str, folder: &Path) -> Result<bool> {
-    let pushed = Clock::load(&config.backup.state).of(NAME).complete.map(|push| push.snapshot);
+    let Some(target) = config.offsite.as_ref().map(offsite::target) else { return Ok(false) };
+    let pushed = Clock::load(&config.backup.state).of(NAME, &target).complete.map(|push| push.snapshot);
     if pushed.is_none() || newest(folder)? != pushed {
         return Ok(true);
     }
