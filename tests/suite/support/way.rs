@@ -12,7 +12,8 @@ use std::time::Duration;
 pub enum Fate {
     /// It goes on to the store.
     Pass,
-    /// The store isn't asked; this status is the answer, with this code of S3, if it isn't empty.
+    /// The store isn't asked; this status is the answer, with this code of S3, if it isn't empty, and what follows it as in
+    /// `Code: message`.
     Answer(u16, &'static str),
     /// It goes on, and the answer lacks the headers that begin so, in lower case.
     Strip(&'static str),
@@ -86,10 +87,7 @@ fn carry(stream: &TcpStream, port: u16, fate: &dyn Fn(&str) -> Fate, closed: &At
     reader.read_exact(&mut body).ok()?;
     match fate {
         Fate::Answer(status, code) => {
-            let body = if code.is_empty() { String::new() } else { format!("<Error><Code>{code}</Code></Error>") };
-            let answer =
-                format!("HTTP/1.1 {status} Injected\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
-            return (&*stream).write_all(answer.as_bytes()).ok();
+            return (&*stream).write_all(answer(status, code).as_bytes()).ok();
         }
         Fate::Stall => {
             while !closed.load(Ordering::SeqCst) {
@@ -121,4 +119,12 @@ fn carry(stream: &TcpStream, port: u16, fate: &dyn Fn(&str) -> Fate, closed: &At
         _ => {}
     }
     (&*stream).write_all(&answer).ok()
+}
+
+/// An answer of this status, and this code of S3 as [`Fate::Answer`] has it.
+fn answer(status: u16, code: &str) -> String {
+    let (code, message) = code.split_once(": ").unwrap_or((code, ""));
+    let message = if message.is_empty() { String::new() } else { format!("<Message>{message}</Message>") };
+    let body = if code.is_empty() { String::new() } else { format!("<Error><Code>{code}</Code>{message}</Error>") };
+    format!("HTTP/1.1 {status} Injected\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
 }
