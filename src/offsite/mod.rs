@@ -17,6 +17,7 @@ mod body;
 mod bounded;
 pub mod clock;
 pub mod commit;
+mod conflict;
 mod content;
 mod credentials;
 pub mod fetch;

@@ -34,6 +34,7 @@ use tokio::time::timeout;
 use super::body::{Pace, Pulse};
 use super::bounded::Bounded;
 use super::commit::Keys;
+use super::conflict::Conflict;
 use super::proof::{Said, sha256_base64};
 use super::{credentials, trouble};
 use crate::config::{Checksums, Offsite};
@@ -134,6 +135,7 @@ impl Store {
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .retry_config(RetryConfig::standard().with_max_attempts(TRIES))
+            .retry_classifier(Conflict)
             .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT).build())
             .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(STALLED).build());
         if let Some(endpoint) = &offsite.endpoint {

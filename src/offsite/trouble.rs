@@ -98,7 +98,7 @@ fn for_answer(status: u16, code: &str) -> Option<&'static str> {
             "let the access key list the bucket and its uploads in parts, and read and write objects and abort uploads below \
              [offsite] prefix: `vaultberry offsite policy` prints the rights"
         }
-        ("SlowDown" | "InternalError" | "ServiceUnavailable", _) | (_, 500..=599) => TRY_LATER,
+        ("SlowDown" | "InternalError" | "ServiceUnavailable", _) | (_, 409 | 500..=599) => TRY_LATER,
         _ => return None,
     })
 }
@@ -165,7 +165,7 @@ mod tests {
         let rights = for_answer(403, "").unwrap();
         assert!(rights.starts_with("let the access key list the bucket and its uploads") && rights.contains("abort uploads"));
         assert!(for_answer(301, "PermanentRedirect").unwrap().contains("region"));
-        assert_eq!(for_answer(503, ""), Some(TRY_LATER));
+        assert_eq!((for_answer(503, ""), for_answer(409, "OperationAborted")), (Some(TRY_LATER), Some(TRY_LATER)));
         assert_eq!(for_answer(400, "InvalidRequest"), None);
         assert!(for_connection("invalid peer certificate: UnknownIssuer").ends_with("[offsite] ca"));
         assert!(for_connection("invalid peer certificate: Expired").contains("by this clock"));

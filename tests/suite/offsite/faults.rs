@@ -127,6 +127,13 @@ fn a_store_that_asks_to_slow_down_at_any_request_gets_what_it_wants() {
 }
 
 #[test]
+fn a_store_that_is_busy_with_the_same_key_at_any_request_is_asked_again() {
+    for code in ["ConditionalRequestConflict", "OperationAborted"] {
+        Disturbed::new(Fate::Answer(409, code)).disturb_each(|_, _| true);
+    }
+}
+
+#[test]
 fn a_connection_that_breaks_before_any_request_is_made_anew() {
     Disturbed::new(Fate::Break).disturb_each(|_, _| true);
 }
