@@ -54,12 +54,15 @@ pub async fn bring(
     };
     let (parts, sums) = send(store, &key, &id, file, there, progress).await?;
     complete(store, &key, &id, parts).await?;
-    // A request to begin that was tried again may have begun two.
+    Ok(sums)
+}
+
+/// Throws away what is left when the object of `part` is there: a request to begin that was tried again may have begun two.
+pub async fn sweep(store: &Store, pending: &Pending, part: Part) {
     let begun = pending.upload(part).parts.as_ref().map(|parts| Parts { foreign: parts.foreign.clone(), id: None });
-    if let Err(error) = abort_all(store, &key, begun.as_ref()).await {
+    if let Err(error) = abort_all(store, &pending.object(part).key, begun.as_ref()).await {
         tracing::warn!("{error:#}");
     }
-    Ok(sums)
 }
 
 /// An upload's name in the store, and the parts that are there, by number.

@@ -15,7 +15,7 @@ use super::outbox::{self, Outbox};
 use super::pending::{Part, Pending};
 use super::seal::{self, Sealed};
 use super::store::{self, Store};
-use super::upload::{Taken, upload};
+use super::upload::{LOOK_WHO, Taken, upload};
 use crate::config::{Config, Offsite};
 use crate::openpgp::Recipients;
 use crate::outcome::Outcome;
@@ -150,11 +150,7 @@ impl<'a> Way<'a> {
         } else {
             return Ok(());
         };
-        bail!(
-            "{} is in the store, and says that the copy is {how}\n\
-             hint: look who else writes to the bucket; nothing is ever overwritten, and the next snapshot has a key of its own",
-            keys.commit
-        )
+        bail!("{} is in the store, and says that the copy is {how}\nhint: {LOOK_WHO}", keys.commit)
     }
 
     fn resume(&self, mut pending: Pending) -> Result<Option<Pushed>> {
@@ -268,7 +264,7 @@ impl<'a> Way<'a> {
             Some(back) if back == json => Ok(key),
             Some(_) => {
                 let why = String::from("the store gives back another commit object than was written");
-                Err(Taken { key, why }.into())
+                Err(Taken { key, why, hint: LOOK_WHO }.into())
             }
             None => bail!("the store doesn't give back the commit object that was written"),
         }

@@ -21,7 +21,7 @@ use aws_sdk_s3::operation::get_object::GetObjectError;
 use aws_sdk_s3::operation::head_object::HeadObjectError;
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode};
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ServerSideEncryption};
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
@@ -227,6 +227,8 @@ impl Store {
             size: said.content_length().and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
             sha256: said.checksum_sha256().map(String::from),
             etag: said.e_tag().map(String::from),
+            foreign_key: said.server_side_encryption().is_some_and(|by| *by != ServerSideEncryption::Aes256)
+                || said.sse_customer_algorithm().is_some(),
             // A date beyond what a Timestamp holds is longer than anybody asks for.
             locked_until: (said.object_lock_mode().and(said.object_lock_retain_until_date()))
                 .map(|until| Timestamp::from_second(until.secs()).unwrap_or(Timestamp::MAX)),

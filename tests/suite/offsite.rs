@@ -395,6 +395,28 @@ fn uploads_of_others_are_left_alone() {
 }
 
 #[test]
+fn a_second_upload_is_thrown_away_also_by_the_run_after_the_one_that_completed_the_first() {
+    let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
+    let archive = scene.snapshot(MONDAY, 17 << 20, Outcome::Complete);
+    let (answers, stop) = (AtomicUsize::new(0), Stop::default());
+    let asked = stop.clone();
+    let way = Way::to(store.port, move |line| {
+        // The answer to the first is lost, and the request made again. The run ends as soon as the store has all parts.
+        let begins = line.starts_with("POST ") && line.contains("?uploads");
+        if line.starts_with("POST ") && line.contains("tar.gz.pgp?uploadId=") {
+            asked.request();
+        }
+        if begins && answers.fetch_add(1, Ordering::SeqCst) == 0 { Fate::Lose } else { Fate::Pass }
+    });
+    let error = scene.push_until(&scene.config(way.port), &archive, Outcome::Complete, &stop).unwrap_err();
+    assert!(error.contains("interrupted by a signal"), "{error}");
+    assert_eq!((store.keys().len(), store.uploads()), (2, vec![key(MONDAY, "tar.gz.pgp")]));
+    scene.readdress(way.port, store.port);
+    scene.push(&scene.config(store.port), &archive, Outcome::Complete).unwrap();
+    assert_eq!((store.keys().len(), store.uploads()), (3, vec![]));
+}
+
+#[test]
 fn a_copy_that_the_store_does_not_lock_counts_and_is_told_of() {
     for (store, expected) in [
         (Store::start(), "tar.gz.pgp isn't locked"),
