@@ -36,5 +36,6 @@ pub fn offsite(endpoint: &str, credentials: &std::path::Path) -> super::Offsite 
         storage_class: None,
         checksums: super::Checksums::Sha256,
         locked: None,
+        silence: std::time::Duration::from_mins(1),
     }
 }

@@ -21,7 +21,7 @@ use super::pending::{Part, Parts, Pending};
 use super::pieces::{Piece, pieces};
 use super::proof::{etag, sha256_base64};
 use super::seal::Sealed;
-use super::store::{ATTEMPT, Store, Sums, patience};
+use super::store::{Store, Sums, patience};
 use super::trouble::{self, Refusal};
 use crate::config::Checksums;
 use crate::progress::Progress;
@@ -29,8 +29,8 @@ use crate::progress::Progress;
 /// The slowest line that is waited for, in bytes a second.
 const SLOWEST: u64 = 16 << 10;
 
-/// The last step may take long for an object of thousands of parts.
-const COMPLETING: Duration = Duration::from_mins(10);
+/// The last step may take so many times as long as others: an object has thousands of parts.
+const COMPLETING: u32 = 10;
 
 /// What all objects but commit objects are.
 pub const CONTENT_TYPE: &str = "application/octet-stream";
@@ -199,7 +199,7 @@ async fn send_one(
 /// How long one try to send so much may take, on a line that others use too.
 pub fn time_for(store: &Store, length: u64) -> Duration {
     let rate = store.offsite.bandwidth.unwrap_or(SLOWEST).min(SLOWEST) / u64::from(store.offsite.parallel);
-    ATTEMPT + Duration::from_secs(length / rate.max(1))
+    store.offsite.silence + Duration::from_secs(length / rate.max(1))
 }
 
 /// Makes an object of the parts, where there is none: one that is there is for the caller to look at.
@@ -209,7 +209,7 @@ async fn complete(store: &Store, key: &str, id: &str, parts: Vec<CompletedPart>)
     for only_new in [true, false] {
         let request = store.client.complete_multipart_upload().bucket(&store.bucket).key(key).upload_id(id);
         let request = request.multipart_upload(parts.clone()).set_if_none_match(only_new.then(|| String::from("*")));
-        match store.wait(request.customize().config_override(patience(COMPLETING)).send()).await? {
+        match store.wait(request.customize().config_override(patience(store.offsite.silence * COMPLETING)).send()).await? {
             Ok(_) => return Ok(()),
             Err(error) => match error.code() {
                 // There is an object: ours, when the answer of an earlier try was lost.

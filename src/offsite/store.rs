@@ -46,12 +46,6 @@ const LOOK: Duration = Duration::from_millis(200);
 /// A store that doesn't even take a connection in this time isn't there.
 const CONNECT: Duration = Duration::from_secs(20);
 
-/// How long one try of a small request may take.
-pub const ATTEMPT: Duration = Duration::from_mins(1);
-
-/// A transfer of which not a byte moves for this long is dead.
-const STALLED: Duration = Duration::from_mins(1);
-
 /// How often a request is tried, with some seconds between.
 const TRIES: u32 = 4;
 
@@ -136,8 +130,8 @@ impl Store {
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .retry_config(RetryConfig::standard().with_max_attempts(TRIES))
             .retry_classifier(Conflict)
-            .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT).build())
-            .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(STALLED).build());
+            .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(offsite.silence).build())
+            .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(offsite.silence).build());
         if let Some(endpoint) = &offsite.endpoint {
             config = config.endpoint_url(endpoint);
         }
@@ -201,13 +195,13 @@ impl Store {
         for _ in 0..TRIES {
             let pulse = Pulse::new();
             let mut answer = Box::pin(request(&pulse));
-            while pulse.silence() < STALLED {
+            while pulse.silence() < self.offsite.silence {
                 self.stop.check()?;
                 if let Ok(answer) = timeout(LOOK, answer.as_mut()).await {
                     return Ok(answer);
                 }
             }
-            tracing::warn!("the store has been silent for {} seconds: trying again", STALLED.as_secs());
+            tracing::warn!("the store has been silent for {} seconds: trying again", self.offsite.silence.as_secs());
         }
         bail!("the store takes content and doesn't answer\nhint: {}", trouble::TRY_LATER)
     }
@@ -294,7 +288,7 @@ impl Store {
                 .set_checksum_sha256(sums.sha256.clone())
                 .set_content_md5(sums.md5.clone())
                 .set_checksum_algorithm(sums.algorithm());
-            (request.body(ByteStream::from(content.to_vec())), patience(ATTEMPT))
+            (request.body(ByteStream::from(content.to_vec())), patience(self.offsite.silence))
         };
         self.put_where_none_is(key, request).await.with_context(|| format!("writing {key}"))
     }
