@@ -363,3 +363,36 @@ fn http_client(offsite: &Offsite) -> Result<SharedHttpClient> {
     let context = TlsContext::builder().with_trust_store(trusted).build().context("setting up TLS")?;
     Ok(Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(context).build_https())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::time::Duration;
+
+    use aws_sdk_s3::presigning::PresigningConfig;
+
+    use super::Store;
+    use crate::config::{Offsite, sample};
+    use crate::stop::Stop;
+
+    #[test]
+    fn the_bucket_stands_in_the_path_or_in_the_host_name() {
+        let key = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(key.path(), "access_key_id = \"a\"\nsecret_access_key = \"b\"\n").unwrap();
+        std::fs::set_permissions(key.path(), std::fs::Permissions::from_mode(0o600)).unwrap();
+        let address = |endpoint: Option<&str>, path_style: bool| {
+            let endpoint = endpoint.map(String::from);
+            let offsite = Offsite { endpoint, path_style, ..sample::offsite("", key.path()) };
+            let store = Store::connect(&offsite, key.path(), &Stop::default()).unwrap();
+            let expires = PresigningConfig::expires_in(Duration::from_mins(1)).unwrap();
+            let request = store.client.head_object().bucket(&store.bucket).key("vaultberry/web/1");
+            let signed = crate::offsite::runtime().unwrap().block_on(request.presigned(expires)).unwrap();
+            signed.uri().split('?').next().unwrap().to_owned()
+        };
+        let example = Some("https://s3.example.org:8443");
+        assert_eq!(address(example, true), "https://s3.example.org:8443/backups/vaultberry/web/1");
+        assert_eq!(address(example, false), "https://backups.s3.example.org:8443/vaultberry/web/1");
+        assert_eq!(address(None, true), "https://s3.us-east-1.amazonaws.com/backups/vaultberry/web/1");
+        assert_eq!(address(None, false), "https://backups.s3.us-east-1.amazonaws.com/vaultberry/web/1");
+    }
+}
