@@ -6,7 +6,8 @@
 
 The server is moto, as in the tests: it keeps everything in memory and is slow, alike for every side. gpg and s3cmd take
 the archive that vaultberry made; restic and duplicity make their own of the tree, so that they stand beside vaultberry's
-snapshot and push together. Of each the best of several tries counts. Figures of one machine compare with nothing but each other.
+snapshot and push together, and beside sealing and pushing a snapshot that is there anyway. Of each the best of several tries
+counts. Figures of one machine compare with nothing but each other.
 """
 
 import argparse
@@ -165,6 +166,8 @@ def main():
         print(f"  sealing: gpg / vaultberry                 {gpg[0] / seal:.2f}")
         print(f"  sealing: gpg and openssl / vaultberry     {(gpg[0] + summed[0]) / seal:.2f}")
         print(f"  seal and push: gpg and s3cmd / vaultberry {(gpg[0] + put[0]) / push:.2f}")
+        print(f"  seal and push: restic / vaultberry        {restic[0] / push:.2f}")
+        print(f"  seal and push: duplicity / vaultberry     {duplicity[0] / push:.2f}")
         print(f"  all of it: restic / vaultberry            {restic[0] / whole:.2f}")
         print(f"  all of it: duplicity / vaultberry         {duplicity[0] / whole:.2f}")
         print(f"  what lies sealed on the disk meanwhile: {pushed / size:.4f} of the archive")

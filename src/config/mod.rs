@@ -238,6 +238,8 @@ pub struct Offsite {
     pub checksums: Checksums,
     /// How long the store must keep a copy from being deleted, beginning with the push; none where it needn't.
     pub locked: Option<Duration>,
+    /// After how long a silence of the store a request is given up: one minute. No key sets it; tests haven't so much time.
+    pub silence: Duration,
 }
 
 /// By which sums a store checks what arrives, and says what it has.

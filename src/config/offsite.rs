@@ -70,6 +70,7 @@ pub(super) fn offsite(report: &mut Report<'_>, root: &DeTable<'_>, hostname: &st
         storage_class,
         checksums,
         locked: locked.value,
+        silence: SILENCE,
     })
 }
 
@@ -131,8 +132,12 @@ pub fn at(location: &str, reach: &Reach) -> Checked<Offsite> {
         storage_class: None,
         checksums: Checksums::Sha256,
         locked: None,
+        silence: SILENCE,
     })
 }
+
+/// A store that says nothing for this long is given up.
+const SILENCE: Duration = Duration::from_mins(1);
 
 /// Where the access key is, on an appliance.
 const CREDENTIALS: &str = "/etc/vaultberry/credentials/s3";

@@ -76,20 +76,23 @@ impl Clock {
         Self { damage, path, sources }
     }
 
-    /// What is known of `source`.
-    pub fn of(&self, source: &str) -> Pushes {
-        self.sources.get(source).cloned().unwrap_or_default()
+    /// What is known of `source` at `target`: what was pushed elsewhere says nothing.
+    pub fn of(&self, source: &str, target: &str) -> Pushes {
+        let there = |push: &Option<Push>| push.clone().filter(|push| push.target == target);
+        self.sources
+            .get(source)
+            .map_or_else(Pushes::default, |pushes| Pushes { complete: there(&pushes.complete), any: there(&pushes.any) })
     }
 
     /// Whether it is time to push `snapshot` to `target`, when a push is due `every` so often.
     pub fn is_due(&self, snapshot: &Candidate<'_>, target: &str, every: Duration) -> bool {
-        let Pushes { complete, any } = self.of(snapshot.source);
+        let Pushes { complete, any } = self.of(snapshot.source, target);
         let last = match snapshot.outcome {
             Outcome::Complete => complete,
             Outcome::Partial => any,
             Outcome::Failed | Outcome::Skipped => return false,
         };
-        let Some(last) = last.filter(|last| last.target == target) else { return true };
+        let Some(last) = last else { return true };
         match (time_of(snapshot.name), time_of(&last.snapshot)) {
             (Some(now), Some(then)) => {
                 // An age below nothing doesn't convert: the time was set back.
@@ -99,22 +102,34 @@ impl Clock {
         }
     }
 
-    /// Sets the clock: `snapshot` of `source`, made with this outcome, is proven to be at `target`.
+    /// Sets the clock: `snapshot` of `source`, made with this outcome, is proven to be at `target`. A newer one that is known
+    /// to be there stays: with disks that change places, an older push may be gone on with after it.
     ///
     /// # Errors
     /// The file can't be written.
     pub fn record(&mut self, source: &str, snapshot: &str, outcome: Outcome, target: &str, proven: Timestamp) -> Result<()> {
         let push = Push { snapshot: snapshot.to_owned(), proven, target: target.to_owned() };
         let pushes = self.sources.entry(source.to_owned()).or_default();
-        if outcome == Outcome::Complete {
+        if outcome == Outcome::Complete && !is_superseded(&push, pushes.complete.as_ref()) {
             pushes.complete = Some(push.clone());
         }
-        pushes.any = Some(push);
+        if !is_superseded(&push, pushes.any.as_ref()) {
+            pushes.any = Some(push);
+        }
         let mut json = serde_json::to_vec_pretty(&Content { version: VERSION, sources: self.sources.clone() })
             .context("putting the push clock into JSON")?;
         json.push(b'\n');
         durable::write(&self.path, &json, 0o600).context("setting the push clock")
     }
+}
+
+/// Whether `known` is at the same place, and newer than `push`. One that lay in the future isn't: the time was set back.
+fn is_superseded(push: &Push, known: Option<&Push>) -> bool {
+    known.is_some_and(|known| {
+        known.target == push.target
+            && known.snapshot > push.snapshot
+            && time_of(&known.snapshot).is_some_and(|time| time <= push.proven)
+    })
 }
 
 fn read(path: &Path) -> Result<BTreeMap<String, Pushes>> {
@@ -197,6 +212,35 @@ mod tests {
     }
 
     #[test]
+    fn an_older_push_that_is_gone_on_with_does_not_set_the_clock_back() {
+        let now: Timestamp = "2026-11-30T00:00:00Z".parse().unwrap();
+        let (old, new, future) = ("20261122T023000Z", "20261123T023000Z", "20301123T023000Z");
+        for (pushes, expected) in [
+            (&[(new, HERE), (old, HERE)][..], new),
+            (&[(old, HERE), (new, HERE)], new),
+            (&[(future, HERE), (old, HERE)], old),
+            (&[(new, "https://other/b/p"), (old, HERE)], old),
+        ] {
+            let state = tempfile::tempdir().unwrap();
+            for (name, target) in pushes {
+                Clock::load(state.path()).record("web", name, Outcome::Complete, target, now).unwrap();
+            }
+            let known = Clock::load(state.path()).of("web", HERE);
+            for push in [known.complete, known.any] {
+                assert_eq!(push.unwrap().snapshot, expected, "{pushes:?}");
+            }
+        }
+        // A partial one is newer than the complete one that comes late.
+        let state = tempfile::tempdir().unwrap();
+        for (name, outcome) in [(new, Outcome::Partial), (old, Outcome::Complete)] {
+            Clock::load(state.path()).record("web", name, outcome, HERE, now).unwrap();
+        }
+        let known = Clock::load(state.path()).of("web", HERE);
+        assert_eq!([known.complete, known.any].map(|push| push.unwrap().snapshot), [old, new]);
+        assert_eq!(Clock::load(state.path()).of("web", "https://other/b/p"), super::Pushes::default());
+    }
+
+    #[test]
     fn a_damaged_clock_is_named_empty_and_mended_by_the_next_push() {
         let state = tempfile::tempdir().unwrap();
         let path = state.path().join("pushes.json");
@@ -210,7 +254,7 @@ mod tests {
             clock.record("web", candidate.name, Outcome::Complete, HERE, Timestamp::UNIX_EPOCH).unwrap();
             let clock = Clock::load(state.path());
             let push = Push { snapshot: candidate.name.into(), proven: Timestamp::UNIX_EPOCH, target: HERE.into() };
-            assert_eq!((clock.damage.clone(), clock.of("web").complete), (None, Some(push)));
+            assert_eq!((clock.damage.clone(), clock.of("web", HERE).complete), (None, Some(push)));
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         }
     }

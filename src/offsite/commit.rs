@@ -14,6 +14,7 @@
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::config::Recipient;
 use crate::digest::Sum;
 use crate::digest::hex;
 use crate::outcome::Outcome;
@@ -98,6 +99,15 @@ impl Commit {
         Self { version: VERSION, source: source.to_owned(), snapshot: name.to_owned(), outcome, archive, index, recipients }
     }
 
+    /// Whether it is sealed for these, and for nobody else.
+    pub fn is_for(&self, recipients: &[Recipient]) -> bool {
+        let mut wanted: Vec<&str> = recipients.iter().map(|recipient| recipient.fingerprint.as_str()).collect();
+        let mut have: Vec<&str> = self.recipients.iter().map(String::as_str).collect();
+        wanted.sort_unstable();
+        have.sort_unstable();
+        wanted == have
+    }
+
     /// The object's bytes.
     pub fn to_json(&self) -> Result<Vec<u8>> {
         let mut json = serde_json::to_vec_pretty(self).context("putting the commit object into JSON")?;
@@ -126,6 +136,7 @@ impl Commit {
 #[cfg(test)]
 mod tests {
     use super::{Commit, Keys, Object};
+    use crate::config::Recipient;
     use crate::digest::Sum;
     use crate::outcome::Outcome;
 
@@ -157,5 +168,17 @@ mod tests {
         assert_eq!(error.to_string(), "reading the commit object of mail/20261123T023000Z: it speaks of something else");
         let newer = String::from_utf8(json).unwrap().replace("\"version\": 1", "\"version\": 2");
         assert!(Commit::parse(newer.as_bytes(), "web", name, &keys).unwrap_err().to_string().contains("its version is 2"));
+    }
+    #[test]
+    fn a_copy_is_for_those_it_was_sealed_for() {
+        let (keys, sum) = (Keys::of("p", "web", "20261123T023000Z"), Sum { size: 7, sha256: [0xab; 32] });
+        let objects = (Object::new(&keys.archive, &sum), Object::new(&keys.index, &sum));
+        let owners = vec!["B".into(), "A".into()];
+        let commit = Commit::new("web", "20261123T023000Z", Outcome::Complete, objects.0, objects.1, owners);
+        let recipients = |names: &[&str]| -> Vec<Recipient> {
+            names.iter().map(|name| Recipient { fingerprint: (*name).into(), armored: String::new() }).collect()
+        };
+        assert!(commit.is_for(&recipients(&["A", "B"])));
+        assert!(!commit.is_for(&recipients(&["A"])) && !commit.is_for(&recipients(&["A", "B", "C"])));
     }
 }

@@ -5,6 +5,7 @@
 //! then, and none that is there is ever replaced.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::io::{BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use jiff::Timestamp;
 
 use super::commit::{Commit, Object, SEALED_END};
 use super::content;
-use super::list::found;
+use super::list::{Objects, found};
 use super::store::{self, Store};
 use super::unseal::Keys;
 use crate::config::Offsite;
@@ -147,15 +148,19 @@ pub async fn committed(store: &Store, wanted: &Wanted) -> Result<Commit> {
         let json = json.context("there is no proven copy of it\nhint: `vaultberry offsite list` shows what is there")?;
         return Commit::parse(&json, source, name, &keys);
     }
-    let found = found(store, Some(source)).await?;
-    for name in newest_first(found.into_iter().filter(|(_, objects)| objects.commit).map(|((_, name), _)| name), Timestamp::now())
-    {
+    let found: BTreeMap<String, Objects> =
+        found(store, Some(source)).await?.into_iter().map(|((_, name), objects)| (name, objects)).collect();
+    let committed = found.iter().filter(|(_, objects)| objects.commit).map(|(name, _)| name.clone());
+    for name in newest_first(committed, Timestamp::now()) {
         let keys = store.keys(source, &name);
         let Some(json) = store.read(&keys.commit).await? else { continue };
         match Commit::parse(&json, source, &name, &keys) {
-            Ok(commit) if commit.outcome == Outcome::Complete => return Ok(commit),
-            Ok(_) => {}
             // An older one may be whole.
+            Ok(commit) => match found[&name].differ(&commit) {
+                Some(problem) => tracing::warn!("{source}/{name} is passed over: {problem}"),
+                None if commit.outcome == Outcome::Complete => return Ok(commit),
+                None => {}
+            },
             Err(error) => tracing::warn!("{source}/{name} is passed over: {error:#}"),
         }
     }

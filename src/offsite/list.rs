@@ -135,7 +135,7 @@ async fn judge(store: &Store, source: &str, snapshot: &str, objects: &Objects) -
 
 impl Objects {
     /// How they aren't what the commit object says.
-    fn differ(&self, commit: &Commit) -> Option<String> {
+    pub fn differ(&self, commit: &Commit) -> Option<String> {
         let pairs = [("archive", self.archive, commit.archive.size), ("index", self.index, commit.index.size)];
         pairs.into_iter().find_map(|(what, there, proven)| match there {
             None => Some(format!("the {what} isn't there")),

@@ -17,6 +17,7 @@ mod body;
 mod bounded;
 pub mod clock;
 pub mod commit;
+mod conflict;
 mod content;
 mod credentials;
 pub mod fetch;
@@ -47,6 +48,7 @@ use tokio::runtime::Runtime;
 
 pub use outbox::clean;
 pub use push::{Pushed, give_up_others, push, resume};
+pub use store::target;
 
 use crate::config::Config;
 use crate::offsite::clock::Clock;

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result};
 use aws_sdk_s3::error::ProvideErrorMetadata as _;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, Part as Listed, StorageClass};
 use tokio::sync::mpsc;
@@ -21,16 +21,16 @@ use super::pending::{Part, Parts, Pending};
 use super::pieces::{Piece, pieces};
 use super::proof::{etag, sha256_base64};
 use super::seal::Sealed;
-use super::store::{ATTEMPT, Store, Sums, patience};
-use super::trouble;
+use super::store::{Store, Sums, patience};
+use super::trouble::{self, Refusal};
 use crate::config::Checksums;
 use crate::progress::Progress;
 
 /// The slowest line that is waited for, in bytes a second.
 const SLOWEST: u64 = 16 << 10;
 
-/// The last step may take long for an object of thousands of parts.
-const COMPLETING: Duration = Duration::from_mins(10);
+/// The last step may take so many times as long as others: an object has thousands of parts.
+const COMPLETING: u32 = 10;
 
 /// What all objects but commit objects are.
 pub const CONTENT_TYPE: &str = "application/octet-stream";
@@ -54,12 +54,15 @@ pub async fn bring(
     };
     let (parts, sums) = send(store, &key, &id, file, there, progress).await?;
     complete(store, &key, &id, parts).await?;
-    // A request to begin that was tried again may have begun two.
+    Ok(sums)
+}
+
+/// Throws away what is left when the object of `part` is there: a request to begin that was tried again may have begun two.
+pub async fn sweep(store: &Store, pending: &Pending, part: Part) {
     let begun = pending.upload(part).parts.as_ref().map(|parts| Parts { foreign: parts.foreign.clone(), id: None });
-    if let Err(error) = abort_all(store, &key, begun.as_ref()).await {
+    if let Err(error) = abort_all(store, &pending.object(part).key, begun.as_ref()).await {
         tracing::warn!("{error:#}");
     }
-    Ok(sums)
 }
 
 /// An upload's name in the store, and the parts that are there, by number.
@@ -152,7 +155,7 @@ async fn send(
     }
     drop(ahead);
     let sum = summing.await.context("summing the sealed file")??;
-    ensure!(sum == file.sum, "{} isn't what was sealed any more: the disk has changed it", file.path.display());
+    file.require(&sum)?;
     Ok((parts.into_values().collect(), sums))
 }
 
@@ -196,7 +199,7 @@ async fn send_one(
 /// How long one try to send so much may take, on a line that others use too.
 pub fn time_for(store: &Store, length: u64) -> Duration {
     let rate = store.offsite.bandwidth.unwrap_or(SLOWEST).min(SLOWEST) / u64::from(store.offsite.parallel);
-    ATTEMPT + Duration::from_secs(length / rate.max(1))
+    store.offsite.silence + Duration::from_secs(length / rate.max(1))
 }
 
 /// Makes an object of the parts, where there is none: one that is there is for the caller to look at.
@@ -206,7 +209,7 @@ async fn complete(store: &Store, key: &str, id: &str, parts: Vec<CompletedPart>)
     for only_new in [true, false] {
         let request = store.client.complete_multipart_upload().bucket(&store.bucket).key(key).upload_id(id);
         let request = request.multipart_upload(parts.clone()).set_if_none_match(only_new.then(|| String::from("*")));
-        match store.wait(request.customize().config_override(patience(COMPLETING)).send()).await? {
+        match store.wait(request.customize().config_override(patience(store.offsite.silence * COMPLETING)).send()).await? {
             Ok(_) => return Ok(()),
             Err(error) => match error.code() {
                 // There is an object: ours, when the answer of an earlier try was lost.
@@ -243,11 +246,22 @@ async fn uploads(store: &Store, key: &str) -> Result<Vec<String>> {
     Ok(ours.filter_map(|upload| upload.upload_id().map(String::from)).collect())
 }
 
-/// Throws away what was begun of an upload. Uploads that were there before stay.
+/// Throws away what was begun of an upload. Uploads that were there before stay. What the store refuses to throw away is
+/// told in the log and stays, too: asked the next night, it would say the same, and nothing would get past it.
 ///
 /// # Errors
-/// The store didn't do it.
+/// The store can't be asked.
 pub async fn abort_all(store: &Store, key: &str, parts: Option<&Parts>) -> Result<()> {
+    match try_to_abort_all(store, key, parts).await {
+        Err(error) if error.is::<Refusal>() => {
+            tracing::warn!("parts of {key} may be left in the store, where a lifecycle rule removes them: {error:#}");
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+async fn try_to_abort_all(store: &Store, key: &str, parts: Option<&Parts>) -> Result<()> {
     let ids = match parts {
         None => Vec::new(),
         Some(Parts { id: Some(id), .. }) => vec![id.clone()],
@@ -258,9 +272,7 @@ pub async fn abort_all(store: &Store, key: &str, parts: Option<&Parts>) -> Resul
         match store.wait(abort).await? {
             Ok(_) => tracing::info!("threw away the broken-off upload of {key}"),
             Err(error) if error.code() == Some("NoSuchUpload") => {}
-            Err(error) => {
-                return Err(anyhow!("{:#}", trouble::told(&error))).with_context(|| format!("throwing away the parts of {key}"));
-            }
+            Err(error) => return Err(trouble::told(&error)).with_context(|| format!("throwing away the parts of {key}")),
         }
     }
     Ok(())

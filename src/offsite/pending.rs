@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use super::commit::{Commit, Object};
 use super::seal::Sealed;
-use crate::config::Recipient;
 use crate::digest::{Sum, unhex};
 
 /// The version of the format.
@@ -81,15 +80,6 @@ impl Pending {
         serde_json::to_vec(self).context("putting the push into JSON")
     }
 
-    /// Whether it is sealed for these, and for nobody else.
-    pub fn is_for(&self, recipients: &[Recipient]) -> bool {
-        let mut wanted: Vec<&str> = recipients.iter().map(|recipient| recipient.fingerprint.as_str()).collect();
-        let mut have: Vec<&str> = self.commit.recipients.iter().map(String::as_str).collect();
-        wanted.sort_unstable();
-        have.sort_unstable();
-        wanted == have
-    }
-
     /// The object that `part` becomes.
     pub fn object(&self, part: Part) -> &Object {
         match part {
@@ -132,7 +122,6 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::{Part, Parts, Pending};
-    use crate::config::Recipient;
     use crate::digest::Sum;
     use crate::offsite::commit::{Commit, Keys, Object};
     use crate::offsite::seal::Sealed;
@@ -170,15 +159,5 @@ mod tests {
         let mut changed = pending(&sealed(25, 10));
         changed.commit.archive.sha256 = "07".into();
         assert!(changed.sealed(Part::Archive, Path::new("/o")).is_err());
-    }
-
-    #[test]
-    fn a_push_is_for_those_it_was_sealed_for() {
-        let pending = pending(&sealed(25, 10));
-        let recipients = |names: &[&str]| -> Vec<Recipient> {
-            names.iter().map(|name| Recipient { fingerprint: (*name).into(), armored: String::new() }).collect()
-        };
-        assert!(pending.is_for(&recipients(&["A", "B"])));
-        assert!(!pending.is_for(&recipients(&["A"])) && !pending.is_for(&recipients(&["A", "B", "C"])));
     }
 }

@@ -71,7 +71,8 @@ pub fn script(offsite: &Offsite, kind: Kind, expire: u16) -> String {
         script.document("bucket.json", &allowed(offsite, Some(&format!("arn:aws:iam:::user/{USER}"))));
         script.comment(
             "Ceph's policies don't know the condition s3:if-none-match, so an intruder can write over a copy. The copy stays as \
-             an older version, which is locked: `vaultberry offsite verify` finds that, and its versions bring it back.",
+             an older version, for as long as the lifecycle below says: `vaultberry offsite verify` finds that, and its versions \
+             bring it back.",
         );
     }
     script.command("s3api put-bucket-policy", "--policy file://bucket.json");
@@ -81,18 +82,27 @@ pub fn script(offsite: &Offsite, kind: Kind, expire: u16) -> String {
     ));
     script.document("lock.json", &lock(days));
     script.command("s3api put-object-lock-configuration", "--object-lock-configuration file://lock.json");
+    let kept = noncurrent(kind, days, expire);
+    let replaced = match kind {
+        Kind::Aws => String::from("what you delete a day after that, or when its lock has ended"),
+        Kind::Ceph => format!(
+            "older versions {kept} days after they were written over or deleted, since an intruder may have written over each \
+             copy whose lock had ended: for so long its versions bring it back. So a copy takes up room for about {} days",
+            u64::from(expire) + kept
+        ),
+    };
     script.comment(&format!(
-        "Copies go after {expire} days, what was deleted or overwritten a day after its lock has ended, and parts of uploads \
-         that nobody went on with after a week. That goes by age alone: when the appliance has been dead for so long, the last \
-         copy goes, too. To keep the last ones whatever happens, leave Expiration out, and run `vaultberry offsite prune` on \
-         another machine now and then."
+        "Copies go after {expire} days, {replaced}, and parts of uploads that nobody went on with after a week. That goes by age \
+         alone: when the appliance has been dead for so long, the last copy goes, too. To keep the last ones whatever happens, \
+         leave Expiration out, and run `vaultberry offsite prune` on another machine now and then."
     ));
-    script.document("lifecycle.json", &lifecycle(offsite, expire));
+    script.document("lifecycle.json", &lifecycle(offsite, expire, kept));
     script.command("s3api put-bucket-lifecycle-configuration", "--lifecycle-configuration file://lifecycle.json");
     script.comment(
         "What a store can't do. Garage: who may write may delete and write over, there are no versions, and Object Lock is \
          accepted and ignored without a word, and so is If-None-Match: give copies there a second store that can. MinIO: versions and Object Lock as above, users \
-         and policies by `mc admin`; it doesn't know s3:if-none-match in policies. `vaultberry doctor` tries out what an \
+         and policies by `mc admin`; it doesn't know s3:if-none-match in policies, so that it wants the lifecycle of \
+         `--for ceph`. `vaultberry doctor` tries out what an \
          intruder with the appliance's key could do.",
     );
     script.text
@@ -137,13 +147,25 @@ fn lock(days: u64) -> Value {
     json!({"ObjectLockEnabled": "Enabled", "Rule": {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": days}}})
 }
 
-fn lifecycle(offsite: &Offsite, expire: u16) -> Value {
+/// How many days a version stays that is the newest no more, where copies are locked for `locked` days and go after `expire`.
+///
+/// Where nothing can be overwritten, only what was deleted is such a version: by the lifecycle itself, or by the owner. Where
+/// it can, each copy may be one from the night in which an intruder came, and those whose lock has ended have nothing else
+/// that keeps them. A lifecycle counts from that night and not from when the copy was made, so all days are given to it.
+fn noncurrent(kind: Kind, locked: u64, expire: u16) -> u64 {
+    match kind {
+        Kind::Aws => 1,
+        Kind::Ceph => locked.max(expire.into()),
+    }
+}
+
+fn lifecycle(offsite: &Offsite, expire: u16, noncurrent: u64) -> Value {
     json!({"Rules": [{
         "ID": "copies",
         "Status": "Enabled",
         "Filter": {"Prefix": format!("{}/", offsite.prefix)},
         "Expiration": {"Days": expire},
-        "NoncurrentVersionExpiration": {"NoncurrentDays": 1},
+        "NoncurrentVersionExpiration": {"NoncurrentDays": noncurrent},
         "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7}
     }]})
 }
@@ -222,6 +244,23 @@ mod tests {
         }
         assert!(script(&offsite, Kind::Aws, 365).contains("s3:if-none-match"));
         assert!(!script(&offsite, Kind::Ceph, 365).contains("\"s3:if-none-match\""));
+    }
+
+    #[test]
+    fn what_can_be_written_over_stays_as_long_as_copies_live() {
+        let offsite = sample::offsite("https://s3.example.org", Path::new("/x"));
+        for (locked, kind, expire, days) in [
+            (None, Kind::Aws, 365, 1),
+            (None, Kind::Ceph, 365, 365),
+            (None, Kind::Ceph, 7, 30),
+            (Some(Duration::from_hours(90 * 24)), Kind::Ceph, 60, 90),
+        ] {
+            let text = script(&Offsite { locked, ..offsite.clone() }, kind, expire);
+            assert!(text.contains(&format!("\"NoncurrentDays\": {days}\n")), "{kind:?} {expire}: {text}");
+        }
+        let told = script(&offsite, Kind::Ceph, 365).replace("\n# ", " ");
+        assert!(told.contains("older versions 365 days after they were written over or deleted"), "{told}");
+        assert!(told.contains("takes up room for about 730 days"), "{told}");
     }
 
     #[test]

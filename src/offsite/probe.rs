@@ -2,6 +2,8 @@
 //! vaultberry.
 
 use anyhow::{Context, Result, bail};
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ErrorMetadata, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use jiff::{SignedDuration, Timestamp};
 use openssl::hash::{MessageDigest, hash};
@@ -119,25 +121,31 @@ impl Probe {
         self.tried(self.runtime.block_on(self.store.wait(request.send()))?, "deleting")
     }
 
-    fn tried<T, E>(
-        &self,
-        answer: Result<T, aws_sdk_s3::error::SdkError<E, aws_sdk_s3::config::http::HttpResponse>>,
-        doing: &str,
-    ) -> Result<Tried>
+    fn tried<T, E>(&self, answer: Result<T, SdkError<E, HttpResponse>>, doing: &str) -> Result<Tried>
     where
-        E: aws_sdk_s3::error::ProvideErrorMetadata + std::error::Error + 'static,
+        E: ProvideErrorMetadata + std::error::Error + 'static,
     {
         match answer {
             Ok(_) => Ok(Tried::Done),
             Err(error) => {
                 let status = error.raw_response().map(|response| response.status().as_u16());
-                // Any other no may be about something else, and is no comfort.
-                if status == Some(403) {
+                let said = error.as_service_error().map(ProvideErrorMetadata::meta);
+                if is_refused(status, said.and_then(ErrorMetadata::code), said.and_then(ErrorMetadata::message)) {
                     return Ok(Tried::Refused);
                 }
                 Err(trouble::told(&error)).with_context(|| format!("{doing} {}", self.key))
             }
         }
+    }
+}
+
+/// Whether an answer says that this may not be done. MinIO tells with 400 that a version is locked. Any other no may be about
+/// something else, and is no comfort.
+fn is_refused(status: Option<u16>, code: Option<&str>, message: Option<&str>) -> bool {
+    match (status, code) {
+        (Some(403), _) => true,
+        (Some(400), Some("InvalidRequest")) => message.is_some_and(|message| message.contains("WORM protected")),
+        _ => false,
     }
 }
 
@@ -157,7 +165,24 @@ fn ahead_of(before: Timestamp, after: Timestamp, stored: Timestamp) -> SignedDur
 mod tests {
     use jiff::{SignedDuration, Timestamp};
 
-    use super::ahead_of;
+    use super::{ahead_of, is_refused};
+
+    #[test]
+    fn only_what_is_forbidden_or_locked_is_refused() {
+        let locked = "Object is WORM protected and cannot be overwritten";
+        for (status, code, message, refused) in [
+            (403, "AccessDenied", "Access Denied", true),
+            (403, "", "", true),
+            (400, "InvalidRequest", locked, true),
+            (400, "InvalidRequest", "Missing required header", false),
+            (400, "InvalidArgument", locked, false),
+            (500, "InvalidRequest", locked, false),
+            (405, "MethodNotAllowed", "", false),
+        ] {
+            assert_eq!(is_refused(Some(status), Some(code), Some(message)), refused, "{status} {code} {message}");
+        }
+        assert!(!is_refused(None, None, None));
+    }
 
     #[test]
     fn a_clock_is_ahead_only_by_what_the_write_does_not_explain() {

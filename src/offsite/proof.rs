@@ -22,6 +22,8 @@ pub struct Said {
     pub sha256: Option<String>,
     /// Its `ETag`.
     pub etag: Option<String>,
+    /// Whether it is encrypted with a key of a service or of a customer (SSE-KMS, SSE-C), so that its `ETag` isn't MD5.
+    pub foreign_key: bool,
     /// Until when the store keeps it from being deleted (Object Lock).
     pub locked_until: Option<Timestamp>,
 }
@@ -81,6 +83,9 @@ impl Marks {
         }
         match said.etag.as_deref().map(|etag| etag.trim_matches('"')) {
             Some(found) if found.eq_ignore_ascii_case(&etag()?) => Ok(()),
+            Some(_) if said.foreign_key => {
+                bail!("the store gives no SHA-256, and encrypts with a key of a service (SSE-KMS): its ETag proves nothing")
+            }
             Some(found) => bail!(
                 "the store gives no SHA-256, and its ETag isn't that of the bytes that were sent: {}",
                 printable(found.as_bytes())
@@ -111,7 +116,7 @@ mod tests {
             size,
             sha256: sha256.map(String::from),
             etag: etag.map(String::from),
-            locked_until: None,
+            ..Said::default()
         };
         for ((marks, etag), said, expected) in [
             (&single, said(3, Some(sha256_of_one), None), ""),

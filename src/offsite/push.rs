@@ -15,7 +15,7 @@ use super::outbox::{self, Outbox};
 use super::pending::{Part, Pending};
 use super::seal::{self, Sealed};
 use super::store::{self, Store};
-use super::upload::{Taken, upload};
+use super::upload::{LOOK_WHO, Taken, upload};
 use crate::config::{Config, Offsite};
 use crate::openpgp::Recipients;
 use crate::outcome::Outcome;
@@ -133,11 +133,24 @@ impl<'a> Way<'a> {
         let keys = store.keys(snapshot.source, snapshot.name);
         // Asked first: a store that isn't there is found before hours of sealing.
         if let Some(commit) = runtime.block_on(committed(&store, snapshot.source, snapshot.name, &keys))? {
+            self.require_same(&commit, snapshot, &keys)?;
             let problem = runtime.block_on(lock::missing(&store, &commit, &keys.commit, Timestamp::now()))?;
             return self.proven(&commit, problem);
         }
         let mut pending = self.seal(snapshot, &recipients, &keys)?;
         runtime.block_on(self.bring(&store, &mut pending))
+    }
+
+    /// Makes sure that a copy that is there already is what this push would make today.
+    fn require_same(&self, commit: &Commit, snapshot: &Candidate<'_>, keys: &Keys) -> Result<()> {
+        let how = if !commit.is_for(&self.config.recipients) {
+            String::from("sealed for others than [openpgp] recipients names now")
+        } else if commit.outcome != snapshot.outcome {
+            format!("{} where the snapshot is {}", commit.outcome, snapshot.outcome)
+        } else {
+            return Ok(());
+        };
+        bail!("{} is in the store, and says that the copy is {how}\nhint: {LOOK_WHO}", keys.commit)
     }
 
     fn resume(&self, mut pending: Pending) -> Result<Option<Pushed>> {
@@ -160,7 +173,7 @@ impl<'a> Way<'a> {
         if pending.target != store::target(self.offsite) {
             return why("it was for another store");
         }
-        if !pending.is_for(&self.config.recipients) {
+        if !pending.commit.is_for(&self.config.recipients) {
             return why("it was sealed for others than [openpgp] recipients names now");
         }
         for part in [Part::Index, Part::Archive] {
@@ -251,7 +264,7 @@ impl<'a> Way<'a> {
             Some(back) if back == json => Ok(key),
             Some(_) => {
                 let why = String::from("the store gives back another commit object than was written");
-                Err(Taken { key, why }.into())
+                Err(Taken { key, why, hint: LOOK_WHO }.into())
             }
             None => bail!("the store doesn't give back the commit object that was written"),
         }

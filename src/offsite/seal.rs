@@ -7,7 +7,7 @@ use std::io::{self, BufWriter, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use openssl::sha::Sha256;
 
 use super::pieces;
@@ -82,6 +82,29 @@ impl Sealed {
                 return Ok(Sum { size, sha256: whole.finish() });
             }
         }
+    }
+
+    /// The SHA-256 of each piece, of a file that is still what was sealed.
+    ///
+    /// # Errors
+    /// It isn't, it can't be read, or a stop was asked for.
+    pub fn proven_sums(&self, stop: &Stop) -> Result<Vec<[u8; 32]>> {
+        let mut sums = Vec::new();
+        let sum = self.sums(stop, |sum| {
+            sums.push(sum);
+            true
+        })?;
+        self.require(&sum)?;
+        Ok(sums)
+    }
+
+    /// Makes sure that `sum`, which was just read, is the one from sealing.
+    ///
+    /// # Errors
+    /// It isn't.
+    pub fn require(&self, sum: &Sum) -> Result<()> {
+        ensure!(*sum == self.sum, "{} isn't what was sealed any more: the disk has changed it", self.path.display());
+        Ok(())
     }
 
     /// Whether the file is still what was sealed.

@@ -21,7 +21,7 @@ use aws_sdk_s3::operation::get_object::GetObjectError;
 use aws_sdk_s3::operation::head_object::HeadObjectError;
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode};
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ServerSideEncryption};
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
@@ -34,6 +34,7 @@ use tokio::time::timeout;
 use super::body::{Pace, Pulse};
 use super::bounded::Bounded;
 use super::commit::Keys;
+use super::conflict::Conflict;
 use super::proof::{Said, sha256_base64};
 use super::{credentials, trouble};
 use crate::config::{Checksums, Offsite};
@@ -44,12 +45,6 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// A store that doesn't even take a connection in this time isn't there.
 const CONNECT: Duration = Duration::from_secs(20);
-
-/// How long one try of a small request may take.
-pub const ATTEMPT: Duration = Duration::from_mins(1);
-
-/// A transfer of which not a byte moves for this long is dead.
-const STALLED: Duration = Duration::from_mins(1);
 
 /// How often a request is tried, with some seconds between.
 const TRIES: u32 = 4;
@@ -134,8 +129,9 @@ impl Store {
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .retry_config(RetryConfig::standard().with_max_attempts(TRIES))
-            .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT).build())
-            .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(STALLED).build());
+            .retry_classifier(Conflict)
+            .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(offsite.silence).build())
+            .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(offsite.silence).build());
         if let Some(endpoint) = &offsite.endpoint {
             config = config.endpoint_url(endpoint);
         }
@@ -199,13 +195,13 @@ impl Store {
         for _ in 0..TRIES {
             let pulse = Pulse::new();
             let mut answer = Box::pin(request(&pulse));
-            while pulse.silence() < STALLED {
+            while pulse.silence() < self.offsite.silence {
                 self.stop.check()?;
                 if let Ok(answer) = timeout(LOOK, answer.as_mut()).await {
                     return Ok(answer);
                 }
             }
-            tracing::warn!("the store has been silent for {} seconds: trying again", STALLED.as_secs());
+            tracing::warn!("the store has been silent for {} seconds: trying again", self.offsite.silence.as_secs());
         }
         bail!("the store takes content and doesn't answer\nhint: {}", trouble::TRY_LATER)
     }
@@ -225,6 +221,8 @@ impl Store {
             size: said.content_length().and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
             sha256: said.checksum_sha256().map(String::from),
             etag: said.e_tag().map(String::from),
+            foreign_key: said.server_side_encryption().is_some_and(|by| *by != ServerSideEncryption::Aes256)
+                || said.sse_customer_algorithm().is_some(),
             // A date beyond what a Timestamp holds is longer than anybody asks for.
             locked_until: (said.object_lock_mode().and(said.object_lock_retain_until_date()))
                 .map(|until| Timestamp::from_second(until.secs()).unwrap_or(Timestamp::MAX)),
@@ -290,7 +288,7 @@ impl Store {
                 .set_checksum_sha256(sums.sha256.clone())
                 .set_content_md5(sums.md5.clone())
                 .set_checksum_algorithm(sums.algorithm());
-            (request.body(ByteStream::from(content.to_vec())), patience(ATTEMPT))
+            (request.body(ByteStream::from(content.to_vec())), patience(self.offsite.silence))
         };
         self.put_where_none_is(key, request).await.with_context(|| format!("writing {key}"))
     }
@@ -364,4 +362,37 @@ fn http_client(offsite: &Offsite) -> Result<SharedHttpClient> {
     }
     let context = TlsContext::builder().with_trust_store(trusted).build().context("setting up TLS")?;
     Ok(Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(context).build_https())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::time::Duration;
+
+    use aws_sdk_s3::presigning::PresigningConfig;
+
+    use super::Store;
+    use crate::config::{Offsite, sample};
+    use crate::stop::Stop;
+
+    #[test]
+    fn the_bucket_stands_in_the_path_or_in_the_host_name() {
+        let key = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(key.path(), "access_key_id = \"a\"\nsecret_access_key = \"b\"\n").unwrap();
+        std::fs::set_permissions(key.path(), std::fs::Permissions::from_mode(0o600)).unwrap();
+        let address = |endpoint: Option<&str>, path_style: bool| {
+            let endpoint = endpoint.map(String::from);
+            let offsite = Offsite { endpoint, path_style, ..sample::offsite("", key.path()) };
+            let store = Store::connect(&offsite, key.path(), &Stop::default()).unwrap();
+            let expires = PresigningConfig::expires_in(Duration::from_mins(1)).unwrap();
+            let request = store.client.head_object().bucket(&store.bucket).key("vaultberry/web/1");
+            let signed = crate::offsite::runtime().unwrap().block_on(request.presigned(expires)).unwrap();
+            signed.uri().split('?').next().unwrap().to_owned()
+        };
+        let example = Some("https://s3.example.org:8443");
+        assert_eq!(address(example, true), "https://s3.example.org:8443/backups/vaultberry/web/1");
+        assert_eq!(address(example, false), "https://backups.s3.example.org:8443/vaultberry/web/1");
+        assert_eq!(address(None, true), "https://s3.us-east-1.amazonaws.com/backups/vaultberry/web/1");
+        assert_eq!(address(None, false), "https://backups.s3.us-east-1.amazonaws.com/vaultberry/web/1");
+    }
 }

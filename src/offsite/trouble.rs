@@ -1,6 +1,7 @@
 //! What the store or the way to it has to complain of, told for a person, with what helps.
 
 use std::error::Error;
+use std::fmt;
 
 use anyhow::anyhow;
 use aws_sdk_s3::config::http::HttpResponse;
@@ -14,7 +15,19 @@ const LONGEST: usize = 300;
 /// What helps when only time does.
 pub const TRY_LATER: &str = "the store is in trouble: the next run tries again";
 
-/// The error of a request that failed.
+/// The error of a request that the store understood and doesn't do: asking again makes no difference.
+#[derive(Debug)]
+pub struct Refusal(String);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl Error for Refusal {}
+
+/// The error of a request that failed; a [`Refusal`] when the store said no.
 pub fn told<E>(error: &SdkError<E, HttpResponse>) -> anyhow::Error
 where
     E: ProvideErrorMetadata + Error + 'static,
@@ -41,10 +54,16 @@ where
         }
         _ => (causes(error.source()), None),
     };
-    match hint {
-        Some(hint) => anyhow!("{told}\nhint: {hint}"),
-        None => anyhow!(told),
-    }
+    let told = match hint {
+        Some(hint) => format!("{told}\nhint: {hint}"),
+        None => told,
+    };
+    if status.is_some_and(is_refusal) { Refusal(told).into() } else { anyhow!(told) }
+}
+
+/// Whether this status says no, and not "later": 408, 409, 425 and 429 are about the moment.
+fn is_refusal(status: u16) -> bool {
+    (400..500).contains(&status) && !matches!(status, 408 | 409 | 425 | 429)
 }
 
 fn answered(status: Option<u16>, code: Option<&str>, message: Option<&str>) -> String {
@@ -76,9 +95,10 @@ fn for_answer(status: u16, code: &str) -> Option<&'static str> {
             "the bucket is elsewhere: mend [offsite] region or endpoint"
         }
         ("AccessDenied" | "AllAccessDisabled", _) | (_, 401 | 403) => {
-            "let the access key list the bucket, and read and write objects below [offsite] prefix"
+            "let the access key list the bucket and its uploads in parts, and read and write objects and abort uploads below \
+             [offsite] prefix: `vaultberry offsite policy` prints the rights"
         }
-        ("SlowDown" | "InternalError" | "ServiceUnavailable", _) | (_, 500..=599) => TRY_LATER,
+        ("SlowDown" | "InternalError" | "ServiceUnavailable", _) | (_, 409 | 500..=599) => TRY_LATER,
         _ => return None,
     })
 }
@@ -109,7 +129,7 @@ pub fn causes(mut error: Option<&(dyn Error + 'static)>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{TRY_LATER, answered, causes, for_answer, for_connection, short};
+    use super::{TRY_LATER, answered, causes, for_answer, for_connection, is_refusal, short};
 
     #[test]
     fn an_answer_is_told_without_escapes() {
@@ -132,12 +152,20 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_is_told_from_what_only_time_helps_against() {
+        for (status, refused) in [(400, true), (403, true), (404, true), (405, true), (409, false), (429, false), (503, false)] {
+            assert_eq!(is_refusal(status), refused, "{status}");
+        }
+    }
+
+    #[test]
     fn each_kind_has_its_hint() {
         assert_eq!(for_answer(404, "NoSuchBucket"), Some("make the bucket, or mend [offsite] bucket"));
         assert!(for_answer(403, "SignatureDoesNotMatch").unwrap().contains("and at the clock"));
-        assert!(for_answer(403, "").unwrap().starts_with("let the access key list"));
+        let rights = for_answer(403, "").unwrap();
+        assert!(rights.starts_with("let the access key list the bucket and its uploads") && rights.contains("abort uploads"));
         assert!(for_answer(301, "PermanentRedirect").unwrap().contains("region"));
-        assert_eq!(for_answer(503, ""), Some(TRY_LATER));
+        assert_eq!((for_answer(503, ""), for_answer(409, "OperationAborted")), (Some(TRY_LATER), Some(TRY_LATER)));
         assert_eq!(for_answer(400, "InvalidRequest"), None);
         assert!(for_connection("invalid peer certificate: UnknownIssuer").ends_with("[offsite] ca"));
         assert!(for_connection("invalid peer certificate: Expired").contains("by this clock"));

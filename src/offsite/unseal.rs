@@ -7,10 +7,10 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use sequoia_openpgp::cert::CertParser;
-use sequoia_openpgp::crypto::{KeyPair, Password, SessionKey};
-use sequoia_openpgp::packet::key::{SecretParts, UnspecifiedRole};
+use sequoia_openpgp::crypto::{KeyPair, Password, S2K, SessionKey};
+use sequoia_openpgp::packet::key::{SecretKeyMaterial, SecretParts, UnspecifiedRole};
 use sequoia_openpgp::packet::{Key, PKESK, SKESK};
 use sequoia_openpgp::parse::Parse as _;
 use sequoia_openpgp::parse::stream::{DecryptionHelper, DecryptorBuilder, MessageLayer, MessageStructure, VerificationHelper};
@@ -30,10 +30,10 @@ pub struct Keys(Vec<KeyPair>);
 
 impl Keys {
     /// Reads the file `path`, armored or binary, as `gpg --export-secret-keys` writes it. `passphrase` is asked once, when a
-    /// key is locked.
+    /// key is locked, also beside others that aren't: which of them a copy is sealed for shows only later.
     ///
     /// # Errors
-    /// It isn't such a file, it holds no key for decryption, or the passphrase is wrong.
+    /// It isn't such a file, it holds no key for decryption, or the passphrase is wrong and every key is locked.
     pub fn read(path: &Path, passphrase: impl FnOnce() -> Result<Secret<String>>) -> Result<Self> {
         let reading = || format!("reading the private key {}", path.display());
         let file = File::open(path).with_context(reading)?;
@@ -44,6 +44,14 @@ impl Keys {
         let keys: Vec<Key<SecretParts, UnspecifiedRole>> = secret.filter(|key| key.pk_algo().for_encryption()).collect();
         if keys.is_empty() {
             bail!("{}: it has no private key for decryption\nhint: export it with `gpg --export-secret-keys`", reading());
+        }
+        let keys: Vec<_> = keys.into_iter().filter(|key| !is_elsewhere(key)).collect();
+        if keys.is_empty() {
+            bail!(
+                "{}: it only says that the private key is elsewhere, as on a smart card\n\
+                 hint: fetch the copy without --key, and open it with `gpg --decrypt` where the card is",
+                reading()
+            );
         }
         Ok(Self(unlock(keys, passphrase).with_context(reading)?))
     }
@@ -87,6 +95,12 @@ impl Keys {
     }
 }
 
+/// Whether only the place of the private key is told, as GnuPG does for keys on smart cards, and for those that it left out of
+/// an export: by a way of locking of its own, which no passphrase opens.
+fn is_elsewhere(key: &Key<SecretParts, UnspecifiedRole>) -> bool {
+    matches!(key.secret(), SecretKeyMaterial::Encrypted(locked) if matches!(locked.s2k(), S2K::Private { .. }))
+}
+
 fn unlock(
     keys: Vec<Key<SecretParts, UnspecifiedRole>>,
     passphrase: impl FnOnce() -> Result<Secret<String>>,
@@ -96,15 +110,17 @@ fn unlock(
     for key in open {
         pairs.push(key.into_keypair()?);
     }
-    if pairs.is_empty() {
+    if !locked.is_empty() {
         let typed = passphrase()?;
         let passphrase = Password::from(typed.expose().trim_end_matches(['\n', '\r']));
         let unlocked = locked.into_iter().filter_map(|key| key.decrypt_secret(&passphrase).ok());
+        let open = pairs.len();
         for key in unlocked {
             pairs.push(key.into_keypair()?);
         }
-        if pairs.is_empty() {
-            bail!("the passphrase is wrong");
+        ensure!(!pairs.is_empty(), "the passphrase is wrong");
+        if pairs.len() == open {
+            tracing::warn!("the passphrase is wrong: only keys that aren't locked are tried");
         }
     }
     Ok(pairs)
@@ -157,9 +173,14 @@ mod tests {
     use flate2::Compression;
     use flate2::write::DeflateEncoder;
     use sequoia_openpgp::cert::CertBuilder;
+    use sequoia_openpgp::crypto::S2K;
+    use sequoia_openpgp::crypto::mpi::SecretKeyChecksum;
+    use sequoia_openpgp::packet::Key;
+    use sequoia_openpgp::packet::key::{Encrypted, SecretParts, UnspecifiedRole};
     use sequoia_openpgp::serialize::SerializeInto as _;
     use sequoia_openpgp::serialize::stream::{Encryptor, LiteralWriter, Message};
-    use sequoia_openpgp::{Cert, serialize::Serialize as _};
+    use sequoia_openpgp::types::SymmetricAlgorithm;
+    use sequoia_openpgp::{Cert, Packet, serialize::Serialize as _};
 
     use super::Keys;
     use crate::config::Recipient;
@@ -183,8 +204,15 @@ mod tests {
     }
 
     fn keys(certificate: &Cert, typed: Option<&str>) -> Result<Keys, String> {
+        keys_of(&[certificate], typed)
+    }
+
+    /// The keys of a file with all of these.
+    fn keys_of(certificates: &[&Cert], typed: Option<&str>) -> Result<Keys, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
-        certificate.as_tsk().serialize(&mut std::fs::File::create(file.path()).unwrap()).unwrap();
+        for certificate in certificates {
+            certificate.as_tsk().serialize(&mut file.as_file()).unwrap();
+        }
         let passphrase = || Ok(Secret::new(String::from(typed.expect("it isn't asked for"))));
         Keys::read(file.path(), passphrase).map_err(|error| format!("{error:#}").replace(file.path().to_str().unwrap(), "FILE"))
     }
@@ -202,6 +230,39 @@ mod tests {
         let locked = certificate(Some("correct horse"));
         assert_eq!(opened(&keys(&locked, Some("correct horse\n")).unwrap(), &sealed(&locked, &content)).unwrap(), content);
         assert_eq!(keys(&locked, Some("wrong\n")).err().unwrap(), "reading the private key FILE: the passphrase is wrong");
+    }
+
+    #[test]
+    fn a_locked_key_is_tried_beside_one_that_is_not() {
+        let (open, locked) = (certificate(None), certificate(Some("correct horse")));
+        let both = [&open, &locked];
+        let keys = keys_of(&both, Some("correct horse")).unwrap();
+        for owner in both {
+            assert_eq!(opened(&keys, &sealed(owner, b"content")).unwrap(), b"content");
+        }
+        // Whoever doesn't know it gets by with the other.
+        let keys = keys_of(&both, Some("wrong")).unwrap();
+        assert_eq!(opened(&keys, &sealed(&open, b"content")).unwrap(), b"content");
+        assert_eq!(opened(&keys, &sealed(&locked, b"content")).unwrap_err(), "it isn't sealed for this key");
+    }
+
+    #[test]
+    fn a_key_on_a_smart_card_is_told_from_a_wrong_passphrase() {
+        let owner = certificate(None);
+        // What GnuPG writes for it: a way of locking of its own (101), "GNU", and 2 for "on a card".
+        let stub = |key: Key<SecretParts, UnspecifiedRole>| -> Packet {
+            let s2k = S2K::Private { tag: 101, parameters: Some(Box::from(&b"\0GNU\x02"[..])) };
+            let on_card = Encrypted::new(s2k, SymmetricAlgorithm::AES128, Some(SecretKeyChecksum::SHA1), Box::default());
+            Packet::from(key.parts_into_public().role_into_subordinate().add_secret(on_card.into()).0)
+        };
+        let for_encryption = owner.keys().secret().filter(|key| key.key().pk_algo().for_encryption());
+        let stubs: Vec<Packet> = for_encryption.map(|key| stub(key.key().clone())).collect();
+        let on_card = owner.clone().strip_secret_key_material().insert_packets(stubs).unwrap().0;
+        let error = keys(&on_card, None).err().unwrap();
+        assert!(error.starts_with("reading the private key FILE: it only says that the private key is elsewhere"), "{error}");
+        // Beside a real one it doesn't matter.
+        let other = certificate(None);
+        assert_eq!(opened(&keys_of(&[&on_card, &other], None).unwrap(), &sealed(&other, b"content")).unwrap(), b"content");
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub const NAME: &str = "_appliance";
 /// The folder in the archive.
 const FOLDER: &str = "appliance";
 
+/// The mark beside it that something in it is in no snapshot yet: a run may end in between.
+const CHANGED: &str = "changed";
+
 /// How many of its snapshots stay on the backup disk.
 const KEEP: Keep = Keep { last: 3, ..Keep::NONE };
 
@@ -40,9 +43,10 @@ const KEEP: Keep = Keep { last: 3, ..Keep::NONE };
 /// Something of it can't be read or written.
 pub fn snapshot(config: &Config, run: &str, stop: &Stop) -> Result<Option<PathBuf>> {
     let base = config.backup.folder.join("current").join(NAME);
-    let changed = collect(config, &base.join(FOLDER))?;
+    let changed = base.join(CHANGED);
+    collect(config, &base.join(FOLDER), &changed)?;
     let folder = config.backup.folder.join("snapshots").join(NAME);
-    if !changed && !is_due(config, run, &folder)? {
+    if !changed.exists() && !is_due(config, run, &folder)? {
         return Ok(None);
     }
     durable::private_folder(&folder)?;
@@ -56,6 +60,9 @@ pub fn snapshot(config: &Config, run: &str, stop: &Stop) -> Result<Option<PathBu
         warnings: Warnings::default(),
     };
     let made = snapshot::create(request, stop, &Progress::default())?;
+    if changed.exists() {
+        fs::remove_file(&changed).with_context(|| format!("removing {}", changed.display()))?;
+    }
     let rules = Rules { keep: KEEP, protect: &[run], zone: &config.zone()?, now: Timestamp::now() };
     snapshot::prune(&folder, &rules)?;
     Ok(Some(made.archive))
@@ -89,7 +96,8 @@ pub fn forget_headers(config: &Config) -> Result<usize> {
 
 /// Whether the newest snapshot isn't the one that is off-site, or that one is old.
 fn is_due(config: &Config, run: &str, folder: &Path) -> Result<bool> {
-    let pushed = Clock::load(&config.backup.state).of(NAME).complete.map(|push| push.snapshot);
+    let Some(target) = config.offsite.as_ref().map(offsite::target) else { return Ok(false) };
+    let pushed = Clock::load(&config.backup.state).of(NAME, &target).complete.map(|push| push.snapshot);
     if pushed.is_none() || newest(folder)? != pushed {
         return Ok(true);
     }
@@ -114,28 +122,73 @@ fn newest(folder: &Path) -> Result<Option<String>> {
     Ok(names.into_iter().max())
 }
 
-/// Brings what belongs to the appliance into `folder`, and says whether something is new there.
-fn collect(config: &Config, folder: &Path) -> Result<bool> {
+/// Brings what belongs to the appliance into `folder`, and makes the mark `changed` before something there changes.
+fn collect(config: &Config, folder: &Path, changed: &Path) -> Result<()> {
     durable::private_folder(folder)?;
-    let mut changed = replace(&folder.join("appliance.toml"), config.text.as_bytes())?;
+    replace(&folder.join("appliance.toml"), config.text.as_bytes(), changed)?;
     let mounted = [("root.luks-header", Path::new("/")), ("backup-disk.luks-header", config.backup.folder.as_path())];
     for (name, place) in mounted {
         let place = fs::canonicalize(place).with_context(|| format!("looking for {}", place.display()))?;
         let device = mounts::source_of(&place)?.and_then(|mapped| luks::device_below(&mapped));
         if let Some(device) = device {
-            changed |= replace(&folder.join(name), &luks::read_header(&device)?)?;
+            replace(&folder.join(name), &luks::read_header(&device)?, changed)?;
         } else {
             tracing::debug!("{} isn't on a LUKS volume, so it has no header to keep", place.display());
         }
     }
-    Ok(changed)
+    Ok(())
 }
 
-/// Writes `content` to `path`, unless it stands there already.
-fn replace(path: &Path, content: &[u8]) -> Result<bool> {
+/// Writes `content` to `path`, unless it stands there already; first comes the mark `changed`.
+fn replace(path: &Path, content: &[u8], changed: &Path) -> Result<()> {
     if fs::read(path).is_ok_and(|present| present == content) {
-        return Ok(false);
+        return Ok(());
     }
-    durable::write(path, content, 0o600)?;
-    Ok(true)
+    durable::write(changed, b"", 0o600)?;
+    durable::write(path, content, 0o600)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use jiff::Timestamp;
+
+    use super::{CHANGED, NAME, snapshot};
+    use crate::config::{Config, Offsite, sample};
+    use crate::offsite::{self, clock::Clock};
+    use crate::outcome::Outcome;
+    use crate::stop::Stop;
+
+    #[test]
+    fn a_change_is_remembered_until_a_snapshot_has_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = sample::config(folder.path());
+        let every = Duration::from_hours(366 * 24);
+        config.offsite = Some(Offsite { every, ..sample::offsite("http://127.0.0.1:1", folder.path()) });
+        fs::create_dir_all(&config.backup.folder).unwrap();
+        fs::create_dir_all(&config.backup.state).unwrap();
+        let made = |config: &Config, run: &str| snapshot(config, run, &Stop::default());
+        let proven = |config: &Config, run: &str| {
+            let target = offsite::target(config.offsite.as_ref().unwrap());
+            Clock::load(&config.backup.state).record(NAME, run, Outcome::Complete, &target, Timestamp::now()).unwrap();
+        };
+        assert!(made(&config, "20261120T023000Z").unwrap().is_some());
+        proven(&config, "20261120T023000Z");
+        assert_eq!(made(&config, "20261121T023000Z").unwrap(), None);
+
+        // It is collected, and then nothing can be written where snapshots lie.
+        config.text.push_str("# another\n");
+        let (snapshots, aside) = (config.backup.folder.join("snapshots"), config.backup.folder.join("aside"));
+        fs::rename(&snapshots, &aside).unwrap();
+        fs::write(&snapshots, "").unwrap();
+        made(&config, "20261122T023000Z").unwrap_err();
+        fs::remove_file(&snapshots).unwrap();
+        fs::rename(&aside, &snapshots).unwrap();
+        assert!(made(&config, "20261123T023000Z").unwrap().is_some());
+        proven(&config, "20261123T023000Z");
+        assert!(!config.backup.folder.join("current").join(NAME).join(CHANGED).exists());
+        assert_eq!(made(&config, "20261124T023000Z").unwrap(), None);
+    }
 }

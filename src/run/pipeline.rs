@@ -16,6 +16,7 @@ use crate::offsite;
 use crate::outcome::Outcome;
 use crate::progress::Progress;
 use crate::run::Accept;
+use crate::run::appliance;
 use crate::run::report::{Missed, SourceReport};
 use crate::snapshot::retention::Rules;
 use crate::snapshot::{self, Request, Snapshot};
@@ -66,8 +67,8 @@ pub fn source(night: &Night<'_>, source: &Source, progress: &Progress) -> Source
 /// Removes what runs that were cut short have left of snapshots and pushes below `backup`.
 pub fn clean(backup: &Path, sources: &[Source]) -> Result<()> {
     let mut leftovers = Vec::new();
-    for source in sources {
-        leftovers.extend(snapshot::clean(&backup.join("snapshots").join(&source.name))?);
+    for name in sources.iter().map(|source| source.name.as_str()).chain([appliance::NAME]) {
+        leftovers.extend(snapshot::clean(&backup.join("snapshots").join(name))?);
     }
     leftovers.extend(offsite::clean(backup)?);
     for leftover in leftovers {
@@ -128,4 +129,26 @@ fn pull_and_keep(night: &Night<'_>, source: &Source, progress: &Progress) -> Res
     let _held = night.archiving.lock().unwrap_or_else(PoisonError::into_inner);
     stop.check()?;
     Ok((snapshot::create(request, stop, progress)?, missed, stale))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use crate::config::sample;
+    use crate::run::appliance;
+    use crate::snapshot::ARCHIVE_END;
+
+    #[test]
+    fn what_is_left_of_snapshots_goes_also_the_appliance_s_own() {
+        let backup = tempfile::tempdir().unwrap();
+        let left = ["web", appliance::NAME].map(|name| backup.path().join("snapshots").join(name));
+        let left = left.map(|folder| folder.join(format!("20261123T023000Z{ARCHIVE_END}.part")));
+        for part in &left {
+            fs::create_dir_all(part.parent().unwrap()).unwrap();
+            fs::write(part, "").unwrap();
+        }
+        super::clean(backup.path(), &[sample::source("web")]).unwrap();
+        assert_eq!(left.map(|part| part.exists()), [false, false]);
+    }
 }

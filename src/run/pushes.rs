@@ -45,7 +45,8 @@ pub fn not_due(config: &Config, candidate: &Candidate<'_>) -> Option<PushReport>
     if offsite::due(config, candidate) {
         return None;
     }
-    let last = Clock::load(&config.backup.state).of(candidate.source).complete;
+    let target = offsite::target(config.offsite.as_ref()?);
+    let last = Clock::load(&config.backup.state).of(candidate.source, &target).complete;
     Some(PushReport::not_due(last.map(|push| push.snapshot)))
 }
 

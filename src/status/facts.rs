@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::config::{Config, DEFAULT_CONFIG};
 use crate::disk::used;
-use crate::offsite::clock::Clock;
+use crate::offsite::{self, clock::Clock};
 use crate::openpgp::{self, Recipients};
 use crate::outcome::Outcome;
 use crate::report::{self, Loss};
@@ -248,8 +248,12 @@ fn sources(
     let clock = Clock::load(&config.backup.state);
     troubles.extend(clock.damage.clone());
     let every = config.offsite.as_ref().map(|offsite| SignedDuration::try_from(offsite.every).unwrap_or(SignedDuration::MAX));
+    let target = config.offsite.as_ref().map(offsite::target);
     let facts = |name: String, configured: bool, found: &[Found]| {
-        let push = clock.of(&name).complete.map(|push| PushFacts { snapshot: push.snapshot, proven: push.proven });
+        let push = target
+            .as_ref()
+            .and_then(|target| clock.of(&name, target).complete)
+            .map(|push| PushFacts { snapshot: push.snapshot, proven: push.proven });
         let push_overdue = configured
             && every.is_some_and(|every| {
                 push.as_ref().is_none_or(|push| now.duration_since(push.proven) > every.saturating_add(GRACE))
@@ -294,4 +298,35 @@ fn certificates(config: &Config, now: Timestamp) -> Vec<Certificate> {
         Certificate { fingerprint: recipient.fingerprint.clone(), expires, problem }
     });
     each.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use jiff::Timestamp;
+
+    use super::gather;
+    use crate::config::{self, sample};
+    use crate::offsite::{self, clock::Clock};
+    use crate::outcome::Outcome;
+
+    #[test]
+    fn what_was_pushed_elsewhere_is_no_proven_push() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = sample::config(folder.path());
+        let here = sample::offsite("https://s3.example.org", folder.path());
+        let elsewhere = config::Offsite { bucket: String::from("older"), ..here.clone() };
+        config.offsite = Some(config::Offsite { every: std::time::Duration::from_hours(7 * 24), ..here.clone() });
+        fs::create_dir(folder.path().join("state")).unwrap();
+        let now: Timestamp = "2026-11-23T04:00:00Z".parse().unwrap();
+        for (place, known, overdue) in [(&elsewhere, None, true), (&here, Some("20261123T023000Z"), false)] {
+            let mut clock = Clock::load(&config.backup.state);
+            clock.record("web", "20261123T023000Z", Outcome::Complete, &offsite::target(place), now).unwrap();
+            let facts = gather(&config, None, now);
+            let source = &facts.sources[0];
+            assert_eq!(source.push.as_ref().map(|push| push.snapshot.as_str()), known);
+            assert_eq!(source.push_overdue, overdue);
+        }
+    }
 }

@@ -8,8 +8,9 @@ use crate::support::mailbox::Mailbox;
 use crate::support::peer::Peer;
 use crate::support::servers::CREDENTIALS;
 use crate::support::store::{BUCKET, Store};
+use crate::support::way::{Fate, Way};
 
-fn appliance(store: &Store, owner: &GnuPg) -> (Appliance, Peer) {
+fn appliance(port: u16, owner: &GnuPg) -> (Appliance, Peer) {
     let mut appliance = Appliance::new(false);
     let peer = Peer::start(&appliance.public_key(), None);
     let credentials = appliance.secret("s3", CREDENTIALS);
@@ -17,7 +18,7 @@ fn appliance(store: &Store, owner: &GnuPg) -> (Appliance, Peer) {
         "[openpgp]\nrecipients = [\"\"\"{}\"\"\"]\n[offsite]\nbucket = \"{BUCKET}\"\nprefix = \"attic\"\n\
          endpoint = \"http://127.0.0.1:{}\"\ncredentials = \"{}\"\n",
         owner.certificate(),
-        store.port,
+        port,
         credentials.display()
     ));
     appliance.pull_from("web", &peer);
@@ -40,7 +41,7 @@ fn what_an_intruder_could_do_is_tried_with_a_probe_and_told() {
     let owner = GnuPg::new();
     let store = Store::start();
     store.put("attic/web/precious", "keep me");
-    let (appliance, _peer) = appliance(&store, &owner);
+    let (appliance, _peer) = appliance(store.port, &owner);
     let (code, checks) = examine(&appliance);
     assert_eq!(code, Some(3), "{checks:?}");
     let told = |part: &str| checks.iter().find(|(.., told)| told.contains(part)).map(|(_, state, _)| state.as_str());
@@ -62,7 +63,7 @@ fn what_an_intruder_could_do_is_tried_with_a_probe_and_told() {
 fn a_bucket_that_locks_keeps_versions_whoever_asks() {
     let owner = GnuPg::new();
     let store = Store::start_locking(30);
-    let (appliance, _peer) = appliance(&store, &owner);
+    let (appliance, _peer) = appliance(store.port, &owner);
     let (code, checks) = examine(&appliance);
     assert_eq!(code, Some(3), "{checks:?}");
     let told = |part: &str| checks.iter().any(|(_, state, told)| told.contains(part) && state == "ok");
@@ -72,10 +73,31 @@ fn a_bucket_that_locks_keeps_versions_whoever_asks() {
 }
 
 #[test]
+fn what_minio_says_of_a_locked_version_is_a_no_and_trouble_keeps_nothing_from_being_tried() {
+    for (answer, state, expected) in [
+        (
+            "InvalidRequest: Object is WORM protected and cannot be overwritten",
+            "ok",
+            "the access key can't delete a version of an object",
+        ),
+        ("InvalidRequest: no such thing", "failed", "the store answers InvalidRequest: no such thing (HTTP 400)"),
+    ] {
+        let store = Store::start_locking(30);
+        let deletes = |line: &str| line.starts_with("DELETE ") && line.contains("versionId=");
+        let way = Way::to(store.port, move |line| if deletes(line) { Fate::Answer(400, answer) } else { Fate::Pass });
+        let (appliance, _peer) = appliance(way.port, &GnuPg::new());
+        let (_, checks) = examine(&appliance);
+        let told = |part: &str, wanted: &str| checks.iter().any(|(_, state, told)| told.contains(part) && state == wanted);
+        assert!(told(expected, state), "{checks:?}");
+        assert!(told("what comes is locked, this until ", "ok"), "{checks:?}");
+    }
+}
+
+#[test]
 fn what_is_broken_is_found_and_the_rest_is_tried_all_the_same() {
     let owner = GnuPg::expired();
     let mut store = Store::start();
-    let (appliance, mut peer) = appliance(&store, &owner);
+    let (appliance, mut peer) = appliance(store.port, &owner);
     store.end();
     peer.change_host_key();
     let (code, checks) = examine(&appliance);
@@ -93,7 +115,7 @@ fn the_clocks_of_appliance_and_store_are_compared() {
         (-600, "warning", "this machine's is about 10m ahead of the store's\nhint: "),
     ] {
         let store = Store::start_ahead(ahead);
-        let (appliance, _peer) = appliance(&store, &GnuPg::new());
+        let (appliance, _peer) = appliance(store.port, &GnuPg::new());
         let (_, checks) = examine(&appliance);
         let clock = checks.iter().find(|(about, ..)| about == "clock").unwrap();
         assert!(clock.1 == state && clock.2.starts_with(told), "{clock:?}");
@@ -104,7 +126,7 @@ fn the_clocks_of_appliance_and_store_are_compared() {
 fn each_mail_server_is_greeted_as_for_a_mail_and_gets_none() {
     let owner = GnuPg::new();
     let store = Store::start();
-    let (mut appliance, _peer) = appliance(&store, &owner);
+    let (mut appliance, _peer) = appliance(store.port, &owner);
     let login = ["--user", "pi", "--password", "correct-horse"];
     let (right, wrong) = (Mailbox::start(&login), Mailbox::start(&login));
     let (clear, mut down) = (Mailbox::start(&["--clear", "--size", "1000000"]), Mailbox::start(&[]));
@@ -142,7 +164,7 @@ fn each_mail_server_is_greeted_as_for_a_mail_and_gets_none() {
 #[test]
 fn a_server_that_does_not_let_the_appliance_in_is_found() {
     let store = Store::start();
-    let (appliance, peer) = appliance(&store, &GnuPg::new());
+    let (appliance, peer) = appliance(store.port, &GnuPg::new());
     peer.let_nobody_in();
     let (code, checks) = examine(&appliance);
     assert_eq!(code, Some(1), "{checks:?}");

@@ -2,26 +2,23 @@
 
 mod far;
 mod faults;
+mod fetched;
 mod garage;
 mod killed;
+mod leftovers;
 mod readers;
 mod scene;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use vaultberry::offsite;
-use vaultberry::openpgp::Recipients;
 use vaultberry::outcome::Outcome;
-use vaultberry::progress::Progress;
-use vaultberry::stop::Stop;
 
-use crate::support::appliance::names;
 use crate::support::certify;
 use crate::support::gnupg::GnuPg;
 use crate::support::store::{self, Store};
@@ -75,6 +72,22 @@ fn a_copy_of_several_parts_opens_with_gpg_and_tar_and_sets_the_clock() {
     assert_eq!(scene.push(&config, &archive, Outcome::Complete).unwrap(), pushed);
     assert_eq!(store.get(&key(MONDAY, "index.jsonl.zst.pgp")), before);
     assert_eq!(scene.clock()["sources"]["web"]["complete"]["snapshot"], MONDAY);
+
+    // One that says something else of the snapshot doesn't, nor does one that is sealed for others.
+    let (committed, end) =
+        (store.get(&key(MONDAY, "commit.json")).unwrap(), "nothing is ever overwritten, and the next snapshot has");
+    let partial = String::from_utf8(committed.clone()).unwrap().replace("\"complete\"", "\"partial\"");
+    store.put(&key(MONDAY, "commit.json"), partial);
+    let error = scene.push(&config, &archive, Outcome::Complete).unwrap_err();
+    assert!(
+        error.contains("says that the copy is partial where the snapshot is complete\nhint: ") && error.contains(end),
+        "{error}"
+    );
+    store.put(&key(MONDAY, "commit.json"), committed);
+    let mut others = config.clone();
+    others.recipients = Scene::new(GnuPg::new()).config(store.port).recipients;
+    let error = scene.push(&others, &archive, Outcome::Complete).unwrap_err();
+    assert!(error.contains("the copy is sealed for others than [openpgp] recipients names now\nhint: "), "{error}");
 
     // A commit object whose objects aren't there proves nothing.
     store::delete(store.port, &key(MONDAY, "tar.gz.pgp"));
@@ -311,22 +324,52 @@ fn a_stop_breaks_a_push_off_and_the_next_run_goes_on() {
 }
 
 #[test]
-fn uploads_of_others_are_left_alone() {
+fn what_the_disk_has_changed_since_it_was_sealed_is_never_committed() {
     let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
-    let archive = scene.snapshot(MONDAY, 33 << 20, Outcome::Complete);
-    // Under the very key, and beside it.
-    let foreign = [key(MONDAY, "tar.gz.pgp"), key(MONDAY, "tar.gz.pgp.other"), key(TUESDAY, "tar.gz.pgp")];
-    for key in &foreign {
-        store.begin_upload(key);
+    let end = "index.jsonl.zst.pgp";
+    for (name, checksums) in [(MONDAY, "md5"), (TUESDAY, "sha256")] {
+        let archive = scene.snapshot(name, 1000, Outcome::Complete);
+        // By its ETag, which follows from the bytes that arrive.
+        let (port, object, sealed) = (store.port, key(name, end), scene.path(&format!("backup/outbox/web/{name}.{end}")));
+        let flip = move || {
+            let mut content = fs::read(&sealed).unwrap();
+            content[100] ^= 1;
+            fs::write(&sealed, &content).unwrap();
+            content
+        };
+        let (asked, flips, there) = (AtomicUsize::new(0), flip.clone(), object.clone());
+        let way = Way::to(port, move |line| {
+            if line.starts_with("HEAD ") && line.contains(&there) && asked.fetch_add(1, Ordering::SeqCst) == 0 {
+                flips();
+            }
+            Fate::Strip("x-amz-checksum")
+        });
+        let more = format!("checksums = \"{checksums}\"");
+        let config = |port: u16| scene.config_at(&format!("http://127.0.0.1:{port}"), &more);
+        let changed = format!("{name}.{end} isn't what was sealed any more: the disk has changed it");
+        let error = scene.push(&config(way.port), &archive, Outcome::Complete).unwrap_err();
+        assert!(error.contains(&changed), "{checksums}: {error}");
+        assert_eq!((store.get(&object), store.get(&key(name, "commit.json"))), (None, None), "{checksums}");
+
+        // What is there already is compared with what was sealed, too.
+        scene.readdress(way.port, port);
+        flip();
+        let there = object.clone();
+        let way = Way::to(port, move |line| {
+            if line.starts_with("HEAD ") && line.contains(&there) {
+                store::put(port, &there, flip());
+            }
+            Fate::Strip("x-amz-checksum")
+        });
+        scene.readdress(port, way.port);
+        let error = scene.push(&config(way.port), &archive, Outcome::Complete).unwrap_err();
+        assert!(error.contains(&changed), "{checksums}: {error}");
+        assert_eq!((store.get(&key(name, "commit.json")), scene.clock()), (None, Value::Null), "{checksums}");
+        scene.readdress(way.port, port);
+        // The next push begins anew, and finds somebody else's bytes.
+        let error = scene.push(&config(port), &archive, Outcome::Complete).unwrap_err();
+        assert!(error.contains("and isn't proven to be what was sealed"), "{checksums}: {error}");
     }
-    let answers = AtomicUsize::new(0);
-    let way = Way::to(store.port, move |line| {
-        // The store begins one, and its answer is lost: that one is ours.
-        let begins = line.starts_with("POST ") && line.contains("?uploads");
-        if begins && answers.fetch_add(1, Ordering::SeqCst) == 0 { Fate::Lose } else { Fate::Pass }
-    });
-    scene.push(&scene.config(way.port), &archive, Outcome::Complete).unwrap();
-    assert_eq!(store.uploads(), foreign);
 }
 
 #[test]
@@ -353,200 +396,6 @@ fn a_copy_that_the_store_does_not_lock_counts_and_is_told_of() {
         let again = scene.push(&config, &archive, Outcome::Complete).unwrap().problem.unwrap_or_default();
         assert_eq!(again, problem);
     }
-}
-
-#[test]
-fn a_push_for_others_or_elsewhere_is_given_up_with_what_it_had_begun() {
-    let (mut scene, store) = (Scene::new(GnuPg::new()), Store::start());
-    let archive = scene.snapshot(MONDAY, 33 << 20, Outcome::Complete);
-    let broken = |scene: &Scene| {
-        scene.break_off(&store, &archive, "");
-        assert_eq!(store.uploads(), [key(MONDAY, "tar.gz.pgp")]);
-    };
-    broken(&scene);
-    scene.owner = GnuPg::new();
-    let config = scene.config(store.port);
-    assert_eq!(offsite::resume(&config, "web", &Stop::default(), &Progress::default()).unwrap(), None);
-    assert_eq!((store.uploads(), names(&scene.path("backup/outbox/web"))), (vec![], vec![]));
-
-    store::delete(store.port, &key(MONDAY, "index.jsonl.zst.pgp"));
-    broken(&scene);
-    assert_eq!(offsite::give_up_others(&config, &["web"], &Stop::default()).unwrap(), Vec::<String>::new());
-    assert_eq!(offsite::give_up_others(&config, &["mail"], &Stop::default()).unwrap(), ["web"]);
-    assert_eq!((store.uploads(), names(&scene.path("backup/outbox/web"))), (vec![], vec![]));
-
-    // What lies in another store can't be thrown away from here; it isn't forgotten by that store's owner.
-    store::delete(store.port, &key(MONDAY, "index.jsonl.zst.pgp"));
-    broken(&scene);
-    let mut elsewhere = scene.config(store.port);
-    elsewhere.offsite.as_mut().unwrap().prefix = "elsewhere".into();
-    assert_eq!(offsite::resume(&elsewhere, "web", &Stop::default(), &Progress::default()).unwrap(), None);
-    assert_eq!((store.uploads().len(), names(&scene.path("backup/outbox/web"))), (1, vec![]));
-}
-
-#[test]
-fn a_copy_is_fetched_opened_and_never_put_over_a_file() {
-    let (scene, store) = (Scene::new(GnuPg::locked("correct horse")), Store::start());
-    let config = scene.config(store.port);
-    let monday = scene.snapshot(MONDAY, 20 << 20, Outcome::Complete);
-    let tuesday = scene.snapshot(TUESDAY, 1000, Outcome::Partial);
-    scene.push(&config, &monday, Outcome::Complete).unwrap();
-    scene.push(&config, &tuesday, Outcome::Partial).unwrap();
-    assert_eq!(scene.clock()["sources"]["web"]["complete"]["snapshot"], MONDAY);
-    assert_eq!(scene.clock()["sources"]["web"]["any"]["snapshot"], TUESDAY);
-
-    let run = scene.fetch("web/latest", "wrong", Some(&scene.owner.private_key()), "wrong\n");
-    assert_eq!(run.code, Some(1));
-    assert!(run.stderr.ends_with("private.asc: the passphrase is wrong\n"), "{run:?}");
-    assert!(!scene.path("wrong").exists());
-
-    // The newest complete one is Monday's.
-    let run = scene.fetch("web/latest", "open", Some(&scene.owner.private_key()), "correct horse\n");
-    assert_eq!(run.code, Some(0), "{run:?}");
-    let files = ["tar.gz", "index.jsonl.zst"].map(|end| scene.path("open").join(format!("{MONDAY}.{end}")));
-    assert_eq!(run.stdout, format!("{}\n{}\n", files[0].display(), files[1].display()));
-    assert_eq!(names(&scene.path("open")), [format!("{MONDAY}.index.jsonl.zst"), format!("{MONDAY}.tar.gz")]);
-    assert!(fs::read(&files[0]).unwrap() == fs::read(&monday).unwrap(), "the archive isn't the one that was pushed");
-    assert_eq!(fs::metadata(&files[0]).unwrap().permissions().mode() & 0o777, 0o600);
-
-    fs::write(&files[0], "mine").unwrap();
-    let run = scene.fetch(&format!("web/{MONDAY}"), "open", Some(&scene.owner.private_key()), "correct horse\n");
-    assert_eq!(run.code, Some(1));
-    assert!(run.stderr.contains(&format!("{} is there already", files[0].display())), "{run:?}");
-    assert_eq!(fs::read(&files[0]).unwrap(), b"mine");
-
-    // Without the key the sealed ones come, and gpg opens them.
-    let run = scene.fetch(&format!("web/{TUESDAY}"), "sealed", None, "");
-    assert_eq!(run.code, Some(0), "{run:?}");
-    let opened = format!("to open one: gpg --output {TUESDAY}.tar.gz --decrypt {TUESDAY}.tar.gz.pgp\n");
-    assert!(run.stdout.ends_with(&opened), "{run:?}");
-    assert_eq!(names(&scene.path("sealed")), [format!("{TUESDAY}.index.jsonl.zst.pgp"), format!("{TUESDAY}.tar.gz.pgp")]);
-    let sealed = scene.path("sealed").join(format!("{TUESDAY}.tar.gz.pgp"));
-    assert!(scene.owner.decrypt(&sealed) == fs::read(&tuesday).unwrap());
-
-    for (snapshot, told) in [
-        ("web/20261125T023000Z", "there is no proven copy of it\nhint: `vaultberry offsite list`"),
-        ("mail/latest", "there is no proven and complete copy\nhint: `vaultberry offsite list`"),
-        ("web", "\"web\" is not a snapshot\nhint: write SOURCE/NAME"),
-    ] {
-        let run = scene.fetch(snapshot, "none", None, "");
-        assert!(run.code == Some(1) && run.stderr.contains(told), "{run:?}");
-        assert!(!scene.path("none").exists());
-    }
-}
-
-#[test]
-fn a_changed_copy_is_refused_and_leaves_nothing() {
-    let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
-    let config = scene.config(store.port);
-    let archive = scene.snapshot(MONDAY, 100_000, Outcome::Complete);
-    scene.push(&config, &archive, Outcome::Complete).unwrap();
-    let good =
-        ["tar.gz.pgp", "index.jsonl.zst.pgp", "commit.json"].map(|end| (key(MONDAY, end), store.get(&key(MONDAY, end)).unwrap()));
-    let (sealed, content) = (&good[0].0, &good[0].1);
-    let mut changed = content.clone();
-    changed[50_000] ^= 1;
-    // As someone would change it who can write the commit object too: the message itself gives it away.
-    let commit: String = String::from_utf8(good[2].1.clone()).unwrap();
-    let sums = [content, &changed].map(|bytes| sha256(&scene, bytes));
-    let forged = commit.replace(&sums[0], &sums[1]);
-    assert_ne!(forged, commit);
-    for (objects, told) in [
-        (vec![(sealed, changed.clone())], "isn't what was proven to be there: it was changed or cut short"),
-        (vec![(sealed, content[..50_000].to_vec())], "isn't what was proven to be there"),
-        (vec![(sealed, [content.as_slice(), b"more"].concat())], "bytes that were proven: it was changed"),
-        (vec![(sealed, changed.clone()), (&good[2].0, forged.into_bytes())], "opening "),
-    ] {
-        for (key, content) in &objects {
-            store.put(key, content);
-        }
-        let run = scene.fetch("web/latest", "out", Some(&scene.owner.private_key()), "");
-        assert!(run.code == Some(1) && run.stderr.contains(told), "{told}: {run:?}");
-        assert_eq!(names(&scene.path("out")), Vec::<String>::new());
-        for (key, content) in &good {
-            store.put(key, content);
-        }
-    }
-    // Another archive, properly sealed and with a commit object of its own: the index knows better.
-    let mut other = Vec::new();
-    let recipients = Recipients::at(&config.recipients, SystemTime::now());
-    recipients.seal(&mut &b"another archive"[..], &mut other, false).unwrap();
-    let mut commit: Value = serde_json::from_slice(&good[2].1).unwrap();
-    commit["archive"]["size"] = other.len().into();
-    commit["archive"]["sha256"] = sha256(&scene, &other).into();
-    store.put(sealed, &other);
-    store.put(&good[2].0, commit.to_string());
-    let run = scene.fetch("web/latest", "out", Some(&scene.owner.private_key()), "");
-    assert!(run.code == Some(1) && run.stderr.contains("the archive isn't the one that the index speaks of"), "{run:?}");
-    assert_eq!(names(&scene.path("out")), Vec::<String>::new());
-    for (key, content) in &good {
-        store.put(key, content);
-    }
-    // Nor is anything else taken for an index.
-    let mut index = Vec::new();
-    recipients.seal(&mut &[&vec![b' '; 17 << 20][..], b"\n"].concat()[..], &mut index, false).unwrap();
-    let mut commit: Value = serde_json::from_slice(&good[2].1).unwrap();
-    commit["index"]["size"] = index.len().into();
-    commit["index"]["sha256"] = sha256(&scene, &index).into();
-    store.put(&good[1].0, &index);
-    store.put(&good[2].0, commit.to_string());
-    let run = scene.fetch("web/latest", "out", Some(&scene.owner.private_key()), "");
-    let told = format!("{MONDAY}.index.jsonl.zst: the last line: it has no end: the index was cut short");
-    assert!(run.code == Some(1) && run.stderr.contains(&told), "{run:?}");
-    assert_eq!(names(&scene.path("out")), Vec::<String>::new());
-    for (key, content) in &good {
-        store.put(key, content);
-    }
-    let stranger = GnuPg::new();
-    let run = scene.fetch("web/latest", "out", Some(&stranger.private_key()), "");
-    assert!(run.code == Some(1) && run.stderr.contains("it isn't sealed for this key"), "{run:?}");
-    assert_eq!(names(&scene.path("out")), Vec::<String>::new());
-    let run = scene.fetch("web/latest", "out", Some(&scene.owner.private_key()), "");
-    assert_eq!(run.code, Some(0), "{run:?}");
-}
-
-fn sha256(scene: &Scene, bytes: &[u8]) -> String {
-    let path = scene.path("summed");
-    fs::write(&path, bytes).unwrap();
-    let output = Command::new("sha256sum").arg(path).output().unwrap();
-    String::from_utf8(output.stdout).unwrap()[..64].to_owned()
-}
-
-#[test]
-fn the_list_tells_proven_from_unproven_beyond_a_thousand_keys() {
-    let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
-    let config = scene.config(store.port);
-    for (name, outcome) in [(MONDAY, Outcome::Complete), (TUESDAY, Outcome::Partial)] {
-        let archive = scene.snapshot(name, 1000, outcome);
-        scene.push(&config, &archive, outcome).unwrap();
-    }
-    store.put(&key("20261125T023000Z", "tar.gz.pgp"), "12345");
-    store.put(&key("20261125T023000Z", "index.jsonl.zst.pgp"), "678");
-    // A page has a thousand keys; these come before ours and aren't ours.
-    for number in 0..1000 {
-        store.put(&format!("vaultberry/other/{number:04}"), "");
-    }
-    let run = scene.vaultberry(&["offsite", "list", "--json"], "");
-    assert_eq!(run.code, Some(0), "{run:?}");
-    let list: Vec<Value> = serde_json::from_str(&run.stdout).unwrap();
-    let found: Vec<_> = list.iter().map(|copy| (copy["snapshot"].as_str().unwrap(), &copy["proven"], &copy["outcome"])).collect();
-    let (yes, no) = (Value::from(true), Value::from(false));
-    assert_eq!(
-        found,
-        [(MONDAY, &yes, &"complete".into()), (TUESDAY, &yes, &"partial".into()), ("20261125T023000Z", &no, &Value::Null)]
-    );
-    let run = scene.vaultberry(&["offsite", "list"], "");
-    let lines: Vec<&str> = run.stdout.lines().collect();
-    assert!(lines[0].starts_with(&format!("web  {MONDAY}  complete  ")), "{run:?}");
-    assert_eq!(lines[2], "web  20261125T023000Z  unproven     8 bytes  there is no commit object");
-
-    // A copy of which something is gone is proven no more.
-    store::delete(store.port, &key(MONDAY, "tar.gz.pgp"));
-    let run = scene.vaultberry(&["offsite", "list"], "");
-    assert!(
-        run.stdout.contains(&format!("web  {MONDAY}  unproven  ")) && run.stdout.contains("  the archive isn't there\n"),
-        "{run:?}"
-    );
 }
 
 #[test]

@@ -6,14 +6,18 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use uuid::Uuid;
 use vaultberry::luks::cipher::Cipher;
 use vaultberry::luks::{self, Key};
+use vaultberry::offsite::{fetch, retrieve, verify};
 use vaultberry::outcome::Outcome;
+use vaultberry::progress::Progress;
 use vaultberry::secret::Secret;
+use vaultberry::stop::Stop;
 
 use super::scene::{MONDAY, Scene, TUESDAY, key};
 use crate::support::appliance::{Appliance, Run, names};
@@ -113,6 +117,51 @@ fn a_connection_that_breaks_is_gone_on_with_and_a_changed_copy_is_told() {
     let verified = vaultberry(&scene, store.port, &["offsite", "verify", "--store", "s3://backups/vaultberry"]);
     assert!(verified.code == Some(1) && verified.stdout.starts_with(&format!("web/{MONDAY}  BAD: ")), "{verified:?}");
     assert!(verified.stderr.contains("1 of 1 copies aren't what was proven\nhint: "), "{verified:?}");
+}
+
+#[test]
+fn a_download_that_falls_silent_is_gone_on_with() {
+    let store = Store::start();
+    let scene = pushed(&store);
+    let (credentials, private) = (scene.path("s3"), scene.owner.private_key());
+    // The answer doesn't come, or ends in its midst: to the first request of each command.
+    for (number, fate) in [Fate::Stall, Fate::Hang].into_iter().enumerate() {
+        let (asked, object) = (std::sync::Arc::new(AtomicUsize::new(0)), key(MONDAY, "tar.gz.pgp"));
+        let count = std::sync::Arc::clone(&asked);
+        let way = Way::to(store.port, move |line| {
+            let is = line.starts_with("GET ") && line.contains(&object);
+            if is && count.fetch_add(1, Ordering::SeqCst) % 2 == 0 { fate } else { Fate::Pass }
+        });
+        let mut offsite = scene.config(way.port).offsite.unwrap();
+        offsite.silence = Duration::from_secs(2);
+        let (stop, progress, wanted) = (Stop::default(), Progress::default(), "web/latest".parse().unwrap());
+        let (fetched, restored) = (scene.path(&format!("fetched-{number}")), scene.path(&format!("restored-{number}")));
+        let request =
+            fetch::Request { offsite: &offsite, credentials: &credentials, snapshot: "web/latest", to: &fetched, key: None };
+        let archive = fetch::fetch(&request, &stop, &progress).unwrap().archive;
+        assert!(fs::read(archive).unwrap() == store.get(&key(MONDAY, "tar.gz.pgp")).unwrap());
+
+        let request = verify::Request { offsite: &offsite, credentials: &credentials, wanted: &[], sample: None, key: None };
+        let mut problems = Vec::new();
+        let mut told = |verified: &verify::Verified| {
+            problems.push(verified.problem.clone());
+            Ok(())
+        };
+        verify::verify(&request, &stop, &progress, &mut told).unwrap();
+        assert_eq!(problems, [None]);
+
+        let request = retrieve::Request {
+            offsite: &offsite,
+            credentials: &credentials,
+            wanted: &wanted,
+            key: &private,
+            paths: &[],
+            to: &restored,
+        };
+        retrieve::restore(&request, &stop, &progress).unwrap();
+        crate::support::assert_same(&scene.path("mirror"), &restored);
+        assert_eq!(asked.load(Ordering::SeqCst), 6, "{fate:?}");
+    }
 }
 
 #[test]
@@ -250,27 +299,28 @@ fn the_guide_for_rebuilding_everything_is_right_word_for_word() {
         appliance.secret("key", CREDENTIALS).display()
     ));
     appliance.pull_from("web", &peer);
-    let run = appliance.run();
-    assert_eq!(run.code, Some(0), "{run:?}");
-
-    // Another machine, and a disk with a header of its own, which is spoiled.
+    // Here the backup disk isn't encrypted: the run finds the header of another, as if it had read it there.
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    fs::copy(owner.private_key(), path("private.asc")).unwrap();
-    fs::copy(appliance.secret("key", CREDENTIALS), path("s3")).unwrap();
     let (disk, phrase) = (path("disk"), "eight words that nobody else knows");
     fs::File::create(&disk).unwrap().set_len(20 << 20).unwrap();
     let secret = Secret::new(phrase.to_owned());
     luks::format(&disk, Uuid::new_v4(), "test", Cipher::Aes, None, &[Key::Passphrase(&secret)]).unwrap();
-    let header = path("header");
-    fs::write(&header, luks::read_header(&disk).unwrap()).unwrap();
+    let collected = appliance.backup("current/_appliance/appliance");
+    fs::create_dir_all(&collected).unwrap();
+    fs::write(collected.join("backup-disk.luks-header"), luks::read_header(&disk).unwrap()).unwrap();
+    let run = appliance.run();
+    assert_eq!(run.code, Some(0), "{run:?}");
+
+    // Another machine, and the disk with a spoiled header.
+    fs::copy(owner.private_key(), path("private.asc")).unwrap();
+    fs::copy(appliance.secret("key", CREDENTIALS), path("s3")).unwrap();
     fs::OpenOptions::new().write(true).open(&disk).unwrap().write_all(&vec![0; 1 << 20]).unwrap();
 
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/guides/rebuild.md")).unwrap();
     let mut blocks = page.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned());
     let (config, data, broken) = (blocks.next().unwrap(), blocks.next().unwrap(), blocks.next().unwrap());
-    // Here root isn't encrypted, so that the header comes from elsewhere.
-    let script = format!("{config}\ncp header old/appliance/backup-disk.luks-header\n{data}\n{broken}");
+    let script = format!("{config}\n{data}\n{broken}");
     let program = Path::new(env!("CARGO_BIN_EXE_vaultberry")).parent().unwrap();
     let mut sh = Command::new("sh");
     sh.args(["-euxc", &script]).current_dir(folder.path()).env("bucket", store::BUCKET).env("prefix", "attic");

@@ -7,12 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, sleep, spawn};
 use std::time::Duration;
 
+use openssl::base64::encode_block;
+use openssl::sha::sha256;
+
 /// What becomes of a request on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// It goes on to the store.
     Pass,
-    /// The store isn't asked; this status is the answer, with this code of S3, if it isn't empty.
+    /// The store isn't asked; this status is the answer, with this code of S3, if it isn't empty, and what follows it as in
+    /// `Code: message`.
     Answer(u16, &'static str),
     /// It goes on, and the answer lacks the headers that begin so, in lower case.
     Strip(&'static str),
@@ -22,10 +26,13 @@ pub enum Fate {
     Lose,
     /// Half of the answer comes, and then the connection breaks.
     Cut,
-    /// A byte of what is sent changes.
+    /// A byte of what is sent changes. As S3 does, the way refuses what isn't what its `x-amz-checksum-sha256` says: the store
+    /// of the tests believes it.
     Corrupt,
     /// Nothing comes back until the way is closed.
     Stall,
+    /// Half of the answer comes, and then nothing until the way is closed.
+    Hang,
 }
 
 /// The way to a store, through which each request's first line is looked at. Dropped, it is closed.
@@ -86,20 +93,15 @@ fn carry(stream: &TcpStream, port: u16, fate: &dyn Fn(&str) -> Fate, closed: &At
     reader.read_exact(&mut body).ok()?;
     match fate {
         Fate::Answer(status, code) => {
-            let body = if code.is_empty() { String::new() } else { format!("<Error><Code>{code}</Code></Error>") };
-            let answer =
-                format!("HTTP/1.1 {status} Injected\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
-            return (&*stream).write_all(answer.as_bytes()).ok();
+            return (&*stream).write_all(answer(status, code).as_bytes()).ok();
         }
-        Fate::Stall => {
-            while !closed.load(Ordering::SeqCst) {
-                sleep(Duration::from_millis(50));
-            }
-            return None;
-        }
+        Fate::Stall => return wait_for(closed),
         Fate::Corrupt => {
             if let Some(byte) = body.get_mut(length / 2) {
                 *byte ^= 1;
+            }
+            if !is_as_summed(&head, &body) {
+                return (&*stream).write_all(answer(400, "BadDigest").as_bytes()).ok();
             }
         }
         _ => {}
@@ -118,7 +120,34 @@ fn carry(stream: &TcpStream, port: u16, fate: &dyn Fn(&str) -> Fate, closed: &At
         }
         Fate::Lose => return None,
         Fate::Cut => answer.truncate(answer.len() - answer.len().min(40) / 2),
+        Fate::Hang => {
+            (&*stream).write_all(&answer[..answer.len() / 2]).ok()?;
+            return wait_for(closed);
+        }
         _ => {}
     }
     (&*stream).write_all(&answer).ok()
+}
+
+/// An answer of this status, and this code of S3 as [`Fate::Answer`] has it.
+fn answer(status: u16, code: &str) -> String {
+    let (code, message) = code.split_once(": ").unwrap_or((code, ""));
+    let message = if message.is_empty() { String::new() } else { format!("<Message>{message}</Message>") };
+    let body = if code.is_empty() { String::new() } else { format!("<Error><Code>{code}</Code>{message}</Error>") };
+    format!("HTTP/1.1 {status} Injected\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+}
+
+/// Does nothing until the way is closed.
+fn wait_for(closed: &AtomicBool) -> Option<()> {
+    while !closed.load(Ordering::SeqCst) {
+        sleep(Duration::from_millis(50));
+    }
+    None
+}
+
+/// Whether the body is what the head says, if it says a SHA-256.
+fn is_as_summed(head: &str, body: &[u8]) -> bool {
+    let fields = head.lines().filter_map(|line| line.split_once(": "));
+    let mut sums = fields.filter(|(name, _)| name.eq_ignore_ascii_case("x-amz-checksum-sha256"));
+    sums.all(|(_, sum)| sum == encode_block(&sha256(body)))
 }
