@@ -145,4 +145,9 @@ pub(crate) mod tests {
         change(&mut block);
         block
     }
+
+    /// One with an ext4 file system.
+    pub fn ext4(node: &str) -> Block {
+        block(node, |block| block.fs_type = Some("ext4".to_owned()))
+    }
 }

@@ -100,8 +100,8 @@ pub fn revoke(volume: &Volume, which: &str, last: bool) -> Result<Slot> {
 /// # Errors
 /// The stick's key doesn't open root, or something can't be written. One that opens it is then still on the stick.
 pub fn rotate(volume: &Volume, stick: &Stick) -> Result<Slot> {
+    let from = prove(volume, stick)?;
     let old = key_on(volume, stick)?;
-    let from = check(volume, stick)?;
     if let Some(slot) = finish(volume, &from)? {
         return Ok(slot);
     }
@@ -171,10 +171,16 @@ fn add_slot(volume: &Volume, present: &Present, key: &Key, holder: &Holder) -> R
     Ok(number)
 }
 
-/// Puts a key on a stick, and proves that what is there opens root.
+/// Puts a key on a stick, and proves that what lies there opens root.
 fn put(volume: &Volume, stick: &Stick, key: &KeyFile) -> Result<()> {
     stick.put(key)?;
-    check(volume, stick).map(drop)
+    prove(volume, stick).map(drop)
+}
+
+/// The keyslot of the key that the next boot will find on `stick`.
+fn prove(volume: &Volume, stick: &Stick) -> Result<Slot> {
+    stick.settle(volume.uuid)?;
+    check(volume, stick)
 }
 
 fn key_on(volume: &Volume, stick: &Stick) -> Result<KeyFile> {
