@@ -18,7 +18,7 @@ use crate::keys::volume::Volume;
 use crate::keys::{recovery, stick};
 use crate::luks::slots::{self, Kind, Slot};
 use crate::outcome::Outcome;
-use crate::run::appliance;
+use crate::run::headers;
 use crate::{disk, durable, keys, luks, terminal};
 
 /// Does what `command` says, and writes what comes of it to `out`.
@@ -32,10 +32,12 @@ pub fn run(command: &Key, out: &mut impl Write) -> Result<Outcome> {
             let slot = change::check(&volume(root)?, &stick)?;
             say(out, &format!("the key on {} opens this appliance: {}\n", stick.name(), line(&slot)))
         }
-        Key::Rotate { stick, root } => {
-            let stick = Stick::at(&stick.stick)?;
-            let slot = change::rotate(&volume(root)?, &stick)?;
-            say(out, &format!("{} has a new key, and the old one opens nothing any more: {}\n", stick.name(), line(&slot)))
+        Key::Rotate { stick, root, on } => {
+            let (volume, stick) = (volume(root)?, Stick::at(&stick.stick)?);
+            outdate(root, &on.config, out, |out| {
+                let slot = change::rotate(&volume, &stick)?;
+                say(out, &format!("{} has a new key, and the old one opens nothing any more: {}\n", stick.name(), line(&slot)))
+            })
         }
         Key::Stick(Sticks::Make { stick, image, secrets }) => make(&stick.stick, image, secrets, out),
         Key::Stick(Sticks::Add { stick, name, with, root }) => {
@@ -44,7 +46,13 @@ pub fn run(command: &Key, out: &mut impl Write) -> Result<Outcome> {
             say(out, &format!("{} opens this appliance from now on: {}\n", stick.name(), line(&slot)))
         }
         Key::Stick(Sticks::List { json, root }) => list(&volume(root)?, *json, out),
-        Key::Stick(Sticks::Revoke { key, last, root, on }) => revoke(key, *last, root, &on.config, out),
+        Key::Stick(Sticks::Revoke { key, last, root, on }) => {
+            let volume = volume(root)?;
+            outdate(root, &on.config, out, |out| {
+                let slot = change::revoke(&volume, key, *last)?;
+                say(out, &format!("opens this appliance no more: {}\n", line(&slot)))
+            })
+        }
         Key::Recovery(Recovery::Rotate { sheet, with, root, on }) => rotate_recovery(sheet, with, root, &on.config, out),
         Key::Header(Header::Backup { file, root }) => {
             ensure!(!file.exists(), "copying the header: {} is there already\nhint: name another file", file.display());
@@ -117,14 +125,20 @@ fn make(path: &Path, image: &Path, secrets: &Path, out: &mut impl Write) -> Resu
     say(out, &format!("{} opens {}\n", path.display(), image.display()))
 }
 
-fn revoke(key: &str, last: bool, root: &Root, config: &Path, out: &mut impl Write) -> Result<Outcome> {
-    let slot = change::revoke(&volume(root)?, key, last)?;
-    say(out, &format!("opens this appliance no more: {}\n", line(&slot)))?;
+/// Makes a change after which old copies of the header must go, and says which of them went.
+fn outdate<W: Write>(root: &Root, config: &Path, out: &mut W, change: impl FnOnce(&mut W) -> Result<Outcome>) -> Result<Outcome> {
     if root.root.is_some() {
-        return say(out, "whoever has both the key and a copy of the header from before can still open it\n");
+        change(out)?;
+        return say(out, "whoever has both an old key and a copy of the header from before can still open it\n");
     }
-    let gone = appliance::forget_headers(&config::load(config)?)?;
-    say(out, &format!("copies of the header that went with it: {gone}; those in the off-site store stay, sealed\n"))
+    let config = config::load(config)?;
+    let (_, gone) = headers::outdate(&config, || change(out))?;
+    say(out, &format!("copies of the header from before that went: {gone}; those in the off-site store stay, sealed\n"))?;
+    for serial in headers::away(&config)? {
+        let serial = crate::log::printable(serial.as_bytes());
+        say(out, &format!("the disk {serial} isn't open: its copies go when it is opened next\n"))?;
+    }
+    Ok(Outcome::Complete)
 }
 
 fn rotate_recovery(sheet: &Path, with: &With, root: &Root, config: &Path, out: &mut impl Write) -> Result<Outcome> {
