@@ -9,6 +9,8 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
@@ -22,6 +24,10 @@ use super::stick::PARTITION;
 use crate::devices::{self, Block};
 use crate::secret::Secret;
 use crate::{durable, process};
+
+/// How long somebody else's look at a stick is waited for, and how often.
+const LOOK: Duration = Duration::from_millis(100);
+const LOOKS: u32 = 50;
 
 /// What a new key file is called until it has taken the old one's place.
 pub fn new_name(path: &Path) -> PathBuf {
@@ -258,8 +264,16 @@ impl Mounted {
 
     /// Mounts it anew. Nothing that memory has of it stays.
     fn again(&self, access: Access) -> Result<()> {
-        umount2(self.folder.path(), MntFlags::empty())
-            .with_context(|| format!("unmounting the stick {}", self.block.node.display()))?;
+        let mut unmounted = Err(Errno::EBUSY);
+        // A program that looks at whatever is plugged in may be looking right now.
+        for _ in 0..LOOKS {
+            unmounted = umount2(self.folder.path(), MntFlags::empty());
+            if unmounted != Err(Errno::EBUSY) {
+                break;
+            }
+            sleep(LOOK);
+        }
+        unmounted.with_context(|| format!("unmounting the stick {}", self.block.node.display()))?;
         self.mount(access)
     }
 }
@@ -340,6 +354,21 @@ mod tests {
         Some(image)
     }
 
+    /// A device for a file; gone with this.
+    struct Loop(String);
+
+    impl Loop {
+        fn of(image: &Path) -> Self {
+            Self(run(Command::new("losetup").args(["--find", "--show"]).arg(image)))
+        }
+    }
+
+    impl Drop for Loop {
+        fn drop(&mut self) {
+            let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+        }
+    }
+
     fn run(command: &mut Command) -> String {
         let output = command.output().unwrap();
         assert!(output.status.success(), "{command:?}: {output:?}");
@@ -372,9 +401,10 @@ mod tests {
     fn a_key_that_was_put_on_a_device_is_read_from_a_new_mount_that_writes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let Some(image) = ext4_stick(&folder) else { return };
-        let node = run(Command::new("losetup").args(["--find", "--show"]).arg(&image));
-        let mounted = Mounted::of(ext4(&node)).unwrap();
-        let stick = Stick { named: PathBuf::from(&node), place: Place::Mounted(mounted) };
+        let device = Loop::of(&image);
+        let node = &device.0;
+        let mounted = Mounted::of(ext4(node)).unwrap();
+        let stick = Stick { named: PathBuf::from(node), place: Place::Mounted(mounted) };
         let uuid = Uuid::new_v4();
         for _ in 0..2 {
             let key = KeyFile::generate(uuid).unwrap();
@@ -388,10 +418,9 @@ mod tests {
         drop(stick);
         let elsewhere = folder.path().join("elsewhere");
         fs::create_dir(&elsewhere).unwrap();
-        run(Command::new("mount").args([Path::new(&node), &elsewhere]));
-        let error = Mounted::of(ext4(&node)).unwrap_err().to_string();
+        run(Command::new("mount").args([Path::new(node), &elsewhere]));
+        let error = Mounted::of(ext4(node)).unwrap_err().to_string();
         assert!(error.starts_with("the stick is mounted already\nhint: name the folder"), "{error}");
         run(Command::new("umount").arg(&elsewhere));
-        run(Command::new("losetup").args(["--detach", &node]));
     }
 }
