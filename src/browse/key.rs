@@ -1,6 +1,7 @@
 //! `vaultberry key`: from a parsed command to what is printed.
 
 use std::fmt::Write as _;
+use std::fs;
 use std::io::Write;
 use std::path::Path;
 
@@ -9,7 +10,7 @@ use serde_json::json;
 
 use super::say;
 use crate::cli::key::{Header, Key, Recovery, Root, Sticks, With};
-use crate::config;
+use crate::config::{self, Config};
 use crate::image::emulate::root_uuid;
 use crate::keys::change::{self, Present};
 use crate::keys::plugged::Stick;
@@ -19,6 +20,7 @@ use crate::keys::{recovery, stick};
 use crate::luks::slots::{self, Kind, Slot};
 use crate::outcome::Outcome;
 use crate::run::headers;
+use crate::secret::Secret;
 use crate::{disk, durable, keys, luks, terminal};
 
 /// Does what `command` says, and writes what comes of it to `out`.
@@ -34,7 +36,7 @@ pub fn run(command: &Key, out: &mut impl Write) -> Result<Outcome> {
         }
         Key::Rotate { stick, root, on } => {
             let (volume, stick) = (volume(root)?, Stick::at(&stick.stick)?);
-            outdate(root, &on.config, out, |out| {
+            change_keys(root, &on.config, out, |out| {
                 let slot = change::rotate(&volume, &stick)?;
                 say(out, &format!("{} has a new key, and the old one opens nothing any more: {}\n", stick.name(), line(&slot)))
             })
@@ -48,7 +50,7 @@ pub fn run(command: &Key, out: &mut impl Write) -> Result<Outcome> {
         Key::Stick(Sticks::List { json, root }) => list(&volume(root)?, *json, out),
         Key::Stick(Sticks::Revoke { key, last, root, on }) => {
             let volume = volume(root)?;
-            outdate(root, &on.config, out, |out| {
+            change_keys(root, &on.config, out, |out| {
                 let slot = change::revoke(&volume, key, *last)?;
                 say(out, &format!("opens this appliance no more: {}\n", line(&slot)))
             })
@@ -112,7 +114,7 @@ fn list(volume: &Volume, as_json: bool, out: &mut impl Write) -> Result<Outcome>
 fn make(path: &Path, image: &Path, secrets: &Path, out: &mut impl Write) -> Result<Outcome> {
     let uuid = root_uuid(image)?;
     let file = SecretsFolder::at(secrets).key(uuid);
-    let bytes = std::fs::read(&file).map(crate::secret::Secret::new);
+    let bytes = fs::read(&file).map(Secret::new);
     let bytes = bytes
         .with_context(|| format!("reading the key of this image, {}\nhint: name its folder with --secrets", file.display()))?;
     let key =
@@ -125,16 +127,25 @@ fn make(path: &Path, image: &Path, secrets: &Path, out: &mut impl Write) -> Resu
     say(out, &format!("{} opens {}\n", path.display(), image.display()))
 }
 
-/// Makes a change after which old copies of the header must go, and says which of them went.
-fn outdate<W: Write>(root: &Root, config: &Path, out: &mut W, change: impl FnOnce(&mut W) -> Result<Outcome>) -> Result<Outcome> {
-    if root.root.is_some() {
-        change(out)?;
-        return say(out, "whoever has both an old key and a copy of the header from before can still open it\n");
+/// Makes a change of keys on the appliance, after which old copies of the header must go; elsewhere nobody knows of any.
+fn change_keys<W: Write>(
+    root: &Root,
+    config: &Path,
+    out: &mut W,
+    change: impl FnOnce(&mut W) -> Result<Outcome>,
+) -> Result<Outcome> {
+    if root.root.is_none() {
+        return outdate(&config::load(config)?, out, change);
     }
-    let config = config::load(config)?;
-    let (_, gone) = headers::outdate(&config, || change(out))?;
+    change(out)?;
+    say(out, "whoever has both an old key and a copy of the header from before can still open it\n")
+}
+
+/// Makes a change after which old copies of the header must go, and says which of them went.
+fn outdate<W: Write>(config: &Config, out: &mut W, change: impl FnOnce(&mut W) -> Result<Outcome>) -> Result<Outcome> {
+    let (_, gone) = headers::outdate(config, || change(out))?;
     say(out, &format!("copies of the header from before that went: {gone}; those in the off-site store stay, sealed\n"))?;
-    for serial in headers::away(&config)? {
+    for serial in headers::away(config)? {
         let serial = crate::log::printable(serial.as_bytes());
         say(out, &format!("the disk {serial} isn't open: its copies go when it is opened next\n"))?;
     }
@@ -144,21 +155,44 @@ fn outdate<W: Write>(root: &Root, config: &Path, out: &mut W, change: impl FnOnc
 fn rotate_recovery(sheet: &Path, with: &With, root: &Root, config: &Path, out: &mut impl Write) -> Result<Outcome> {
     ensure!(!sheet.exists(), "writing the recovery sheet: {} is there already\nhint: name another file", sheet.display());
     let volume = volume(root)?;
-    let present = present(&volume, with)?;
-    let config = if root.root.is_none() { Some(config::load(config)?) } else { None };
-    let hostname = config.as_ref().map_or("", |config| config.appliance.hostname.as_str());
-    let phrase = recovery::generate()?;
-    // First of all: a passphrase that nobody has read opens nothing.
-    durable::write(sheet, recovery::sheet(hostname, volume.uuid, &phrase)?.expose().as_bytes(), 0o600)?;
-    change::rotate_recovery(&volume, &present, &phrase)?;
-    say(out, &format!("the new recovery passphrase is in {}: print it, and remove the file\n", sheet.display()))?;
-    let Some(config) = config else { return Ok(Outcome::Complete) };
-    let away = disk::renew_passphrase(&config, &phrase)?;
-    say(out, "backup disks that are here take it, too\n")?;
-    for serial in &away {
-        say(out, &format!("the disk {serial} isn't here, and takes the old one: keep the old sheet with it\n"))?;
+    if root.root.is_some() {
+        let present = present(&volume, with)?;
+        renew_root(&volume, &present, "", sheet)?;
+        return say(out, &renewed(sheet));
     }
-    Ok(Outcome::Complete)
+    let config = config::load(config)?;
+    // What can be found out before anything changes.
+    let disks = disk::renewable(&config)?;
+    let present = present(&volume, with)?;
+    outdate(&config, out, |out| {
+        let phrase = renew_root(&volume, &present, &config.appliance.hostname, sheet)?;
+        say(out, &renewed(sheet))?;
+        disk::renew_passphrase(&disks, &phrase)?;
+        let serials = config.disk.iter().flat_map(|disk| &disk.serials);
+        for serial in serials.filter(|serial| !disks.iter().any(|disk| disk.serial.as_ref() == Some(serial))) {
+            let serial = crate::log::printable(serial.as_bytes());
+            say(out, &format!("the disk {serial} takes it when it is opened next: keep the old sheet until then\n"))?;
+        }
+        Ok(Outcome::Complete)
+    })
+}
+
+fn renewed(sheet: &Path) -> String {
+    format!("the new recovery passphrase is in {}: print it, and remove the file\n", sheet.display())
+}
+
+/// Gives root a new passphrase, once that is on a sheet: one that nobody has read opens nothing.
+fn renew_root(volume: &Volume, present: &Present, hostname: &str, sheet: &Path) -> Result<Secret<String>> {
+    let phrase = recovery::generate()?;
+    durable::write(sheet, recovery::sheet(hostname, volume.uuid, &phrase)?.expose().as_bytes(), 0o600)?;
+    if let Err(error) = change::rotate_recovery(volume, present, &phrase) {
+        // A sheet whose words open nothing would be taken for one that does.
+        if slots::slot_of(volume.path(), luks::Key::Passphrase(&phrase)).is_ok_and(|slot| slot.is_none()) {
+            let _ = fs::remove_file(sheet);
+        }
+        return Err(error);
+    }
+    Ok(phrase)
 }
 
 fn restore_header(file: &Path, yes: bool, root: &Root, out: &mut impl Write) -> Result<Outcome> {
@@ -170,4 +204,82 @@ fn restore_header(file: &Path, yes: bool, root: &Root, out: &mut impl Write) -> 
     let path = root.root.as_deref().context("restoring a header: whose root?\nhint: name the device with --root")?;
     luks::restore_header(path, file)?;
     say(out, &format!("{} has the header of {} again\n", path.display(), file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::unix::fs::FileExt as _;
+    use std::path::PathBuf;
+
+    use tempfile::TempDir;
+    use uuid::Uuid;
+
+    use super::{Key, Recovery, Root, Stick, Sticks, With, run};
+    use crate::cli::backup::OnAppliance;
+    use crate::image::disk::ROOT_START;
+    use crate::keys::keyfile::KeyFile;
+    use crate::keys::secrets::SecretsFolder;
+    use crate::luks::cipher::Cipher;
+    use crate::luks::{self, format};
+
+    /// An image, with the builder's key for it, and a stick.
+    struct Scene {
+        folder: TempDir,
+        uuid: Uuid,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let (folder, uuid) = (tempfile::tempdir().unwrap(), Uuid::new_v4());
+            let scene = Self { folder, uuid };
+            let (header, key) = (luks::tests::blank(scene.folder.path()), KeyFile::generate(uuid).unwrap());
+            format(&header, uuid, "root", Cipher::Aes, None, &[luks::Key::Random(&key.key)]).unwrap();
+            let image = File::create(scene.path("card.img")).unwrap();
+            image.write_all_at(&[0x55, 0xaa], 510).unwrap();
+            image.write_all_at(&fs::read(&header).unwrap(), ROOT_START).unwrap();
+            let file = SecretsFolder::at(&scene.path("secrets")).key(uuid);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, key.encode().expose()).unwrap();
+            fs::create_dir(scene.path("stick")).unwrap();
+            scene
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.folder.path().join(name)
+        }
+
+        fn stick(&self) -> Stick {
+            Stick::at(&self.path("stick")).unwrap()
+        }
+
+        fn make(&self) -> Result<(), String> {
+            let stick = crate::cli::key::Stick { stick: self.path("stick") };
+            let make = Sticks::Make { stick, image: self.path("card.img"), secrets: self.path("secrets") };
+            run(&Key::Stick(make), &mut Vec::new()).map(drop).map_err(|error| error.to_string())
+        }
+
+        fn rotate_recovery(&self) -> Result<(), String> {
+            let rotate = Recovery::Rotate {
+                sheet: self.path("sheet.txt"),
+                with: With { with: Some(self.path("stick")) },
+                root: Root { root: Some(self.path("card.img")) },
+                on: OnAppliance { config: self.path("none.toml") },
+            };
+            run(&Key::Recovery(rotate), &mut Vec::new()).map(drop).map_err(|error| error.to_string())
+        }
+    }
+
+    #[test]
+    fn no_sheet_stays_whose_words_open_nothing() {
+        let scene = Scene::new();
+        scene.stick().put(&KeyFile::generate(scene.uuid).unwrap()).unwrap();
+        let error = scene.rotate_recovery().unwrap_err();
+        assert!(error.contains("doesn't open this appliance"), "{error}");
+        assert!(!scene.path("sheet.txt").exists());
+        fs::remove_dir_all(scene.path("stick/vaultberry")).unwrap();
+        scene.make().unwrap();
+        scene.rotate_recovery().unwrap();
+        assert!(scene.path("sheet.txt").exists());
+    }
 }

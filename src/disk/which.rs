@@ -25,6 +25,14 @@ pub fn there(disk: &Disk) -> Result<Vec<Block>> {
     of(disk, &devices::present()?)
 }
 
+/// The same, also when none is there.
+///
+/// # Errors
+/// Two have one serial number.
+pub fn any(disk: &Disk) -> Result<Vec<Block>> {
+    among(disk, &devices::present()?)
+}
+
 /// The disk at this node; none when the config doesn't name it.
 ///
 /// # Errors
@@ -39,6 +47,15 @@ pub fn at(disk: &Disk, node: &Path) -> Result<Option<Block>> {
 }
 
 fn of(disk: &Disk, present: &[Block]) -> Result<Vec<Block>> {
+    let found = among(disk, present)?;
+    if found.is_empty() {
+        let names = disk.serials.join(" or ");
+        bail!("the backup disk {names} isn't there\nhint: plug it in; `vaultberry disk list` shows what is there");
+    }
+    Ok(found)
+}
+
+fn among(disk: &Disk, present: &[Block]) -> Result<Vec<Block>> {
     let mut found: Vec<Block> = Vec::new();
     for serial in &disk.serials {
         let mut same = present.iter().filter(|block| block.whole && block.serial.as_ref() == Some(serial));
@@ -48,16 +65,12 @@ fn of(disk: &Disk, present: &[Block]) -> Result<Vec<Block>> {
         }
         found.extend(first.cloned());
     }
-    if found.is_empty() {
-        let names = disk.serials.join(" or ");
-        bail!("the backup disk {names} isn't there\nhint: plug it in; `vaultberry disk list` shows what is there");
-    }
     Ok(found)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::of;
+    use super::{among, of};
     use crate::config::Disk;
     use crate::devices::Block;
     use crate::devices::tests::block;
@@ -80,6 +93,7 @@ mod tests {
         assert_eq!(nodes(&["X", "B"], &present).unwrap(), ["/dev/sda"]);
         let none = nodes(&["X", "Y"], &present).unwrap_err();
         assert!(none.starts_with("the backup disk X or Y isn't there\nhint: plug it in"), "{none}");
+        assert_eq!(among(&Disk { serials: vec!["X".to_owned()] }, &present).unwrap(), []);
         present.push(whole("/dev/sdd", "A"));
         assert_eq!(nodes(&["A"], &present).unwrap_err(), "two disks have the serial number A: /dev/sdb and /dev/sdd");
     }

@@ -13,8 +13,8 @@ use jiff::Timestamp;
 use super::appliance::{FOLDER, NAME};
 use crate::config::Config;
 use crate::disk::{self, used};
-use crate::snapshot::{ARCHIVE_END, list};
 use crate::durable;
+use crate::snapshot::{ARCHIVE_END, list};
 
 /// What a copy's name ends with.
 pub const END: &str = ".luks-header";
@@ -83,9 +83,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let looking = || format!("looking into {}", folder.display());
     match fs::read_dir(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        entries => {
-            entries.with_context(looking)?.map(|entry| Ok(entry.with_context(looking)?.path())).collect()
-        }
+        entries => entries.with_context(looking)?.map(|entry| Ok(entry.with_context(looking)?.path())).collect(),
     }
 }
 
