@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use super::say;
@@ -120,7 +120,18 @@ fn make(path: &Path, image: &Path, secrets: &Path, out: &mut impl Write) -> Resu
     let key =
         keys::keyfile::KeyFile::decode(bytes.expose(), uuid).map_err(|fault| anyhow::anyhow!("{} {fault}", file.display()))?;
     if path.exists() {
-        Stick::at(path)?.put(&key)?;
+        let stick = Stick::at(path)?;
+        let other = stick.key(uuid).ok().flatten().filter(|there| there.key.expose() != key.key.expose());
+        if let Some(other) = other {
+            bail!(
+                "{} has another key for this root, {}: after a rotation it is the one that opens, and the image's isn't\n\
+                 hint: take another stick; or, if `vaultberry key check` says there that it opens nothing, remove {}",
+                stick.name(),
+                slots::id(other.key.expose()),
+                keys::keyfile::path_on_stick(uuid).display()
+            );
+        }
+        stick.put(&key)?;
     } else {
         stick::make_image(path, &[&file])?;
     }
@@ -268,6 +279,21 @@ mod tests {
             };
             run(&Key::Recovery(rotate), &mut Vec::new()).map(drop).map_err(|error| error.to_string())
         }
+    }
+
+    #[test]
+    fn an_image_s_key_takes_no_other_key_s_place() {
+        let scene = Scene::new();
+        scene.make().unwrap();
+        scene.make().unwrap();
+        let rotated = KeyFile::generate(scene.uuid).unwrap();
+        scene.stick().put(&rotated).unwrap();
+        let error = scene.make().unwrap_err();
+        assert!(
+            error.contains("stick has another key for this root, ") && error.contains("\nhint: take another stick"),
+            "{error}"
+        );
+        assert_eq!(scene.stick().key(scene.uuid).unwrap().unwrap().key.expose(), rotated.key.expose());
     }
 
     #[test]
