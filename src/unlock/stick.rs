@@ -61,16 +61,16 @@ fn read_file(path: &Path) -> Result<Option<Secret<Vec<u8>>>> {
     };
     ensure!(file.metadata().context("looking at the key file")?.is_file(), "the key file is not a file");
     // Room for one byte more than a key file has, so that a long one shows, and none left behind by growing.
-    let mut bytes = vec![0; FILE_SIZE + 1];
+    let mut bytes = Secret::new(vec![0; FILE_SIZE + 1]);
     let mut length = 0;
-    while length < bytes.len() {
-        match (&file).read(&mut bytes[length..]).context("reading the key file")? {
+    while length < bytes.expose().len() {
+        match (&file).read(&mut bytes.expose_mut()[length..]).context("reading the key file")? {
             0 => break,
             read => length += read,
         }
     }
-    bytes.truncate(length);
-    Ok(Some(Secret::new(bytes)))
+    bytes.expose_mut().truncate(length);
+    Ok(Some(bytes))
 }
 
 /// A mounted stick; unmounted when it goes.
