@@ -42,7 +42,7 @@ impl Block {
             whole: device.devtype().is_some_and(|kind| kind == "disk"),
             fs_type: text("ID_FS_TYPE"),
             fs_uuid: text("ID_FS_UUID"),
-            label: text("ID_FS_LABEL"),
+            label: label(text),
             partuuid: text("ID_PART_ENTRY_UUID"),
             partition_table: text("ID_PART_TABLE_TYPE"),
         })
@@ -67,6 +67,29 @@ impl Block {
     pub fn content(&self) -> Option<&str> {
         self.fs_type.as_deref().or(self.partition_table.as_deref())
     }
+}
+
+/// The label as its owner gave it: in the plain property udev puts `_` for blanks.
+fn label(text: impl Fn(&str) -> Option<String>) -> Option<String> {
+    text("ID_FS_LABEL_ENC").map(|encoded| decode(&encoded)).or_else(|| text("ID_FS_LABEL"))
+}
+
+/// Reads what udev encodes: each byte that could mean something to a shell is `\x` and two hexadecimal digits.
+fn decode(encoded: &str) -> String {
+    let mut plain = Vec::with_capacity(encoded.len());
+    let mut rest = encoded.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let digits = after.strip_prefix(b"x").and_then(|digits| digits.get(..2)).filter(|_| byte == b'\\');
+        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+        if let Some(escaped) = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            plain.push(escaped);
+            rest = &after[3..];
+        } else {
+            plain.push(byte);
+            rest = after;
+        }
+    }
+    String::from_utf8_lossy(&plain).into_owned()
 }
 
 impl fmt::Display for Block {
@@ -122,7 +145,7 @@ impl AsFd for Watch {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::Block;
+    use super::{Block, label};
 
     /// A partition of a disk of its own, without anything on it but what `change` says.
     pub fn block(node: &str, change: impl FnOnce(&mut Block)) -> Block {
@@ -149,5 +172,20 @@ pub(crate) mod tests {
     /// Puts a LUKS volume on it.
     pub fn encrypt(block: &mut Block, uuid: &str) {
         (block.fs_type, block.fs_uuid) = (Some("crypto_LUKS".to_owned()), Some(uuid.to_owned()));
+    }
+
+    #[test]
+    fn a_label_is_read_as_its_owner_gave_it() {
+        let read = |encoded: Option<&str>| {
+            label(|name| if name == "ID_FS_LABEL_ENC" { encoded.map(str::to_owned) } else { Some("MY_KEY".to_owned()) })
+        };
+        assert_eq!(read(Some(r"MY\x20KEY")).unwrap(), "MY KEY");
+        assert_eq!(read(Some(r"a\x5cx20\xc3\xa4ö\x2\")).unwrap(), r"a\x20äö\x2\");
+        assert_eq!(read(None).unwrap(), "MY_KEY");
+    }
+
+    /// One with an ext4 file system.
+    pub fn ext4(node: &str) -> Block {
+        block(node, |block| block.fs_type = Some("ext4".to_owned()))
     }
 }

@@ -14,6 +14,7 @@ use crate::devices::Block;
 use crate::disk::{self, Row, used};
 use crate::log::printable;
 use crate::outcome::Outcome;
+use crate::run::headers;
 use crate::run::lock::{self, Attempt};
 use crate::snapshot::json;
 use crate::terminal;
@@ -69,7 +70,12 @@ fn open(config: &Config, node: Option<&Path>, out: &mut impl Write) -> Result<Ou
         tell(out, &disk::init(config, Some(node), None, |_| Ok(false))?, "was blank, and is formatted")?;
     }
     let folder = config.backup.folder.display();
-    match disk::open(config)? {
+    let opened = disk::open(config)?;
+    // The disk is open all the same.
+    if let Err(error) = headers::forget(config) {
+        tracing::warn!("removing copies of LUKS headers from before a key was revoked: {error:#}");
+    }
+    match opened {
         Some(disk) => say(out, &format!("{} is open, and mounted at {folder}\n", name(&disk))),
         None => say(out, &format!("a backup disk is mounted at {folder}\n")),
     }

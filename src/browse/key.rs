@@ -1,15 +1,16 @@
 //! `vaultberry key`: from a parsed command to what is printed.
 
 use std::fmt::Write as _;
+use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use super::say;
 use crate::cli::key::{Header, Key, Recovery, Root, Sticks, With};
-use crate::config;
+use crate::config::{self, Config};
 use crate::image::emulate::root_uuid;
 use crate::keys::change::{self, Present};
 use crate::keys::plugged::Stick;
@@ -18,7 +19,8 @@ use crate::keys::volume::Volume;
 use crate::keys::{recovery, stick};
 use crate::luks::slots::{self, Kind, Slot};
 use crate::outcome::Outcome;
-use crate::run::appliance;
+use crate::run::headers;
+use crate::secret::Secret;
 use crate::{disk, durable, keys, luks, terminal};
 
 /// Does what `command` says, and writes what comes of it to `out`.
@@ -32,10 +34,12 @@ pub fn run(command: &Key, out: &mut impl Write) -> Result<Outcome> {
             let slot = change::check(&volume(root)?, &stick)?;
             say(out, &format!("the key on {} opens this appliance: {}\n", stick.name(), line(&slot)))
         }
-        Key::Rotate { stick, root } => {
-            let stick = Stick::at(&stick.stick)?;
-            let slot = change::rotate(&volume(root)?, &stick)?;
-            say(out, &format!("{} has a new key, and the old one opens nothing any more: {}\n", stick.name(), line(&slot)))
+        Key::Rotate { stick, root, on } => {
+            let (volume, stick) = (volume(root)?, Stick::at(&stick.stick)?);
+            change_keys(root, &on.config, out, |out| {
+                let slot = change::rotate(&volume, &stick)?;
+                say(out, &format!("{} has a new key, and the old one opens nothing any more: {}\n", stick.name(), line(&slot)))
+            })
         }
         Key::Stick(Sticks::Make { stick, image, secrets }) => make(&stick.stick, image, secrets, out),
         Key::Stick(Sticks::Add { stick, name, with, root }) => {
@@ -44,7 +48,13 @@ pub fn run(command: &Key, out: &mut impl Write) -> Result<Outcome> {
             say(out, &format!("{} opens this appliance from now on: {}\n", stick.name(), line(&slot)))
         }
         Key::Stick(Sticks::List { json, root }) => list(&volume(root)?, *json, out),
-        Key::Stick(Sticks::Revoke { key, last, root, on }) => revoke(key, *last, root, &on.config, out),
+        Key::Stick(Sticks::Revoke { key, last, root, on }) => {
+            let volume = volume(root)?;
+            change_keys(root, &on.config, out, |out| {
+                let slot = change::revoke(&volume, key, *last)?;
+                say(out, &format!("opens this appliance no more: {}\n", line(&slot)))
+            })
+        }
         Key::Recovery(Recovery::Rotate { sheet, with, root, on }) => rotate_recovery(sheet, with, root, &on.config, out),
         Key::Header(Header::Backup { file, root }) => {
             ensure!(!file.exists(), "copying the header: {} is there already\nhint: name another file", file.display());
@@ -104,47 +114,96 @@ fn list(volume: &Volume, as_json: bool, out: &mut impl Write) -> Result<Outcome>
 fn make(path: &Path, image: &Path, secrets: &Path, out: &mut impl Write) -> Result<Outcome> {
     let uuid = root_uuid(image)?;
     let file = SecretsFolder::at(secrets).key(uuid);
-    let bytes = std::fs::read(&file).map(crate::secret::Secret::new);
+    let bytes = fs::read(&file).map(Secret::new);
     let bytes = bytes
         .with_context(|| format!("reading the key of this image, {}\nhint: name its folder with --secrets", file.display()))?;
     let key =
         keys::keyfile::KeyFile::decode(bytes.expose(), uuid).map_err(|fault| anyhow::anyhow!("{} {fault}", file.display()))?;
     if path.exists() {
-        Stick::at(path)?.put(&key)?;
+        let stick = Stick::at(path)?;
+        let other = stick.key(uuid).ok().flatten().filter(|there| there.key.expose() != key.key.expose());
+        if let Some(other) = other {
+            bail!(
+                "{} has another key for this root, {}: after a rotation it is the one that opens, and the image's isn't\n\
+                 hint: take another stick; or, if `vaultberry key check` says there that it opens nothing, remove {}",
+                stick.name(),
+                slots::id(other.key.expose()),
+                keys::keyfile::path_on_stick(uuid).display()
+            );
+        }
+        stick.put(&key)?;
     } else {
         stick::make_image(path, &[&file])?;
     }
     say(out, &format!("{} opens {}\n", path.display(), image.display()))
 }
 
-fn revoke(key: &str, last: bool, root: &Root, config: &Path, out: &mut impl Write) -> Result<Outcome> {
-    let slot = change::revoke(&volume(root)?, key, last)?;
-    say(out, &format!("opens this appliance no more: {}\n", line(&slot)))?;
-    if root.root.is_some() {
-        return say(out, "whoever has both the key and a copy of the header from before can still open it\n");
+/// Makes a change of keys on the appliance, after which old copies of the header must go; elsewhere nobody knows of any.
+fn change_keys<W: Write>(
+    root: &Root,
+    config: &Path,
+    out: &mut W,
+    change: impl FnOnce(&mut W) -> Result<Outcome>,
+) -> Result<Outcome> {
+    if root.root.is_none() {
+        return outdate(&config::load(config)?, out, change);
     }
-    let gone = appliance::forget_headers(&config::load(config)?)?;
-    say(out, &format!("copies of the header that went with it: {gone}; those in the off-site store stay, sealed\n"))
+    change(out)?;
+    say(out, "whoever has both an old key and a copy of the header from before can still open it\n")
+}
+
+/// Makes a change after which old copies of the header must go, and says which of them went.
+fn outdate<W: Write>(config: &Config, out: &mut W, change: impl FnOnce(&mut W) -> Result<Outcome>) -> Result<Outcome> {
+    let (_, gone) = headers::outdate(config, || change(out))?;
+    say(out, &format!("copies of the header from before that went: {gone}; those in the off-site store stay, sealed\n"))?;
+    for serial in headers::away(config)? {
+        let serial = crate::log::printable(serial.as_bytes());
+        say(out, &format!("the disk {serial} isn't open: its copies go when it is opened next\n"))?;
+    }
+    Ok(Outcome::Complete)
 }
 
 fn rotate_recovery(sheet: &Path, with: &With, root: &Root, config: &Path, out: &mut impl Write) -> Result<Outcome> {
     ensure!(!sheet.exists(), "writing the recovery sheet: {} is there already\nhint: name another file", sheet.display());
     let volume = volume(root)?;
-    let present = present(&volume, with)?;
-    let config = if root.root.is_none() { Some(config::load(config)?) } else { None };
-    let hostname = config.as_ref().map_or("", |config| config.appliance.hostname.as_str());
-    let phrase = recovery::generate()?;
-    // First of all: a passphrase that nobody has read opens nothing.
-    durable::write(sheet, recovery::sheet(hostname, volume.uuid, &phrase)?.expose().as_bytes(), 0o600)?;
-    change::rotate_recovery(&volume, &present, &phrase)?;
-    say(out, &format!("the new recovery passphrase is in {}: print it, and remove the file\n", sheet.display()))?;
-    let Some(config) = config else { return Ok(Outcome::Complete) };
-    let away = disk::renew_passphrase(&config, &phrase)?;
-    say(out, "backup disks that are here take it, too\n")?;
-    for serial in &away {
-        say(out, &format!("the disk {serial} isn't here, and takes the old one: keep the old sheet with it\n"))?;
+    if root.root.is_some() {
+        let present = present(&volume, with)?;
+        renew_root(&volume, &present, "", sheet)?;
+        return say(out, &renewed(sheet));
     }
-    Ok(Outcome::Complete)
+    let config = config::load(config)?;
+    // What can be found out before anything changes.
+    let disks = disk::renewable(&config)?;
+    let present = present(&volume, with)?;
+    outdate(&config, out, |out| {
+        let phrase = renew_root(&volume, &present, &config.appliance.hostname, sheet)?;
+        say(out, &renewed(sheet))?;
+        disk::renew_passphrase(&disks, &phrase)?;
+        let serials = config.disk.iter().flat_map(|disk| &disk.serials);
+        for serial in serials.filter(|serial| !disks.iter().any(|disk| disk.serial.as_ref() == Some(serial))) {
+            let serial = crate::log::printable(serial.as_bytes());
+            say(out, &format!("the disk {serial} takes it when it is opened next: keep the old sheet until then\n"))?;
+        }
+        Ok(Outcome::Complete)
+    })
+}
+
+fn renewed(sheet: &Path) -> String {
+    format!("the new recovery passphrase is in {}: print it, and remove the file\n", sheet.display())
+}
+
+/// Gives root a new passphrase, once that is on a sheet: one that nobody has read opens nothing.
+fn renew_root(volume: &Volume, present: &Present, hostname: &str, sheet: &Path) -> Result<Secret<String>> {
+    let phrase = recovery::generate()?;
+    durable::write(sheet, recovery::sheet(hostname, volume.uuid, &phrase)?.expose().as_bytes(), 0o600)?;
+    if let Err(error) = change::rotate_recovery(volume, present, &phrase) {
+        // A sheet whose words open nothing would be taken for one that does.
+        if slots::slot_of(volume.path(), luks::Key::Passphrase(&phrase)).is_ok_and(|slot| slot.is_none()) {
+            let _ = fs::remove_file(sheet);
+        }
+        return Err(error);
+    }
+    Ok(phrase)
 }
 
 fn restore_header(file: &Path, yes: bool, root: &Root, out: &mut impl Write) -> Result<Outcome> {
@@ -156,4 +215,97 @@ fn restore_header(file: &Path, yes: bool, root: &Root, out: &mut impl Write) -> 
     let path = root.root.as_deref().context("restoring a header: whose root?\nhint: name the device with --root")?;
     luks::restore_header(path, file)?;
     say(out, &format!("{} has the header of {} again\n", path.display(), file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::unix::fs::FileExt as _;
+    use std::path::PathBuf;
+
+    use tempfile::TempDir;
+    use uuid::Uuid;
+
+    use super::{Key, Recovery, Root, Stick, Sticks, With, run};
+    use crate::cli::backup::OnAppliance;
+    use crate::image::disk::ROOT_START;
+    use crate::keys::keyfile::KeyFile;
+    use crate::keys::secrets::SecretsFolder;
+    use crate::luks::cipher::Cipher;
+    use crate::luks::{self, format};
+
+    /// An image, with the builder's key for it, and a stick.
+    struct Scene {
+        folder: TempDir,
+        uuid: Uuid,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let (folder, uuid) = (tempfile::tempdir().unwrap(), Uuid::new_v4());
+            let scene = Self { folder, uuid };
+            let (header, key) = (luks::tests::blank(scene.folder.path()), KeyFile::generate(uuid).unwrap());
+            format(&header, uuid, "root", Cipher::Aes, None, &[luks::Key::Random(&key.key)]).unwrap();
+            let image = File::create(scene.path("card.img")).unwrap();
+            image.write_all_at(&[0x55, 0xaa], 510).unwrap();
+            image.write_all_at(&fs::read(&header).unwrap(), ROOT_START).unwrap();
+            let file = SecretsFolder::at(&scene.path("secrets")).key(uuid);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, key.encode().expose()).unwrap();
+            fs::create_dir(scene.path("stick")).unwrap();
+            scene
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.folder.path().join(name)
+        }
+
+        fn stick(&self) -> Stick {
+            Stick::at(&self.path("stick")).unwrap()
+        }
+
+        fn make(&self) -> Result<(), String> {
+            let stick = crate::cli::key::Stick { stick: self.path("stick") };
+            let make = Sticks::Make { stick, image: self.path("card.img"), secrets: self.path("secrets") };
+            run(&Key::Stick(make), &mut Vec::new()).map(drop).map_err(|error| error.to_string())
+        }
+
+        fn rotate_recovery(&self) -> Result<(), String> {
+            let rotate = Recovery::Rotate {
+                sheet: self.path("sheet.txt"),
+                with: With { with: Some(self.path("stick")) },
+                root: Root { root: Some(self.path("card.img")) },
+                on: OnAppliance { config: self.path("none.toml") },
+            };
+            run(&Key::Recovery(rotate), &mut Vec::new()).map(drop).map_err(|error| error.to_string())
+        }
+    }
+
+    #[test]
+    fn an_image_s_key_takes_no_other_key_s_place() {
+        let scene = Scene::new();
+        scene.make().unwrap();
+        scene.make().unwrap();
+        let rotated = KeyFile::generate(scene.uuid).unwrap();
+        scene.stick().put(&rotated).unwrap();
+        let error = scene.make().unwrap_err();
+        assert!(
+            error.contains("stick has another key for this root, ") && error.contains("\nhint: take another stick"),
+            "{error}"
+        );
+        assert_eq!(scene.stick().key(scene.uuid).unwrap().unwrap().key.expose(), rotated.key.expose());
+    }
+
+    #[test]
+    fn no_sheet_stays_whose_words_open_nothing() {
+        let scene = Scene::new();
+        scene.stick().put(&KeyFile::generate(scene.uuid).unwrap()).unwrap();
+        let error = scene.rotate_recovery().unwrap_err();
+        assert!(error.contains("doesn't open this appliance"), "{error}");
+        assert!(!scene.path("sheet.txt").exists());
+        fs::remove_dir_all(scene.path("stick/vaultberry")).unwrap();
+        scene.make().unwrap();
+        scene.rotate_recovery().unwrap();
+        assert!(scene.path("sheet.txt").exists());
+    }
 }

@@ -21,7 +21,8 @@ pub enum Key {
     /// Replace the key on a stick by a new one
     ///
     /// The new key is on the stick, read back and tried before the old one opens nothing any more. When that is cut short,
-    /// a key that opens is on the stick, and the same command finishes it.
+    /// a key that opens is on the stick, and the same command finishes it. Copies of the LUKS header that this appliance
+    /// keeps go, too, since the old key still opens root with one of them.
     Rotate {
         /// The stick
         #[command(flatten)]
@@ -29,6 +30,9 @@ pub enum Key {
         /// Whose root
         #[command(flatten)]
         root: Root,
+        /// Where this is
+        #[command(flatten)]
+        on: OnAppliance,
     },
     /// Deal with the sticks that open this appliance
     #[command(subcommand)]

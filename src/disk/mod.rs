@@ -7,6 +7,7 @@
 mod content;
 mod keys;
 mod list;
+mod renew;
 pub mod used;
 mod which;
 
@@ -26,13 +27,14 @@ use crate::devices::Block;
 use crate::keys::recovery;
 use crate::log::printable;
 use crate::luks::cipher::Cipher;
-use crate::luks::slots::{self, Holder, Kind, Slot};
+use crate::luks::slots;
 use crate::luks::{self, Key, Tried};
 use crate::secret::Secret;
-use crate::{durable, mounts, process};
+use crate::{mounts, process};
 use content::Content;
 pub use keys::{KEY_PATH, RECOVERY_PATH};
 pub use list::{Row, list};
+pub use renew::{renew_passphrase, renewable};
 
 /// The name of the open disk: `/dev/mapper/vaultberry-backup`.
 pub const NAME: &str = "vaultberry-backup";
@@ -140,6 +142,10 @@ pub fn open(config: &Config) -> Result<Option<Block>> {
         let block = first_of_ours(which::there(disk)?)?;
         finish_format(&block)?;
         open_volume(&block, NAME)?;
+        // The disk is open all the same.
+        if let Err(error) = renew::bring(&block.node) {
+            tracing::warn!("giving the backup disk the recovery passphrase of today: {error:#}");
+        }
         opened = Some(block);
     }
     fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
@@ -260,7 +266,7 @@ fn take_over(block: &Block, typed: &Secret<String>) -> Result<()> {
         if luks::test_key(&block.node, new)? == Tried::Opened {
             continue;
         }
-        if slots::add(&block.node, Key::Passphrase(&typed), new, &Holder::of(&new))?.is_none() {
+        if slots::add(&block.node, Key::Passphrase(&typed), new, &renew::holder(&new)?)?.is_none() {
             bail!(
                 "this passphrase doesn't open {}\nhint: it stands on the recovery sheet of the appliance that made the disk",
                 block.node.display()
@@ -268,29 +274,6 @@ fn take_over(block: &Block, typed: &Secret<String>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Gives the backup disks that are there this recovery passphrase in the place of the one that they have, and keeps it for the
-/// next disk. Gives the serial numbers of those that aren't there, which keep the old one.
-///
-/// # Errors
-/// None is there, one isn't this appliance's, or can't be written.
-pub fn renew_passphrase(config: &Config, phrase: &Secret<String>) -> Result<Vec<String>> {
-    durable::write(Path::new(RECOVERY_PATH), phrase.expose().as_bytes(), 0o600)?;
-    let Some(disk) = &config.disk else { return Ok(Vec::new()) };
-    let key = keys::known()?;
-    let mut away = disk.serials.clone();
-    for block in which::there(disk)? {
-        let (node, new) = (&block.node, Key::Passphrase(phrase));
-        let old: Vec<Slot> = slots::slots(node)?;
-        let added = slots::add(node, Key::Random(&key), new, &Holder::of(&new))?;
-        added.with_context(|| format!("the key {KEY_PATH} doesn't open {}", node.display()))?;
-        for slot in old.iter().filter(|slot| slot.holder.as_ref().is_some_and(|holder| holder.kind == Kind::Recovery)) {
-            slots::kill(node, slot.number)?;
-        }
-        away.retain(|serial| block.serial.as_ref() != Some(serial));
-    }
-    Ok(away)
 }
 
 /// Makes sure that what is mounted at `folder` is the backup disk. Without it the folder is an ordinary one on root.
@@ -316,7 +299,8 @@ fn format(block: &Block) -> Result<()> {
     let (phrase, key) = (keys::passphrase()?, keys::own()?);
     // The key file last: a disk that it opens has both keys, also after a power cut in between.
     let keys = [Key::Passphrase(&phrase), Key::Random(&key)];
-    luks::format(&block.node, Uuid::new_v4(), NEW, Cipher::of_this_cpu()?, None, &keys)
+    luks::format(&block.node, Uuid::new_v4(), NEW, Cipher::of_this_cpu()?, None, &keys)?;
+    slots::describe(&block.node, 0, &renew::holder(&keys[0])?)
 }
 
 /// Makes the file system of a volume that has just been formatted, also when the power failed in between. Any other volume is

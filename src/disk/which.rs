@@ -37,6 +37,14 @@ pub fn there(disk: &Disk) -> Result<Vec<Block>> {
     of(disk, &devices::present()?)
 }
 
+/// The same, also when none is there.
+///
+/// # Errors
+/// Two have one serial number.
+pub fn any(disk: &Disk) -> Result<Vec<Block>> {
+    among(disk, &devices::present()?)
+}
+
 /// The disk at this node; none when the config doesn't name it.
 ///
 /// # Errors
@@ -50,6 +58,15 @@ pub fn at(disk: &Disk, node: &Path) -> Result<Option<Block>> {
 }
 
 fn of(disk: &Disk, present: &[Block]) -> Result<Vec<Block>> {
+    let found = among(disk, present)?;
+    if found.is_empty() {
+        let names = disk.serials.join(" or ");
+        bail!("the backup disk {names} isn't there\nhint: plug it in; `vaultberry disk list` shows what is there");
+    }
+    Ok(found)
+}
+
+fn among(disk: &Disk, present: &[Block]) -> Result<Vec<Block>> {
     let mut found: Vec<Block> = Vec::new();
     for name in &disk.serials {
         let mut same = present.iter().filter(|block| is(block, name));
@@ -68,16 +85,12 @@ fn of(disk: &Disk, present: &[Block]) -> Result<Vec<Block>> {
             found.push(block);
         }
     }
-    if found.is_empty() {
-        let names = disk.serials.join(" or ");
-        bail!("the backup disk {names} isn't there\nhint: plug it in; `vaultberry disk list` shows what is there");
-    }
     Ok(found)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::of;
+    use super::{among, of};
     use crate::config::Disk;
     use crate::devices::Block;
     use crate::devices::tests::{block, encrypt};
@@ -100,6 +113,7 @@ mod tests {
         assert_eq!(nodes(&["X", "B"], &present).unwrap(), ["/dev/sda"]);
         let none = nodes(&["X", "Y"], &present).unwrap_err();
         assert!(none.starts_with("the backup disk X or Y isn't there\nhint: plug it in"), "{none}");
+        assert_eq!(among(&Disk { serials: vec!["X".to_owned()] }, &present).unwrap(), []);
         present.push(whole("/dev/sdd", "A"));
         let two = nodes(&["A"], &present).unwrap_err();
         assert!(two.starts_with("two disks have the serial number A: /dev/sdb and /dev/sdd\nhint: format each while "), "{two}");

@@ -165,9 +165,9 @@ fn install_kernel(root: &Root, secrets: &BuildSecrets) -> Result<()> {
     let wanted = Wanted {
         root: secrets.uuid,
         secrets: vec![
-            (String::from("the stick's key"), secrets.key.key.expose().clone()),
-            (String::from("the volume key"), secrets.volume_key.expose().clone()),
-            (String::from("the recovery passphrase"), secrets.passphrase.expose().clone().into_bytes()),
+            (String::from("the stick's key"), secrets.key.key.clone()),
+            (String::from("the volume key"), secrets.volume_key.clone()),
+            (String::from("the recovery passphrase"), Secret::new(secrets.passphrase.expose().clone().into_bytes())),
         ],
     };
     fs::create_dir(&root.firmware).with_context(|| format!("making the folder {}", root.firmware.display()))?;

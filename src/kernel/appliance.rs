@@ -13,6 +13,7 @@ use super::note::{self, Note};
 use super::proof::{self, Wanted};
 use super::tree::Tree;
 use super::trial::{self, Settled};
+use crate::secret::Secret;
 use crate::unlock::settings::{self, Settings};
 
 /// The appliance's root and firmware partition.
@@ -116,16 +117,16 @@ impl Appliance {
     }
 
     /// The keys that lie on root.
-    fn secrets(&self) -> Result<Vec<(String, Vec<u8>)>> {
+    fn secrets(&self) -> Result<Vec<(String, Secret<Vec<u8>>)>> {
         let folder = below(&self.root, "/etc/vaultberry/keys");
         let reading = || format!("reading the keys in {}", folder.display());
         let mut secrets = Vec::new();
         for entry in fs::read_dir(&folder).with_context(reading)? {
             let path = entry.with_context(reading)?.path();
-            let content = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-            secrets.push((path.display().to_string(), content.trim_ascii().to_vec()));
+            let content = fs::read(&path).map(Secret::new).with_context(|| format!("reading {}", path.display()))?;
+            secrets.push((path.display().to_string(), Secret::new(content.expose().trim_ascii().to_vec())));
         }
-        secrets.retain(|(_, content)| content.len() >= MIN_SECRET);
+        secrets.retain(|(_, content)| content.expose().len() >= MIN_SECRET);
         Ok(secrets)
     }
 }

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::cpio::{self, Entry};
 use super::{elf, modules};
+use crate::secret::Secret;
 
 /// How many symbolic links one path may lead through, as in the kernel.
 const MAX_LINKS: usize = 40;
@@ -62,7 +63,7 @@ pub struct Expectation {
     /// Module names, those that are built into the kernel left out.
     pub modules: BTreeSet<String>,
     /// Byte strings that may stand nowhere, of at least [`MIN_SECRET`] bytes, each with the name that a finding gives it.
-    pub secrets: Vec<(String, Vec<u8>)>,
+    pub secrets: Vec<(String, Secret<Vec<u8>>)>,
 }
 
 /// Something about an initramfs that isn't as it must be.
@@ -199,6 +200,7 @@ impl Initramfs {
             findings.extend(rule.map(|(_, reason)| Finding::Forbidden(path.clone(), (*reason).to_owned())));
         }
         for (name, secret) in &wanted.secrets {
+            let secret = secret.expose();
             ensure!(
                 secret.len() >= MIN_SECRET,
                 "looking for {name} in the initramfs: {} bytes could be there by chance",
@@ -271,6 +273,7 @@ mod tests {
     use super::{Expectation, Initramfs, inspect};
     use crate::kernel::cpio::{Entry, append, write};
     use crate::kernel::elf::tests::program;
+    use crate::secret::Secret;
 
     const LOADER: &str = "/lib/ld-linux-aarch64.so.1";
 
@@ -295,7 +298,7 @@ mod tests {
             programs: vec!["init".to_owned()],
             files: vec!["lib/aarch64-linux-gnu/libc.so.6".to_owned()],
             modules: BTreeSet::from(["usb_storage".to_owned()]),
-            secrets: vec![("the volume key".to_owned(), b"0123456789abcdef".to_vec())],
+            secrets: vec![("the volume key".to_owned(), Secret::new(b"0123456789abcdef".to_vec()))],
         }
     }
 
@@ -345,7 +348,8 @@ mod tests {
             "/etc/notes holds a secret: the volume key",
         ];
         assert_eq!(found(&entries), wanted);
-        let short = Expectation { secrets: vec![("the pin".to_owned(), b"1234567".to_vec())], ..Expectation::default() };
+        let short =
+            Expectation { secrets: vec![("the pin".to_owned(), Secret::new(b"1234567".to_vec()))], ..Expectation::default() };
         let error = inspect(&write(&entries).unwrap(), &short).unwrap_err();
         let wanted = "inspecting the initrd: looking for the pin in the initramfs: 7 bytes could be there by chance";
         assert_eq!(format!("{error:#}"), wanted);

@@ -12,6 +12,7 @@ use super::drivers;
 use super::inspect::{Expectation, FILES, Initramfs, PROGRAMS};
 use super::modules::{self, Kernel};
 use super::tree::Tree;
+use crate::secret::Secret;
 use crate::unlock::settings::{PATH, Settings};
 
 const MODULES: &str = include_str!("../../initramfs/modules");
@@ -22,7 +23,7 @@ pub struct Wanted {
     /// The LUKS UUID of the root to open.
     pub root: Uuid,
     /// What may stand nowhere in the initramfs, each with the name that a finding gives it.
-    pub secrets: Vec<(String, Vec<u8>)>,
+    pub secrets: Vec<(String, Secret<Vec<u8>>)>,
 }
 
 /// Checks the kernel of this version in a tree, and names everything that is missing.

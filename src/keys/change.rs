@@ -1,7 +1,7 @@
 //! Changing the keys of root: what `vaultberry key` does.
 //!
-//! No step leaves root without a key that opens it and lies where it belongs. A new key gets its keyslot before it goes to
-//! the stick, is read back and tried, and only then the old keyslot goes. What a power cut leaves between two of these steps
+//! No step leaves root without a key that opens it and lies where it belongs. A key that takes the place of another gets its
+//! keyslot before it goes to the stick, is read back and tried, and only then the old keyslot goes. What a power cut leaves between two of these steps
 //! is finished by the next call: a keyslot whose holder `replaces` another tells how far it came.
 
 use anyhow::{Context, Result, bail, ensure};
@@ -63,14 +63,13 @@ pub fn add(volume: &Volume, stick: &Stick, name: Option<&str>, present: &Present
             "there is a key that is called {name:?}\nhint: `vaultberry key stick list` shows them; take another name"
         );
     }
+    ensure!(slots::slot_of(volume.path(), present.as_key())?.is_some(), refusal(present));
     let key = KeyFile::generate(volume.uuid)?;
     let holder = Holder { name: name.map(String::from), ..Holder::of(&Key::Random(&key.key)) };
+    // The stick first: a keyslot whose key is nowhere would count as a key.
+    stick.put(&key)?;
     let number = add_slot(volume, present, &Key::Random(&key.key), &holder)?;
-    if let Err(error) = put(volume, stick, &key) {
-        // A keyslot whose key is nowhere is of use to nobody.
-        slots::kill(volume.path(), number).and_then(|()| volume.save())?;
-        return Err(error);
-    }
+    check(volume, stick)?;
     Ok(Slot { number, holder: Some(holder) })
 }
 
@@ -86,9 +85,10 @@ pub fn revoke(volume: &Volume, which: &str, last: bool) -> Result<Slot> {
     })?;
     ensure!(found.next().is_none(), "several keys are called {which:?}\nhint: give the id: `vaultberry key stick list` shows it");
     ensure!(
-        last || all.iter().filter(|slot| is_key(slot)).count() > 1,
+        last || all.iter().any(|other| other.number != slot.number && is_on_a_stick(other, &all)),
         "{which} is the last key on a stick: only the recovery passphrase would open this appliance\n\
-         hint: add another stick first (`vaultberry key stick add`), or say --last"
+         hint: add another stick first (`vaultberry key stick add`), or say --last; if a rotation was cut short, finish it \
+         first (`vaultberry key rotate`)"
     );
     slots::kill(volume.path(), slot.number)?;
     volume.save()?;
@@ -100,8 +100,8 @@ pub fn revoke(volume: &Volume, which: &str, last: bool) -> Result<Slot> {
 /// # Errors
 /// The stick's key doesn't open root, or something can't be written. One that opens it is then still on the stick.
 pub fn rotate(volume: &Volume, stick: &Stick) -> Result<Slot> {
+    let from = prove(volume, stick)?;
     let old = key_on(volume, stick)?;
-    let from = check(volume, stick)?;
     if let Some(slot) = finish(volume, &from)? {
         return Ok(slot);
     }
@@ -163,18 +163,28 @@ pub fn rotate_recovery(volume: &Volume, present: &Present, new: &Secret<String>)
 
 fn add_slot(volume: &Volume, present: &Present, key: &Key, holder: &Holder) -> Result<u32> {
     let number = slots::add(volume.path(), present.as_key(), *key, holder)?;
-    let number = number.with_context(|| match present {
-        Present::Key(file) => format!("the key that is there ({}) doesn't open this appliance", id(file.key.expose())),
-        Present::Phrase(_) => String::from("this passphrase doesn't open this appliance\nhint: it stands on the recovery sheet"),
-    })?;
+    let number = number.with_context(|| refusal(present))?;
     volume.save()?;
     Ok(number)
 }
 
-/// Puts a key on a stick, and proves that what is there opens root.
+fn refusal(present: &Present) -> String {
+    match present {
+        Present::Key(file) => format!("the key that is there ({}) doesn't open this appliance", id(file.key.expose())),
+        Present::Phrase(_) => String::from("this passphrase doesn't open this appliance\nhint: it stands on the recovery sheet"),
+    }
+}
+
+/// Puts a key on a stick, and proves that what lies there opens root.
 fn put(volume: &Volume, stick: &Stick, key: &KeyFile) -> Result<()> {
     stick.put(key)?;
-    check(volume, stick).map(drop)
+    prove(volume, stick).map(drop)
+}
+
+/// The keyslot of the key that the next boot will find on `stick`.
+fn prove(volume: &Volume, stick: &Stick) -> Result<Slot> {
+    stick.settle(volume.uuid)?;
+    check(volume, stick)
 }
 
 fn key_on(volume: &Volume, stick: &Stick) -> Result<KeyFile> {
@@ -190,6 +200,14 @@ fn slot_of(volume: &Volume, key: &KeyFile) -> Result<Option<Slot>> {
 
 fn is_key(slot: &Slot) -> bool {
     slot.holder.as_ref().is_some_and(|holder| holder.kind == Kind::Key)
+}
+
+/// Whether a stick is known to have this key. Of the two keys of a rotation that was cut short only one is on a stick, and
+/// nobody knows which.
+fn is_on_a_stick(slot: &Slot, all: &[Slot]) -> bool {
+    let Some(holder) = slot.holder.as_ref().filter(|holder| holder.kind == Kind::Key) else { return false };
+    let mut replaced = all.iter().filter_map(|other| other.holder.as_ref()?.replaces.as_ref());
+    holder.replaces.is_none() && !replaced.any(|id| Some(id) == holder.id.as_ref())
 }
 
 fn is_recovery(slot: &Slot) -> bool {

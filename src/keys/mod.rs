@@ -8,5 +8,6 @@ pub mod keyfile;
 pub mod plugged;
 pub mod recovery;
 pub mod secrets;
+mod settle;
 pub mod stick;
 pub mod volume;

@@ -2,21 +2,32 @@
 //!
 //! A key file is replaced in three steps, of which each leaves a whole one: the new file beside the old, under the same name
 //! with `.new` behind it; the old one goes; the new one takes its name. The unlock takes `.new` where the name is missing.
+//!
+//! What was put is then read from the stick itself, as the unlock reads it: a device is mounted anew for that.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::keyfile::{KeyFile, path_on_stick};
+use super::settle;
 use super::stick::PARTITION;
+use crate::devices::{self, Block};
 use crate::secret::Secret;
-use crate::{devices, durable, process};
+use crate::{durable, process};
+
+/// How long somebody else's look at a stick is waited for, and how often.
+const LOOK: Duration = Duration::from_millis(100);
+const LOOKS: u32 = 50;
 
 /// What a new key file is called until it has taken the old one's place.
 pub fn new_name(path: &Path) -> PathBuf {
@@ -44,7 +55,7 @@ impl Stick {
     /// The stick at `path`: a folder, a block device, or an image with one partition or none.
     ///
     /// # Errors
-    /// There is none, or it can't be mounted.
+    /// There is none, or it can't be mounted: also where somebody else has mounted it to write to it.
     pub fn at(path: &Path) -> Result<Self> {
         let looking = || format!("looking at the stick {}", path.display());
         let kind = fs::metadata(path).with_context(looking)?.file_type();
@@ -85,19 +96,42 @@ impl Stick {
     /// Puts a key on it, in the place of the one for the same root.
     ///
     /// # Errors
-    /// It can't be written, or doesn't come back as it was written.
+    /// It can't be written, or doesn't come back from the stick as it was written.
     pub fn put(&self, key: &KeyFile) -> Result<()> {
         let (path, bytes) = (path_on_stick(key.uuid), key.encode());
         let writing = || format!("writing the key to {}", self.name());
         let new = new_name(&path);
+        if let Place::Mounted(mounted) = &self.place {
+            mounted.again(Access::Write)?;
+        }
         self.write(&new, &bytes).with_context(writing)?;
-        let back = self.read(&new)?;
-        ensure!(
-            back.is_some_and(|back| back.expose() == bytes.expose()),
-            "{}: it doesn't come back as it was written",
-            writing()
-        );
-        self.replace(&new, &path).with_context(writing)
+        // Twice: the old key goes only when the new one lies there whole.
+        self.comes_back(&new, &bytes).with_context(writing)?;
+        self.replace(&new, &path).with_context(writing)?;
+        self.settle(key.uuid)?;
+        self.comes_back(&path, &bytes).with_context(writing)
+    }
+
+    /// Lets the key for the root `uuid` be read from the stick itself, as the unlock will find it, and not from memory.
+    ///
+    /// # Errors
+    /// Something on it can't be written, or it can't be mounted anew.
+    pub fn settle(&self, uuid: Uuid) -> Result<()> {
+        let settling = || format!("bringing everything to the stick {}", self.name());
+        match &self.place {
+            Place::Folder(folder) => {
+                let path = folder.join(path_on_stick(uuid));
+                settle::folder(folder, &[new_name(&path), path]).with_context(settling)
+            }
+            Place::Mounted(mounted) => mounted.again(Access::Read),
+            Place::Image(_) => File::open(&self.named).and_then(|image| image.sync_all()).with_context(settling),
+        }
+    }
+
+    fn comes_back(&self, path: &Path, bytes: &Secret<Vec<u8>>) -> Result<()> {
+        let back = self.read(path)?;
+        ensure!(back.is_some_and(|back| back.expose() == bytes.expose()), "it doesn't come back as it was written");
+        Ok(())
     }
 
     fn read(&self, path: &Path) -> Result<Option<Secret<Vec<u8>>>> {
@@ -158,9 +192,34 @@ fn inside(path: &Path) -> String {
     format!("::{}", path.display())
 }
 
+/// Mounts a stick read-only, as it is at boot.
+///
+/// # Errors
+/// There is no file system for keys on it, or it can't be mounted.
+pub fn mount_read_only(block: &Block, folder: &Path) -> Result<()> {
+    // A read-only mount of ext4 still replays its journal, which writes.
+    let options = (block.key_file_system() == Some("ext4")).then_some("noload");
+    mount_with(block, folder, MsFlags::MS_RDONLY, options)
+}
+
+fn mount_with(block: &Block, folder: &Path, access: MsFlags, options: Option<&str>) -> Result<()> {
+    let fs_type = block.key_file_system().context("the device holds no file system for keys")?;
+    let flags = MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID | access;
+    mount(Some(&block.node), folder, Some(fs_type), flags, options)
+        .with_context(|| format!("mounting {} as {fs_type}", block.node.display()))
+}
+
+/// What a mounted stick is for.
+#[derive(Clone, Copy, Debug)]
+enum Access {
+    Read,
+    Write,
+}
+
 /// A stick's file system, mounted for as long as this lives.
 #[derive(Debug)]
 struct Mounted {
+    block: Block,
     folder: TempDir,
 }
 
@@ -170,7 +229,7 @@ impl Mounted {
         let present = devices::present()?;
         let named = present.iter().find(|block| block.node == node);
         let named = named.with_context(|| format!("udev doesn't know the stick {}", node.display()))?;
-        let on_it = |block: &&devices::Block| block.node == node || (named.whole && block.disk == named.disk);
+        let on_it = |block: &&Block| block.node == node || (named.whole && block.disk == named.disk);
         let mut file_systems = present.iter().filter(on_it).filter(|block| block.may_hold_key());
         let Some(block) = file_systems.next() else {
             bail!("the stick {} has no FAT or ext4 file system\nhint: format it: mkfs.vfat -n VB-KEY DEVICE", node.display());
@@ -180,11 +239,42 @@ impl Mounted {
             "the stick {} has several file systems\nhint: name the partition: `lsblk -f` shows them",
             node.display()
         );
+        Self::of(block.clone())
+    }
+
+    fn of(block: Block) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("vaultberry-stick-").tempdir().context("making a folder for the stick")?;
-        let flags = MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID | MsFlags::MS_SYNCHRONOUS;
-        mount(Some(&block.node), folder.path(), block.key_file_system(), flags, None::<&str>)
-            .with_context(|| format!("mounting the stick {}", block.node.display()))?;
-        Ok(Self { folder })
+        let mounted = Self { block, folder };
+        mounted.mount(Access::Read)?;
+        Ok(mounted)
+    }
+
+    fn mount(&self, access: Access) -> Result<()> {
+        let mounted = match access {
+            Access::Read => mount_read_only(&self.block, self.folder.path()),
+            Access::Write => mount_with(&self.block, self.folder.path(), MsFlags::MS_SYNCHRONOUS, None),
+        };
+        match mounted {
+            Err(error) if error.downcast_ref() == Some(&Errno::EBUSY) => {
+                Err(error.context("the stick is mounted already\nhint: name the folder where it is: `lsblk` shows it"))
+            }
+            other => other,
+        }
+    }
+
+    /// Mounts it anew. Nothing that memory has of it stays.
+    fn again(&self, access: Access) -> Result<()> {
+        let mut unmounted = Err(Errno::EBUSY);
+        // A program that looks at whatever is plugged in may be looking right now.
+        for _ in 0..LOOKS {
+            unmounted = umount2(self.folder.path(), MntFlags::empty());
+            if unmounted != Err(Errno::EBUSY) {
+                break;
+            }
+            sleep(LOOK);
+        }
+        unmounted.with_context(|| format!("unmounting the stick {}", self.block.node.display()))?;
+        self.mount(access)
     }
 }
 
@@ -197,13 +287,18 @@ impl Drop for Mounted {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::path::PathBuf;
+    use std::fs::{self, File};
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
 
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+    use nix::unistd::Uid;
     use tempfile::TempDir;
     use uuid::Uuid;
 
-    use super::{Stick, new_name};
+    use super::{Mounted, Place, Stick, new_name};
+    use crate::devices::tests::ext4;
     use crate::keys::keyfile::{KeyFile, path_on_stick};
     use crate::keys::stick::make_image;
 
@@ -242,5 +337,90 @@ mod tests {
         fs::write(&path, b"damaged").unwrap();
         let error = stick.key(uuid).unwrap_err().to_string();
         assert!(error.ends_with("is too short: it has 7 of 128 bytes"), "{error}");
+    }
+
+    /// An ext4 file system in a file, and a namespace of this thread's own to mount it in; none when this isn't root, who
+    /// alone can, which is said.
+    fn ext4_stick(folder: &TempDir) -> Option<PathBuf> {
+        if !Uid::effective().is_root() {
+            eprintln!("not run: a file system can be mounted by root only");
+            return None;
+        }
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        let image = folder.path().join("ext4.img");
+        File::create(&image).unwrap().set_len(16 << 20).unwrap();
+        run(Command::new("mke2fs").args(["-q", "-F", "-t", "ext4", "-J", "size=4"]).arg(&image));
+        Some(image)
+    }
+
+    /// A device for a file; gone with this.
+    struct Loop(String);
+
+    impl Loop {
+        fn of(image: &Path) -> Self {
+            Self(run(Command::new("losetup").args(["--find", "--show"]).arg(image)))
+        }
+    }
+
+    impl Drop for Loop {
+        fn drop(&mut self) {
+            let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+        }
+    }
+
+    fn run(command: &mut Command) -> String {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{command:?}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// What a reader without a journal finds.
+    fn without_journal(image: &Path, uuid: Uuid) -> Vec<u8> {
+        let cat = format!("cat /{}", path_on_stick(uuid).display());
+        Command::new("debugfs").args(["-R", &cat]).arg(image).output().unwrap().stdout
+    }
+
+    #[test]
+    fn a_key_on_a_mounted_ext4_stick_is_found_without_its_journal() {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(image) = ext4_stick(&folder) else { return };
+        let mounted = folder.path().join("mounted");
+        fs::create_dir(&mounted).unwrap();
+        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&mounted));
+        let (stick, uuid) = (Stick::at(&mounted).unwrap(), Uuid::new_v4());
+        for _ in 0..2 {
+            let key = KeyFile::generate(uuid).unwrap();
+            stick.put(&key).unwrap();
+            assert!(without_journal(&image, uuid) == *key.encode().expose(), "it lies in the journal alone");
+        }
+        run(Command::new("umount").arg(&mounted));
+    }
+
+    #[test]
+    fn a_key_that_was_put_on_a_device_is_read_from_a_new_mount_that_writes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(image) = ext4_stick(&folder) else { return };
+        let device = Loop::of(&image);
+        let node = &device.0;
+        let mounted = Mounted::of(ext4(node)).unwrap();
+        let stick = Stick { named: PathBuf::from(node), place: Place::Mounted(mounted) };
+        let uuid = Uuid::new_v4();
+        for _ in 0..2 {
+            let key = KeyFile::generate(uuid).unwrap();
+            stick.put(&key).unwrap();
+            assert!(without_journal(&image, uuid) == *key.encode().expose(), "it lies in the journal alone");
+            assert_eq!(stick.key(uuid).unwrap().unwrap().key.expose(), key.key.expose());
+            let error = fs::write(stick.folder().join("x"), "").unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+        }
+        // Whoever writes to it could have the key in memory alone.
+        drop(stick);
+        let elsewhere = folder.path().join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        run(Command::new("mount").args([Path::new(node), &elsewhere]));
+        let error = Mounted::of(ext4(node)).unwrap_err().to_string();
+        assert!(error.starts_with("the stick is mounted already\nhint: name the folder"), "{error}");
+        run(Command::new("umount").arg(&elsewhere));
     }
 }

@@ -13,13 +13,14 @@ use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use libcryptsetup_rs::consts::flags::{CryptActivate, CryptDeactivate, CryptPbkdf, CryptVolumeKey};
 use libcryptsetup_rs::consts::vals::{CryptKdf, EncryptionFormat};
 use libcryptsetup_rs::{CryptDevice, CryptInit, CryptParamsLuks2, CryptParamsLuks2Ref, CryptPbkdfType, Either, LibcryptErr};
 use nix::sys::stat::{major, minor};
 use uuid::Uuid;
 
+use crate::process;
 use crate::secret::Secret;
 use cipher::Cipher;
 use slots::Holder;
@@ -220,7 +221,7 @@ pub fn read_header(path: &Path) -> Result<Vec<u8>> {
 /// Puts a header that [`read_header`] gave back to the device or file at `path`.
 ///
 /// # Errors
-/// It is no header, or that of another volume, or can't be written.
+/// It is no header, or that of another volume, or something else than a volume is there, or it can't be written.
 pub fn restore_header(path: &Path, file: &Path) -> Result<()> {
     let restoring = || format!("restoring the LUKS header of {}", path.display());
     let header = read_header(file)?;
@@ -228,16 +229,33 @@ pub fn restore_header(path: &Path, file: &Path) -> Result<()> {
         let ours = uuid_of_header(&header);
         ensure!(ours == Some(there), "{}: {} is the header of another volume", restoring(), file.display());
     } else {
-        let mut start = [0; 512];
-        File::open(path).and_then(|mut device| device.read_exact(&mut start)).with_context(restoring)?;
-        // A whole disk, or a file system: what begins there isn't a volume whose header was spoiled.
-        ensure!(
-            !start.ends_with(&[0x55, 0xaa]),
-            "{}: it has a partition table or a file system\nhint: name the partition: `lsblk` shows it",
-            restoring()
-        );
+        // What begins there may be a volume whose header was spoiled, but nothing else.
+        if let Some(found) = signature(path).with_context(restoring)? {
+            bail!(
+                "{}: it has a partition table or a file system ({found})\n\
+                 hint: name the partition: `lsblk -f` shows it; if all of that is to go, `wipefs --all` removes its signs",
+                restoring()
+            );
+        }
     }
     init(path)?.backup_handle().header_restore(Some(EncryptionFormat::Luks2), file).with_context(restoring)
+}
+
+/// What blkid(8) finds at `path` beside a LUKS2 header, in its words.
+fn signature(path: &Path) -> Result<Option<String>> {
+    let mut probe = process::tool("blkid");
+    probe.args(["--probe", "--output", "export", "--match-tag", "TYPE", "--match-tag", "PTTYPE", "--match-tag", "VERSION"]);
+    let output = probe.arg(path).output().context("starting `blkid`")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned);
+    match output.status.code() {
+        Some(0) if value("TYPE").as_deref() == Some("crypto_LUKS") && value("VERSION").as_deref() == Some("2") => Ok(None),
+        Some(0) => Ok(value("TYPE").or_else(|| value("PTTYPE")).or_else(|| Some(String::from("of an unknown kind")))),
+        Some(2) => Ok(None),
+        // It found several.
+        Some(8) => Ok(Some(String::from("of several kinds"))),
+        _ => bail!("`blkid` failed: {}", String::from_utf8_lossy(&output.stderr).trim()),
+    }
 }
 
 /// The device of the volume that `mapped` is the open side of; none when it isn't one, or there are several below it.
@@ -298,7 +316,10 @@ pub(crate) mod tests {
     use uuid::Uuid;
 
     use super::cipher::Cipher;
-    use super::{HEADER_SIZE, Key, Tried, format, label, read_header, set_label, test_key, uuid, uuid_of_header, volume_key};
+    use super::{
+        HEADER_SIZE, Key, Tried, format, label, read_header, restore_header, set_label, test_key, uuid, uuid_of_header,
+        volume_key,
+    };
     use crate::keys::keyfile::random;
     use crate::process;
     use crate::secret::Secret;
@@ -342,9 +363,37 @@ pub(crate) mod tests {
         restore.arg("luksHeaderRestore").arg("--batch-mode").arg("--header-backup-file").arg(&saved).arg(&path);
         process::run(&mut restore, "restoring the header").unwrap();
         assert_eq!(test_key(&path, Key::Random(&key)).unwrap(), Tried::Opened);
+        // By our own means: over zeros, and over a header of which only the beginning can be told.
+        for spoil in [(0, vec![0; 1 << 20]), (8, vec![b'x'; 1 << 20])] {
+            std::os::unix::fs::FileExt::write_all_at(&spoiled, &spoil.1, spoil.0).unwrap();
+            assert_eq!(uuid(&path), None);
+            restore_header(&path, &saved).unwrap();
+            assert_eq!(test_key(&path, Key::Random(&key)).unwrap(), Tried::Opened);
+        }
         assert_eq!(super::device_below(&path), None);
         let error = format!("{:#}", read_header(Path::new("/dev/zero")).unwrap_err());
         assert_eq!(error, "reading the LUKS header of /dev/zero: there is none");
+    }
+
+    #[test]
+    fn a_header_goes_to_nothing_but_a_volume() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, saved) = (blank(folder.path()), folder.path().join("header"));
+        format(&path, Uuid::new_v4(), "test", Cipher::Aes, None, &[Key::Random(&random(64).unwrap())]).unwrap();
+        std::fs::write(&saved, read_header(&path).unwrap()).unwrap();
+        let other = folder.path().join("other");
+        for make in
+            ["mke2fs -q -F -t ext4 \"$0\"", "mkfs.vfat \"$0\"", "cryptsetup -q luksFormat --type luks1 -i 1 \"$0\" \"$0.key\""]
+        {
+            File::create(&other).unwrap().set_len(HEADER_SIZE + (1 << 20)).unwrap();
+            std::fs::write(folder.path().join("other.key"), "key").unwrap();
+            process::run(Command::new("sh").args(["-c", make]).arg(&other).env("PATH", "/usr/sbin:/usr/bin"), "making it")
+                .unwrap();
+            let before = std::fs::read(&other).unwrap();
+            let error = format!("{:#}", restore_header(&other, &saved).unwrap_err());
+            assert!(error.contains("it has a partition table or a file system (") && error.contains("\nhint: "), "{error}");
+            assert!(std::fs::read(&other).unwrap() == before, "{make}");
+        }
     }
 
     #[test]

@@ -9,6 +9,9 @@
 //!
 //! `id` is made of the key, so that a key file can be told by it and nobody learns the key from it. `replaces` is the id of
 //! the key that this one is to take the place of, while that isn't done.
+//!
+//! The token is there before its keyslot, without any in `keyslots` and with its number as `coming`. So no power cut leaves
+//! a keyslot of ours that doesn't say whose it is.
 
 use std::path::Path;
 
@@ -43,7 +46,8 @@ pub enum Kind {
 pub struct Holder {
     /// What it is.
     pub kind: Kind,
-    /// What tells a key from others: eight hexadecimal digits; none for a passphrase, which could be guessed by it.
+    /// What tells a key from others: eight hexadecimal digits. They are never made of a passphrase, which could be guessed by
+    /// them.
     pub id: Option<String>,
     /// What its owner calls it.
     pub name: Option<String>,
@@ -85,8 +89,17 @@ struct Token {
     #[serde(rename = "type")]
     kind: String,
     keyslots: Vec<String>,
+    /// The keyslot that it is made for, while that isn't there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    coming: Option<u32>,
     #[serde(flatten)]
     holder: Holder,
+}
+
+impl Token {
+    fn is_of(&self, number: u32) -> bool {
+        self.coming == Some(number) || self.keyslots.contains(&number.to_string())
+    }
 }
 
 /// The keyslots in use of the volume at `path`, in the order of their numbers.
@@ -100,8 +113,7 @@ pub fn slots(path: &Path) -> Result<Vec<Slot>> {
     for number in 0..MOST {
         let status = device.keyslot_handle().status(number);
         if matches!(status, Ok(KeyslotInfo::Active | KeyslotInfo::ActiveLast)) {
-            let text = number.to_string();
-            let holder = tokens.iter().find(|(_, token)| token.keyslots.contains(&text)).map(|(_, token)| token.holder.clone());
+            let holder = tokens.iter().find(|(_, token)| token.is_of(number)).map(|(_, token)| token.holder.clone());
             slots.push(Slot { number, holder });
         }
     }
@@ -126,18 +138,41 @@ pub fn slot_of(path: &Path, key: Key) -> Result<Option<u32>> {
 /// # Errors
 /// There is no room, or it can't be written.
 pub fn add(path: &Path, present: Key, new: Key, holder: &Holder) -> Result<Option<u32>> {
+    let adding = || format!("adding a keyslot to {}", path.display());
     let mut device = load(path)?;
+    let number = announce(&mut device, holder).with_context(adding)?;
     set_derivation(&mut device, &new)?;
-    let mut number = None;
-    let added = device.keyslot_handle().add_by_passphrase(None, present.bytes(), new.bytes());
-    let outcome = tried(added.map(|slot| number = Some(slot)), || format!("adding a keyslot to {}", path.display()))?;
-    if outcome == Tried::WrongKey {
-        return Ok(None);
+    let added = device.keyslot_handle().add_by_passphrase(Some(number), present.bytes(), new.bytes());
+    let outcome = tried(added.map(drop), adding);
+    if !matches!(outcome, Ok(Tried::Opened)) {
+        forget_coming(&mut device).with_context(adding)?;
+        return outcome.map(|_| None);
     }
-    if let Some(number) = number {
-        write(&mut device, number, holder).with_context(|| format!("naming a keyslot of {}", path.display()))?;
-    }
+    write(&mut device, number, holder).with_context(adding)?;
+    Ok(Some(number))
+}
+
+/// Says whose the next keyslot will be; gives its number.
+fn announce(device: &mut CryptDevice, holder: &Holder) -> Result<u32> {
+    forget_coming(device)?;
+    let is_free = |number: &u32| matches!(device.keyslot_handle().status(*number), Ok(KeyslotInfo::Inactive));
+    let number = (0..MOST).find(is_free).context("all keyslots are in use")?;
+    let token = Token { kind: TYPE.to_owned(), keyslots: Vec::new(), coming: Some(number), holder: holder.clone() };
+    device.token_handle().json_set(TokenInput::AddToken(&serde_json::to_value(token)?))?;
     Ok(number)
+}
+
+/// Removes tokens whose keyslots never came. Those whose keyslots did get them for good.
+fn forget_coming(device: &mut CryptDevice) -> Result<()> {
+    for (token, held) in tokens(device) {
+        let Some(number) = held.coming else { continue };
+        if matches!(device.keyslot_handle().status(number), Ok(KeyslotInfo::Inactive)) {
+            device.token_handle().json_set(TokenInput::RemoveToken(token))?;
+        } else {
+            write(device, number, &held.holder)?;
+        }
+    }
+    Ok(())
 }
 
 /// Says whose the keyslot `number` is from now on.
@@ -160,7 +195,7 @@ pub fn kill(path: &Path, number: u32) -> Result<()> {
         killing()
     );
     let mut device = load(path)?;
-    let token = tokens(&mut device).into_iter().find(|(_, token)| token.keyslots == [number.to_string()]);
+    let token = tokens(&mut device).into_iter().find(|(_, token)| token.is_of(number));
     device.keyslot_handle().destroy(number).with_context(killing)?;
     if let Some((token, _)) = token {
         device.token_handle().json_set(TokenInput::RemoveToken(token)).with_context(killing)?;
@@ -179,9 +214,8 @@ fn tokens(device: &mut CryptDevice) -> Vec<(u32, Token)> {
 
 /// Writes the token of a keyslot, in the place of the one that it may have.
 pub(super) fn write(device: &mut CryptDevice, number: u32, holder: &Holder) -> Result<(), LibcryptErr> {
-    let text = number.to_string();
-    let before = tokens(device).into_iter().find(|(_, token)| token.keyslots.contains(&text)).map(|(number, _)| number);
-    let token = Token { kind: TYPE.to_owned(), keyslots: vec![text], holder: holder.clone() };
+    let before = tokens(device).into_iter().find(|(_, token)| token.is_of(number)).map(|(number, _)| number);
+    let token = Token { kind: TYPE.to_owned(), keyslots: vec![number.to_string()], coming: None, holder: holder.clone() };
     let json = serde_json::to_value(token).map_err(LibcryptErr::JsonError)?;
     let input = before.map_or(TokenInput::AddToken(&json), |number| TokenInput::ReplaceToken(number, &json));
     device.token_handle().json_set(input).map(drop)
@@ -193,11 +227,11 @@ mod tests {
 
     use uuid::Uuid;
 
-    use super::{Holder, Kind, Slot, add, describe, id, kill, slot_of, slots};
+    use super::{Holder, Kind, Slot, add, announce, describe, id, kill, slot_of, slots};
     use crate::keys::keyfile::random;
     use crate::luks::cipher::Cipher;
     use crate::luks::tests::blank;
-    use crate::luks::{Key, format};
+    use crate::luks::{Key, format, load, set_derivation};
     use crate::secret::Secret;
 
     #[test]
@@ -233,5 +267,30 @@ mod tests {
         let error = format!("{:#}", kill(&path, 1).unwrap_err());
         assert!(error.contains("it is the last one\nhint: add another key"), "{error}");
         assert_eq!(slot_of(&path, Key::Passphrase(&phrase)).unwrap(), Some(1));
+    }
+
+    #[test]
+    fn a_keyslot_says_whose_it_is_though_the_power_failed_right_after_it_came() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = blank(folder.path());
+        let (first, second) = (random(64).unwrap(), random(64).unwrap());
+        format(&path, Uuid::new_v4(), "test", Cipher::Aes, None, &[Key::Random(&first)]).unwrap();
+        let holder = Holder { name: Some("spare".into()), ..Holder::of(&Key::Random(&second)) };
+        // Cut before the keyslot came: nothing of it shows, and the next one has its number.
+        assert_eq!(announce(&mut load(&path).unwrap(), &Holder::of(&Key::Random(&first))).unwrap(), 1);
+        assert_eq!(slots(&path).unwrap().len(), 1);
+        // Cut right after.
+        let mut device = load(&path).unwrap();
+        assert_eq!(announce(&mut device, &holder).unwrap(), 1);
+        set_derivation(&mut device, &Key::Random(&second)).unwrap();
+        device.keyslot_handle().add_by_passphrase(Some(1), first.expose(), second.expose()).unwrap();
+        drop(device);
+        assert_eq!(slots(&path).unwrap()[1], Slot { number: 1, holder: Some(holder.clone()) });
+        // The next change leaves it its name.
+        let third = random(64).unwrap();
+        assert_eq!(add(&path, Key::Random(&first), Key::Random(&third), &Holder::of(&Key::Random(&third))).unwrap(), Some(2));
+        assert_eq!(slots(&path).unwrap()[1].holder, Some(holder));
+        kill(&path, 1).unwrap();
+        assert_eq!(slots(&path).unwrap().len(), 2);
     }
 }

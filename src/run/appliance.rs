@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 
+use super::headers;
 use crate::config::{Config, Keep};
 use crate::offsite::{self, clock::Clock};
 use crate::outcome::Outcome;
@@ -28,7 +29,7 @@ use crate::{durable, luks, mounts};
 pub const NAME: &str = "_appliance";
 
 /// The folder in the archive.
-const FOLDER: &str = "appliance";
+pub(super) const FOLDER: &str = "appliance";
 
 /// The mark beside it that something in it is in no snapshot yet: a run may end in between.
 const CHANGED: &str = "changed";
@@ -42,6 +43,7 @@ const KEEP: Keep = Keep { last: 3, ..Keep::NONE };
 /// # Errors
 /// Something of it can't be read or written.
 pub fn snapshot(config: &Config, run: &str, stop: &Stop) -> Result<Option<PathBuf>> {
+    headers::forget(config)?;
     let base = config.backup.folder.join("current").join(NAME);
     let changed = base.join(CHANGED);
     collect(config, &base.join(FOLDER), &changed)?;
@@ -66,32 +68,6 @@ pub fn snapshot(config: &Config, run: &str, stop: &Stop) -> Result<Option<PathBu
     let rules = Rules { keep: KEEP, protect: &[run], zone: &config.zone()?, now: Timestamp::now() };
     snapshot::prune(&folder, &rules)?;
     Ok(Some(made.archive))
-}
-
-/// Removes the copies of LUKS headers that the backup disk has, with the snapshots that they are in; gives how many. A key
-/// that was revoked still opens its volume with a header from before.
-///
-/// # Errors
-/// One can't be removed.
-pub fn forget_headers(config: &Config) -> Result<usize> {
-    let folders =
-        [config.backup.folder.join("current").join(NAME).join(FOLDER), config.backup.folder.join("snapshots").join(NAME)];
-    let mut gone = 0;
-    for folder in folders {
-        let looking = || format!("looking into {}", folder.display());
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            Err(error) => return Err(error).with_context(looking),
-        };
-        for entry in entries {
-            let path = entry.with_context(looking)?.path();
-            fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
-            let name = path.to_string_lossy();
-            gone += usize::from(name.ends_with(".luks-header") || name.ends_with(ARCHIVE_END));
-        }
-    }
-    Ok(gone)
 }
 
 /// Whether the newest snapshot isn't the one that is off-site, or that one is old.
@@ -126,12 +102,12 @@ fn newest(folder: &Path) -> Result<Option<String>> {
 fn collect(config: &Config, folder: &Path, changed: &Path) -> Result<()> {
     durable::private_folder(folder)?;
     replace(&folder.join("appliance.toml"), config.text.as_bytes(), changed)?;
-    let mounted = [("root.luks-header", Path::new("/")), ("backup-disk.luks-header", config.backup.folder.as_path())];
+    let mounted = [("root", Path::new("/")), ("backup-disk", config.backup.folder.as_path())];
     for (name, place) in mounted {
         let place = fs::canonicalize(place).with_context(|| format!("looking for {}", place.display()))?;
         let device = mounts::source_of(&place)?.and_then(|mapped| luks::device_below(&mapped));
         if let Some(device) = device {
-            replace(&folder.join(name), &luks::read_header(&device)?, changed)?;
+            replace(&folder.join(format!("{name}{}", headers::END)), &luks::read_header(&device)?, changed)?;
         } else {
             tracing::debug!("{} isn't on a LUKS volume, so it has no header to keep", place.display());
         }

@@ -10,6 +10,7 @@ pub mod appliance;
 pub mod events;
 mod forecast;
 pub mod guard;
+pub mod headers;
 pub mod history;
 pub mod lock;
 pub mod logs;

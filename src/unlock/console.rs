@@ -22,7 +22,8 @@ pub struct Consoles {
 }
 
 impl Consoles {
-    /// Opens every console that can be opened. A machine without any boots with its stick all the same.
+    /// Opens every console that can be opened, and turns their echo off: a passphrase may be typed before it is asked for. A
+    /// machine without any boots with its stick all the same.
     pub fn open() -> Self {
         let names = fs::read_to_string(ACTIVE).unwrap_or_default();
         Self { consoles: names.split_whitespace().filter_map(|name| Console::open(&Path::new("/dev").join(name))).collect() }
@@ -36,12 +37,9 @@ impl Consoles {
         }
     }
 
-    /// Asks for the recovery passphrase, without echo from here on.
+    /// Asks for the recovery passphrase.
     pub fn prompt(&mut self) {
         for console in &mut self.consoles {
-            if console.hidden.is_none() {
-                console.hidden = console.file.try_clone().ok().and_then(HiddenEcho::new);
-            }
             let _ = write!(console.file, "vaultberry: insert the key stick, or type the recovery passphrase: ");
         }
     }
@@ -67,15 +65,16 @@ impl Consoles {
 
 struct Console {
     file: File,
-    /// Set from the first prompt on.
-    hidden: Option<HiddenEcho<File>>,
+    /// Held for what it does when it goes.
+    _hidden: Option<HiddenEcho<File>>,
 }
 
 impl Console {
     fn open(path: &Path) -> Option<Self> {
         let flags = nix::libc::O_NOCTTY | nix::libc::O_NONBLOCK;
         let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).ok()?;
-        Some(Self { file, hidden: None })
+        let hidden = file.try_clone().ok().and_then(HiddenEcho::new);
+        Some(Self { file, _hidden: hidden })
     }
 
     /// None when nothing was typed, or what was typed isn't text.
@@ -91,5 +90,25 @@ impl Console {
         buffer.zeroize();
         self.file.write_all(b"\r\n")?;
         Ok(line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::pty::openpty;
+    use nix::sys::termios::{LocalFlags, tcgetattr};
+    use nix::unistd::ttyname;
+
+    use super::Console;
+
+    #[test]
+    fn what_is_typed_before_the_prompt_is_not_shown() {
+        let terminal = openpty(None, None).unwrap();
+        let echoes = || tcgetattr(&terminal.slave).unwrap().local_flags.contains(LocalFlags::ECHO);
+        assert!(echoes());
+        let console = Console::open(&ttyname(&terminal.slave).unwrap()).unwrap();
+        assert!(!echoes());
+        drop(console);
+        assert!(echoes());
     }
 }

@@ -45,9 +45,8 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// # Errors
 /// When the time for an unopened appliance is over, or the system can't be asked for devices.
 pub fn run(settings: &Settings) -> Result<()> {
-    guard_memory()?;
     let mut unlock = Unlock::new(settings);
-    let opened = unlock.until_open();
+    let opened = guard_memory().and_then(|()| unlock.until_open());
     if let Err(error) = &opened {
         unlock.led.show(Signal::Failed);
         unlock.consoles.say(&format!("error: {error:#}"));

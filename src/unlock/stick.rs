@@ -6,12 +6,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MntFlags, umount2};
 use uuid::Uuid;
 
 use crate::devices::Block;
 use crate::keys::keyfile::{FILE_SIZE, KeyFile, path_on_stick};
-use crate::keys::plugged::new_name;
+use crate::keys::plugged::{mount_read_only, new_name};
 use crate::secret::Secret;
 
 const MOUNT_POINT: &str = "/run/vaultberry/stick";
@@ -61,16 +61,16 @@ fn read_file(path: &Path) -> Result<Option<Secret<Vec<u8>>>> {
     };
     ensure!(file.metadata().context("looking at the key file")?.is_file(), "the key file is not a file");
     // Room for one byte more than a key file has, so that a long one shows, and none left behind by growing.
-    let mut bytes = vec![0; FILE_SIZE + 1];
+    let mut bytes = Secret::new(vec![0; FILE_SIZE + 1]);
     let mut length = 0;
-    while length < bytes.len() {
-        match (&file).read(&mut bytes[length..]).context("reading the key file")? {
+    while length < bytes.expose().len() {
+        match (&file).read(&mut bytes.expose_mut()[length..]).context("reading the key file")? {
             0 => break,
             read => length += read,
         }
     }
-    bytes.truncate(length);
-    Ok(Some(Secret::new(bytes)))
+    bytes.expose_mut().truncate(length);
+    Ok(Some(bytes))
 }
 
 /// A mounted stick; unmounted when it goes.
@@ -78,13 +78,8 @@ struct Mounted;
 
 impl Mounted {
     fn new(block: &Block) -> Result<Self> {
-        let fs_type = block.key_file_system().context("the device holds no file system for keys")?;
         fs::create_dir_all(MOUNT_POINT).with_context(|| format!("making {MOUNT_POINT}"))?;
-        let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID;
-        // A read-only mount of ext4 still replays its journal, which writes.
-        let options = (fs_type == "ext4").then_some("noload");
-        mount(Some(&block.node), MOUNT_POINT, Some(fs_type), flags, options)
-            .with_context(|| format!("mounting {} as {fs_type}", block.node.display()))?;
+        mount_read_only(block, Path::new(MOUNT_POINT))?;
         Ok(Self)
     }
 }

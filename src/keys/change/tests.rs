@@ -119,6 +119,17 @@ fn a_rotation_that_was_cut_short_leaves_a_key_that_opens_and_is_finished() {
     assert_eq!(slots::slot_of(&scene.path, Key::Random(&new.key)).unwrap(), None);
     check(&scene.volume(), &scene.stick("first")).unwrap();
 
+    // Of the two keys nobody knows which is on the stick: neither counts as another one.
+    let scene = Scene::new();
+    let old = scene.key("first");
+    let ids = [&old, &new].map(|key| slots::id(key.key.expose()));
+    let holder = Holder { replaces: Some(ids[0].clone()), ..Holder::of(&Key::Random(&new.key)) };
+    slots::add(&scene.path, Key::Random(&old.key), Key::Random(&new.key), &holder).unwrap().unwrap();
+    for id in &ids {
+        let error = revoke(&scene.volume(), id, false).unwrap_err().to_string();
+        assert!(error.contains("is the last key on a stick"), "{error}");
+    }
+
     // Cut after the stick was written, before and after it got its name.
     for renamed in [false, true] {
         let scene = Scene::new();
@@ -147,4 +158,41 @@ fn a_new_passphrase_takes_the_place_of_the_old_one() {
     assert_eq!(slots::slot_of(&scene.path, Key::Passphrase(&scene.phrase)).unwrap(), None);
     assert_eq!(slots::slot_of(&scene.path, Key::Passphrase(&new)).unwrap(), Some(2));
     check(&scene.volume(), &scene.stick("first")).unwrap();
+}
+
+/// How each keyslot stretches its key.
+fn derivations(scene: &Scene) -> Vec<(String, serde_json::Value)> {
+    let mut dump = std::process::Command::new("/usr/sbin/cryptsetup");
+    dump.args(["luksDump", "--dump-json-metadata"]).arg(&scene.path);
+    let json = crate::process::output(&mut dump, "dumping the header").unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let slots = json["keyslots"].as_object().unwrap();
+    let one = |(number, slot): (&String, &serde_json::Value)| {
+        let kdf = &slot["kdf"];
+        let cost = if kdf["type"] == "pbkdf2" { &kdf["iterations"] } else { &kdf["memory"] };
+        (format!("{number} {}", kdf["type"].as_str().unwrap()), cost.clone())
+    };
+    slots.iter().map(one).collect()
+}
+
+#[test]
+fn a_key_that_is_added_or_rotated_costs_no_more_than_that_of_the_build_and_a_passphrase_no_less() {
+    let scene = Scene::new();
+    add(&scene.volume(), &scene.stick("second"), None, &scene.present()).unwrap();
+    assert_eq!(rotate(&scene.volume(), &scene.stick("first")).unwrap().number, 3);
+    let new = Secret::new(String::from("eight other words"));
+    rotate_recovery(&scene.volume(), &Present::Key(scene.key("first")), &new).unwrap();
+    let expected = [("0 argon2id", 131_072), ("2 pbkdf2", 1000), ("3 pbkdf2", 1000)];
+    let expected: Vec<_> = expected.map(|(kind, cost)| (kind.to_owned(), serde_json::json!(cost))).into();
+    assert_eq!(derivations(&scene), expected);
+}
+
+#[test]
+fn a_key_gets_its_keyslot_when_it_is_on_the_stick() {
+    let scene = Scene::new();
+    let stick = scene.stick("third");
+    fs::write(scene.folder.path().join("third/vaultberry"), "a file in the way").unwrap();
+    let before = fs::read(&scene.path).unwrap();
+    add(&scene.volume(), &stick, None, &scene.present()).unwrap_err();
+    assert!(fs::read(&scene.path).unwrap() == before, "a power cut could have left a keyslot whose key is nowhere");
 }
