@@ -64,7 +64,7 @@ pub fn forget(config: &Config) -> Result<usize> {
 /// udev can't be asked.
 pub fn away(config: &Config) -> Result<Vec<String>> {
     let Some(disk) = &config.disk else { return Ok(Vec::new()) };
-    let open = used::open_now()?.filter(|_| disk::mounted(&config.backup.folder).is_ok());
+    let open = used::open_now(config)?.filter(|_| disk::mounted(&config.backup.folder).is_ok());
     Ok(disk.serials.iter().filter(|serial| Some(*serial) != open.as_ref()).cloned().collect())
 }
 

@@ -95,8 +95,8 @@ fn median(mut seconds: Vec<f64>) -> f64 {
 fn beside_cryptsetup_initramfs_and_passdev() {
     let _alone = alone();
     let (ours, theirs) = (tiny(false), tiny(true));
-    let size = |tiny: &Tiny| fs::metadata(tiny.path("initrd")).unwrap().len() as f64 / 1e6;
-    eprintln!("initramfs: vaultberry {:.1} MB, Debian {:.1} MB", size(&ours.0), size(&theirs.0));
+    let size = |tiny: &Tiny| fs::metadata(tiny.path("initrd")).unwrap().len() / 100_000;
+    eprintln!("initramfs, in units of 0.1 MB: vaultberry {}, Debian {}", size(&ours.0), size(&theirs.0));
     let (mut seconds, mut other) = (Vec::new(), Vec::new());
     for _ in 0..TIMES {
         seconds.push(seconds_to_root(&ours.0, &ours.1));
