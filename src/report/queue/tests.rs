@@ -293,7 +293,9 @@ fn rather_than_dropped_a_mail_is_cut_to_its_short_form() {
         let mail = File::options().write(true).open(state.path().join(format!("queue/{name}.eml"))).unwrap();
         mail.set_len(mebibytes << 20).unwrap();
     };
-    [("1", 10), ("2", 30), ("3", 30)].into_iter().for_each(|(name, mebibytes)| grow(name, mebibytes));
+    for (name, mebibytes) in [("1", 10), ("2", 30), ("3", 30)] {
+        grow(name, mebibytes);
+    }
     assert_eq!(queue.bound().unwrap(), ["more than 64 MiB wait: of the mail 1.eml only the text is kept"]);
     assert_eq!(fs::read(state.path().join("queue/1.eml")).unwrap(), b"short");
     assert_eq!(queue.waiting().unwrap(), strings(&["1.eml", "2.eml", "3.eml"]));
