@@ -200,8 +200,9 @@ pub fn restore_header(path: &Path, file: &Path) -> Result<()> {
         // What begins there may be a volume whose header was spoiled, but nothing else.
         if let Some(found) = signature(path).with_context(restoring)? {
             bail!(
-                "{}: it has a partition table or a file system ({found})\n\
-                 hint: name the partition: `lsblk -f` shows it; if all of that is to go, `wipefs --all` removes its signs",
+                "{}: it has a partition table or a file system\n\
+                 hint: `blkid` calls it {found}; name the partition: `lsblk -f` shows it; if all of that is to go, \
+                 `wipefs --all` removes its signs",
                 restoring()
             );
         }
@@ -356,7 +357,7 @@ pub(crate) mod tests {
                 .unwrap();
             let before = std::fs::read(&other).unwrap();
             let error = format!("{:#}", restore_header(&other, &saved).unwrap_err());
-            assert!(error.contains("it has a partition table or a file system (") && error.contains("\nhint: "), "{error}");
+            assert!(error.contains("it has a partition table or a file system\nhint: "), "{error}");
             assert!(std::fs::read(&other).unwrap() == before, "{make}");
         }
     }
