@@ -46,7 +46,7 @@ pub struct Stick {
 #[derive(Debug)]
 enum Place {
     Folder(PathBuf),
-    Mounted(Mounted),
+    Mounted(Box<Mounted>),
     /// What mtools call a drive: an image, and where the file system begins.
     Image(String),
 }
@@ -62,7 +62,7 @@ impl Stick {
         let place = if kind.is_dir() {
             Place::Folder(path.to_owned())
         } else if kind.is_block_device() {
-            Place::Mounted(Mounted::new(path)?)
+            Place::Mounted(Box::new(Mounted::new(path)?))
         } else {
             let mut start = vec![0; 512];
             let file = File::open(path).with_context(looking)?;
@@ -404,7 +404,7 @@ mod tests {
         let device = Loop::of(&image);
         let node = &device.0;
         let mounted = Mounted::of(ext4(node)).unwrap();
-        let stick = Stick { named: PathBuf::from(node), place: Place::Mounted(mounted) };
+        let stick = Stick { named: PathBuf::from(node), place: Place::Mounted(Box::new(mounted)) };
         let uuid = Uuid::new_v4();
         for _ in 0..2 {
             let key = KeyFile::generate(uuid).unwrap();
