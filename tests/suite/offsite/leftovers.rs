@@ -1,6 +1,6 @@
 //! Uploads in parts that won't be completed: whose they are, and what becomes of them.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use vaultberry::offsite;
 use vaultberry::outcome::Outcome;
@@ -36,14 +36,16 @@ fn uploads_of_others_are_left_alone() {
 fn a_second_upload_is_thrown_away_also_by_the_run_after_the_one_that_completed_the_first() {
     let (scene, store) = (Scene::new(GnuPg::new()), Store::start());
     let archive = scene.snapshot(MONDAY, 17 << 20, Outcome::Complete);
-    let (answers, stop) = (AtomicUsize::new(0), Stop::default());
+    let (answers, completed, stop) = (AtomicUsize::new(0), AtomicBool::new(false), Stop::default());
     let asked = stop.clone();
     let way = Way::to(store.port, move |line| {
-        // The answer to the first is lost, and the request made again. The run ends as soon as the store has all parts.
+        // The answer to the first is lost, and the request made again. The run ends with the request that comes after the store
+        // has put the parts together.
         let begins = line.starts_with("POST ") && line.contains("?uploads");
-        if line.starts_with("POST ") && line.contains("tar.gz.pgp?uploadId=") {
+        if completed.load(Ordering::SeqCst) {
             asked.request();
         }
+        completed.fetch_or(line.starts_with("POST ") && line.contains("tar.gz.pgp?uploadId="), Ordering::SeqCst);
         if begins && answers.fetch_add(1, Ordering::SeqCst) == 0 { Fate::Lose } else { Fate::Pass }
     });
     let error = scene.push_until(&scene.config(way.port), &archive, Outcome::Complete, &stop).unwrap_err();
