@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use libcryptsetup_rs::LibcryptErr;
+use libcryptsetup_rs::{CryptDevice, LibcryptErr};
 use openssl::sha::sha256;
 use serde_json::Value;
 
@@ -74,6 +74,18 @@ impl Cipher {
             Self::Adiantum => 32,
         }
     }
+}
+
+/// Lets keyslots that are added to a volume be under AES, as those of its format are: else they would be under the volume's own
+/// cipher, for which libcryptsetup needs device-mapper.
+///
+/// # Errors
+/// libcryptsetup doesn't take it.
+pub fn set_for_keyslots(device: &mut CryptDevice) -> Result<()> {
+    device
+        .keyslot_handle()
+        .set_encryption(Cipher::Aes.name(), Cipher::Aes.key_size())
+        .context("choosing the cipher of the keyslots")
 }
 
 /// Bytes of the binary header.

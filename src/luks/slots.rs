@@ -22,7 +22,7 @@ use libcryptsetup_rs::{CryptDevice, LibcryptErr, TokenInput};
 use openssl::sha::Sha256;
 use serde::{Deserialize, Serialize};
 
-use super::{Key, Tried, load, set_derivation, tried};
+use super::{Key, Tried, cipher, load, set_derivation, tried};
 use crate::digest::hex;
 
 /// The type of our tokens.
@@ -142,6 +142,7 @@ pub fn add(path: &Path, present: Key, new: Key, holder: &Holder) -> Result<Optio
     let mut device = load(path)?;
     let number = announce(&mut device, holder).with_context(adding)?;
     set_derivation(&mut device, &new)?;
+    cipher::set_for_keyslots(&mut device).with_context(adding)?;
     let added = device.keyslot_handle().add_by_passphrase(Some(number), present.bytes(), new.bytes());
     let outcome = tried(added.map(drop), adding);
     if !matches!(outcome, Ok(Tried::Opened)) {
@@ -240,7 +241,7 @@ mod tests {
         let path = blank(folder.path());
         let (first, second) = (random(64).unwrap(), random(64).unwrap());
         let phrase = Secret::new(String::from("eight words or so"));
-        format(&path, Uuid::new_v4(), "test", Cipher::Aes, None, &[Key::Random(&first), Key::Passphrase(&phrase)]).unwrap();
+        format(&path, Uuid::new_v4(), "test", Cipher::Adiantum, None, &[Key::Random(&first), Key::Passphrase(&phrase)]).unwrap();
         let holder = |kind, id, name: Option<&str>| Some(Holder { kind, id, name: name.map(String::from), replaces: None });
         let expected = [
             Slot { number: 0, holder: holder(Kind::Key, Some(id(first.expose())), None) },
