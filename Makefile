@@ -45,7 +45,7 @@ check:
 test:
 	tools/setup test
 	$(MAKE) --no-print-directory cross
-	tools/toolchain host sh -c '$$CARGO test --locked --lib --test suite'
+	tools/toolchain host tools/tests
 
 test-garage:
 	tools/setup garage

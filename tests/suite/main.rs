@@ -1,17 +1,13 @@
 //! The tests that run the real programs, against real servers and in QEMU: one module a subject.
 
 mod backup_run;
-mod boot;
-mod building;
+mod cards;
 mod config;
 mod connection;
 mod cut;
 mod databases;
-mod disks;
 mod doctor;
 mod hostile;
-mod kernels;
-mod keys;
 mod mirror;
 mod night;
 mod offsite;
@@ -20,6 +16,4 @@ mod report;
 mod snapshots;
 mod status;
 mod support;
-mod unlock;
-mod unlock_speed;
 mod unreadable;

@@ -30,13 +30,9 @@ pub struct Card {
 }
 
 impl Card {
-    /// Builds one from the text of an `appliance.toml`. The host name must be `vaultberry`, the admin `admin`.
-    pub fn build(config: &str) -> Self {
-        Self::build_with(config, &[])
-    }
-
-    /// The same, with these files in `secrets/credentials/`.
-    pub fn build_with(config: &str, credentials: &[(&str, &str)]) -> Self {
+    /// Builds one from the text of an `appliance.toml`, with these files in `secrets/credentials/`. The host name must be
+    /// `vaultberry`, the admin `admin`.
+    pub fn build(config: &str, credentials: &[(&str, &str)]) -> Self {
         let folder = scratch();
         let path = folder.path().to_owned();
         let there = path.join("secrets/credentials");

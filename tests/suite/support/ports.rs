@@ -72,6 +72,14 @@ impl Ports {
         }
     }
 
+    /// Holds the guest still meanwhile: what lies on its disks is what a power cut would leave.
+    pub fn frozen<T>(&mut self, look: impl FnOnce() -> T) -> T {
+        self.execute("stop", &json!({}));
+        let seen = look();
+        self.execute("cont", &json!({}));
+        seen
+    }
+
     fn execute(&mut self, command: &str, arguments: &Value) {
         self.ask(command, arguments).unwrap();
     }

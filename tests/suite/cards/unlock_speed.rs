@@ -7,7 +7,7 @@ use std::process::Command;
 
 use vaultberry::kernel::cpio::Entry;
 
-use crate::boot::CARD;
+use crate::cards::boot::CARD;
 use crate::support::alone;
 use crate::support::card::{BINARIES, cached, tool};
 use crate::support::tiny::{Tiny, UP};

@@ -106,7 +106,7 @@ fn a_night_and_the_card_s_death() {
     let disk = folder.path().join("disk.img");
     File::create(&disk).unwrap().set_len(256 << 20).unwrap();
 
-    let card = Card::build_with(&text, &[("s3", CREDENTIALS)]);
+    let card = Card::build(&text, &[("s3", CREDENTIALS)]);
     let snapshot = first_night(&card, &disk, &servers);
     let restored = restore_offline(&card, &disk, folder.path(), &snapshot);
     assert_same(&restored.join(peer.data().strip_prefix("/").unwrap()), &peer.data());
@@ -114,7 +114,7 @@ fn a_night_and_the_card_s_death() {
     let copy = folder.path().join("copy");
     servers.open_copy(&copy);
     servers.assert_restored(&copy, "from_the_store");
-    new_card(&text, &card, &disk, peer, &snapshot);
+    new_card(&card, &disk, peer, &snapshot);
 }
 
 /// Boots card, stick and a blank disk, lets cron start the run, and gives the snapshot's path on the disk.
@@ -210,12 +210,12 @@ fn restore_offline(card: &Card, disk: &Path, folder: &Path, snapshot: &str) -> P
 }
 
 /// The card is dead. A new one, with other keys, takes the disk over by the old one's recovery passphrase.
-fn new_card(text: &str, old: &Card, disk: &Path, peer: &Peer, snapshot: &str) {
-    let card = Card::build(text);
+fn new_card(old: &Card, disk: &Path, peer: &Peer, snapshot: &str) {
+    let card = &*CARD;
     assert_ne!(card.uuid, old.uuid);
     let port = free_port();
     let files = scratch();
-    let mut wanted = guest(&card, Machine::Virt);
+    let mut wanted = guest(card, Machine::Virt);
     wanted.disk = Some((disk.to_owned(), SERIAL.to_owned()));
     wanted.ssh_port = Some(port);
     // The old card in a reader.

@@ -7,17 +7,18 @@ use std::process::Command;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use vaultberry::image::disk::{FIRMWARE_START, ROOT_START, read_firmware};
+use vaultberry::image::disk::{FIRMWARE_START, ROOT_START};
 use vaultberry::image::emulate::{self, Machine};
 use vaultberry::kernel::cpio::{self, Entry};
 use vaultberry::kernel::pair::verify;
 use vaultberry::kernel::switch::Switch;
 
-use crate::boot::{CARD, guest};
+use crate::cards::boot::{CARD, guest};
 use crate::support::alone;
 use crate::support::appliance::Run;
 use crate::support::card::{cached, decipher, scratch, tool};
 use crate::support::guest::{Guest, Ssh, free_port};
+use crate::support::ports::Ports;
 
 /// The card of an appliance in a reader: its firmware partition, and of its root what a kernel's installation reads.
 struct Reader {
@@ -215,21 +216,69 @@ impl Written {
     }
 
     /// Starts it as the firmware does: by what `config.txt` says now.
-    fn start(&self) -> (Guest, TempDir) {
+    fn start(&self) -> Running {
         let files = scratch();
+        let socket = files.path().join("qmp");
         let mut wanted = guest(&CARD, Machine::Virt);
         (wanted.image, wanted.write, wanted.ssh_port) = (self.image(), true, Some(self.port));
-        (Guest::start(emulate::command(&wanted, files.path()).unwrap()), files)
+        wanted.extra = Ports::arguments(&socket).into();
+        let guest = Guest::start(emulate::command(&wanted, files.path()).unwrap());
+        Running { guest, ports: Ports::connect(&socket), _files: files }
     }
 
-    /// What the firmware reads of it: `config.txt`, and the pair that it names.
-    fn firmware(&self) -> TempDir {
+    /// The firmware partition, as it is now.
+    fn firmware(&self) -> Firmware {
         let folder = scratch();
-        fs::write(folder.path().join("config.txt"), read_firmware(&self.image(), "config.txt").unwrap()).unwrap();
-        let pair = Switch::read(folder.path()).unwrap().unwrap().boots;
-        let drive = format!("{}@@{FIRMWARE_START}", self.image().display());
-        tool(Command::new("mcopy").args(["-s", "-Q", "-i", &drive, &format!("::{pair}")]).arg(folder.path()));
-        folder
+        let mut dd = Command::new("dd");
+        dd.arg(format!("if={}", self.image().display())).arg(format!("of={}", folder.path().join("firmware").display()));
+        dd.args(["bs=1M", "status=none"]).arg(format!("skip={}", FIRMWARE_START >> 20));
+        tool(dd.arg(format!("count={}", (ROOT_START - FIRMWARE_START) >> 20)));
+        Firmware { folder }
+    }
+}
+
+/// A card's guest that runs.
+struct Running {
+    guest: Guest,
+    ports: Ports,
+    _files: TempDir,
+}
+
+/// A copy of a firmware partition.
+struct Firmware {
+    folder: TempDir,
+}
+
+impl Firmware {
+    fn partition(&self) -> PathBuf {
+        self.folder.path().join("firmware")
+    }
+
+    /// The pair that boots, whose files must be whole.
+    fn boots(&self) -> String {
+        let tree = self.folder.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        let copy = |name: &str| {
+            let mut mcopy = Command::new("mcopy");
+            tool(mcopy.args(["-s", "-Q", "-i"]).arg(self.partition()).arg(format!("::{name}")).arg(&tree));
+        };
+        copy("config.txt");
+        copy(&Switch::read(&tree).unwrap().unwrap().boots);
+        let pair = whole(&tree);
+        fs::remove_dir_all(tree).unwrap();
+        pair
+    }
+
+    fn names(&self) -> String {
+        let listed = tool(Command::new("mdir").args(["-b", "-i"]).arg(self.partition()).arg("::")).stdout;
+        String::from_utf8(listed).unwrap()
+    }
+
+    /// No file has clusters that count as free: the next one that is written would take them.
+    fn assert_sound(&self) {
+        let checked = Command::new("/usr/sbin/fsck.vfat").arg("-n").arg(self.partition()).output().unwrap();
+        let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+        assert!(!said.contains("Contains a free cluster") && !said.contains("Truncating"), "{said}");
     }
 }
 
@@ -241,42 +290,24 @@ fn check(ssh: &Ssh) -> Value {
     checks.iter().find(|check| check["name"] == "the newest kernel boots").unwrap().clone()
 }
 
+/// Reboots, by the system itself.
+fn reboot(ssh: &Ssh, running: &mut Running) {
+    let _ = ssh.run("sudo systemctl reboot", "");
+    running.guest.wait_for_end(180);
+}
+
 #[test]
 fn an_updated_kernel_is_tried_and_stays_when_it_comes_up_and_else_the_old_one_boots_again() {
     let _alone = alone();
     let key = CARD.secret("admin_ed25519");
     let card = Written::new();
     let ssh = Ssh { key: &key, port: card.port };
-    let first = whole(card.firmware().path());
-
-    let (mut guest, _files) = card.start();
+    let first = card.firmware().boots();
+    let mut running = card.start();
     ssh.wait_for("systemctl is-active multi-user.target", 400);
-    let running = ssh.expect("uname -r").trim().to_owned();
-    // A kernel package of Debian's, with its own scripts, up to the hook.
-    ssh.copy(&cached("kernel-rt/kernel.deb"), "kernel.deb");
-    let updated = ssh.run("sudo dpkg --install kernel.deb 2>&1", "");
-    let said = String::from_utf8_lossy(&updated.stdout).into_owned();
-    assert!(updated.status.success() && said.contains(&format!("unless it comes up, {first} boots again")), "{said}");
-    assert_eq!(ssh.expect("ls /boot/firmware").trim(), "", "nothing is written past vaultberry");
-    let _ = ssh.run("sudo systemctl reboot", "");
-    guest.wait_for_end(180);
-
-    // It comes up, and stays.
-    let second = whole(card.firmware().path());
-    assert_ne!(second, first);
-    let (mut guest, _files) = card.start();
-    guest.wait_for(&format!("this kernel is on trial: unless the system comes up, {first} boots next"), 120);
-    ssh.wait_for("systemctl is-active multi-user.target", 400);
-    ssh.wait_for(&format!("sudo vaultberry kernel list --json | grep -F '\"boots_next\":true' | grep -qF {second}"), 60);
-    let listed: Value = serde_json::from_str(&ssh.expect("sudo vaultberry kernel list --json")).unwrap();
-    let row = listed["pairs"].as_array().unwrap().iter().find(|row| row["name"] == second.as_str()).unwrap().clone();
-    assert!(row["boots_next"] == true && row["on_trial"] == false, "{listed}");
-    assert_eq!(check(&ssh)["state"], "ok");
-    let updated = ssh.expect("uname -r").trim().to_owned();
-    assert!(updated != running && second.starts_with(&updated), "{updated}");
 
     // Without its partition, or without room on it, nothing changes, and the report says so.
-    ssh.expect("echo init=/bin/false | sudo tee /etc/default/raspi-extra-cmdline && sudo umount /boot/pi");
+    ssh.expect("echo quiet | sudo tee /etc/default/raspi-extra-cmdline && sudo umount /boot/pi");
     let refused = ssh.run("sudo vaultberry kernel install", "");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("isn't mounted at /boot/pi"), "{refused:?}");
     assert_eq!(check(&ssh)["state"], "failed");
@@ -287,16 +318,49 @@ fn an_updated_kernel_is_tried_and_stays_when_it_comes_up_and_else_the_old_one_bo
     assert!(told["state"] == "failed" && told["hint"].as_str().unwrap().contains("MiB free, and"), "{told}");
     ssh.expect("sudo rm /boot/pi/junk");
 
-    // One that doesn't come up: its init ends at once.
-    ssh.expect("sudo vaultberry kernel install");
-    let _ = ssh.run("sudo systemctl reboot", "");
-    guest.wait_for_end(180);
-    let third = whole(card.firmware().path());
-    let (mut guest, _files) = card.start();
-    guest.wait_for("this kernel is on trial", 120);
-    guest.wait_for("Kernel panic", 120);
-    guest.wait_for_end(60);
-    let (guest, _files) = card.start();
+    // A kernel package of Debian's, with its own scripts, up to the hook.
+    let old = ssh.expect("uname -r").trim().to_owned();
+    ssh.copy(&cached("kernel-rt/kernel.deb"), "kernel.deb");
+    let updated = ssh.run("sudo dpkg --install kernel.deb 2>&1", "");
+    let said = String::from_utf8_lossy(&updated.stdout).into_owned();
+    assert!(updated.status.success() && said.contains(&format!("unless it comes up, {first} boots again")), "{said}");
+    assert_eq!(ssh.expect("ls /boot/firmware").trim(), "", "nothing is written past vaultberry");
+    reboot(&ssh, &mut running);
+
+    // It comes up, and stays.
+    let second = card.firmware().boots();
+    assert_ne!(second, first);
+    let mut running = card.start();
+    running.guest.wait_for(&format!("this kernel is on trial: unless the system comes up, {first} boots next"), 120);
+    ssh.wait_for("systemctl is-active multi-user.target", 400);
+    ssh.wait_for(&format!("sudo vaultberry kernel list --json | grep -F '\"boots_next\":true' | grep -qF {second}"), 60);
+    let listed: Value = serde_json::from_str(&ssh.expect("sudo vaultberry kernel list --json")).unwrap();
+    let row = listed["pairs"].as_array().unwrap().iter().find(|row| row["name"] == second.as_str()).unwrap().clone();
+    assert!(row["boots_next"] == true && row["on_trial"] == false, "{listed}");
+    assert_eq!(check(&ssh)["state"], "ok");
+    let new = ssh.expect("uname -r").trim().to_owned();
+    assert!(new != old && second.starts_with(&new), "{new}");
+
+    // One whose init ends at once; whenever the power fails meanwhile, a whole pair boots.
+    ssh.expect("echo init=/bin/false | sudo tee /etc/default/raspi-extra-cmdline");
+    ssh.expect("sudo systemd-run -q --unit=third vaultberry kernel install && until ls -d /boot/pi/*.part; do :; done");
+    let cut = running.ports.frozen(|| card.firmware());
+    assert!(cut.names().contains(".part/"), "in the midst of writing: {}", cut.names());
+    assert_eq!(cut.boots(), second);
+    cut.assert_sound();
+    ssh.expect("while systemctl is-active --quiet third; do sleep 0.1; done");
+    let cut = running.ports.frozen(|| card.firmware());
+    let third = cut.boots();
+    assert!(![&first, &second].contains(&&third), "{third}");
+    cut.assert_sound();
+    reboot(&ssh, &mut running);
+
+    // It doesn't come up.
+    let mut running = card.start();
+    running.guest.wait_for("this kernel is on trial", 120);
+    running.guest.wait_for("Kernel panic", 120);
+    running.guest.wait_for_end(60);
+    let _running = card.start();
     ssh.wait_for("systemctl is-active multi-user.target", 400);
     ssh.wait_for("sudo vaultberry kernel list | grep -qF \"didn't come up\"", 60);
     assert_eq!(ssh.expect("sed -n 's/.*vaultberry.pair=\\([^ ]*\\).*/\\1/p' /proc/cmdline").trim(), second);
@@ -304,33 +368,4 @@ fn an_updated_kernel_is_tried_and_stays_when_it_comes_up_and_else_the_old_one_bo
     assert!(told["hint"].as_str().unwrap().starts_with(&format!("{third} didn't come up, and {second} boots again")), "{told}");
     let refused = ssh.run("sudo vaultberry kernel install", "");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("was tried and didn't come up"), "{refused:?}");
-
-    // The power fails in the midst of writing another.
-    ssh.expect("echo quiet | sudo tee /etc/default/raspi-extra-cmdline && sudo systemd-run -q vaultberry kernel install");
-    ssh.expect("until ls -d /boot/pi/*.part; do :; done");
-    drop(guest);
-    assert_eq!(whole(card.firmware().path()), second);
-    let drive = format!("{}@@{FIRMWARE_START}", card.image().display());
-    let left = tool(Command::new("mdir").args(["-b", "-i", &drive, "::"])).stdout;
-    assert!(String::from_utf8_lossy(&left).contains(".part/"), "the power failed in time");
-
-    // What is left of it is cleared away.
-    let (guest, _files) = card.start();
-    ssh.wait_for("systemctl is-active multi-user.target", 400);
-    assert_eq!(check(&ssh)["state"], "failed", "the trial before the power cut is what is told");
-    ssh.expect("sudo vaultberry kernel install");
-    assert_eq!(ssh.expect("ls -d /boot/pi/*-arm64-* | wc -l").trim(), "2");
-    assert_eq!(check(&ssh)["state"], "ok");
-
-    // The power fails right behind the last write.
-    drop(guest);
-    let fourth = whole(card.firmware().path());
-    assert!(![first, second, third].contains(&fourth), "{fourth}");
-    let partition = card.folder.path().join("firmware");
-    let mut dd = Command::new("dd");
-    dd.arg(format!("if={}", card.image().display())).arg(format!("of={}", partition.display())).args(["bs=1M", "status=none"]);
-    tool(dd.arg(format!("skip={}", FIRMWARE_START >> 20)).arg(format!("count={}", (ROOT_START - FIRMWARE_START) >> 20)));
-    let checked = Command::new("/usr/sbin/fsck.vfat").arg("-n").arg(&partition).output().unwrap();
-    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
-    assert!(!said.contains("Contains a free cluster") && !said.contains("Truncating"), "{said}");
 }

@@ -9,9 +9,11 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::boot::CARD;
+use crate::cards::boot::CARD;
 use crate::support::appliance::Run;
 use crate::support::card::{scratch, tool};
+use crate::support::guest::Ssh;
+use crate::support::ports::Ports;
 
 /// A copy of the card's image.
 struct Scene {
@@ -122,4 +124,40 @@ fn the_keys_of_an_image_are_added_rotated_and_revoked() {
     // The rest of the image is as it was.
     let last = |path: &Path| tool(Command::new("sh").args(["-c", "tail -c +600000000 \"$0\" | sha256sum"]).arg(path)).stdout;
     assert_eq!(last(&scene.image), last(&image));
+}
+
+/// The same on an appliance that runs, where sticks are devices: written, mounted anew and read back. One with the image's key is
+/// in its read-only slot, `/dev/sda`.
+pub fn changed_on_the_appliance(ssh: &Ssh, ports: &mut Ports, folder: &Path) {
+    let (stick, spare) = (folder.join("stick"), folder.join("spare"));
+    fs::copy(CARD.secret("stick.img"), &stick).unwrap();
+    File::create(&spare).unwrap().set_len(8 << 20).unwrap();
+    tool(Command::new("/usr/sbin/mkfs.vfat").args(["-n", "SPARE"]).arg(&spare));
+    let mut device = |image: &Path, id: &str| {
+        ports.plug_in_disk(image, id);
+        ssh.wait_for(&format!("readlink -f /dev/disk/by-id/usb-*_{id}-0:0 | grep /dev/sd"), 60).trim().to_owned()
+    };
+    let (stick, spare) = (device(&stick, "STICK"), device(&spare, "SPARE"));
+    let opens = |stick: &str| ssh.run(&format!("sudo vaultberry key check {stick}"), "").status.success();
+    assert!(opens("/dev/sda") && opens(&stick) && !opens(&spare));
+    ssh.expect(&format!("sudo vaultberry key rotate {stick}"));
+    assert!(opens(&stick) && !opens("/dev/sda"), "the old key is dead");
+
+    let phrase = CARD.passphrase();
+    let added = ssh.run(&format!("sudo vaultberry key stick add {spare} --name spare"), &format!("{}\n", phrase.expose()));
+    assert!(added.status.success(), "{added:?}");
+    assert!(opens(&spare));
+    ssh.expect("sudo vaultberry key stick revoke spare");
+    assert!(!opens(&spare) && opens(&stick));
+
+    // Root and the open disk take it.
+    ssh.expect(&format!("sudo vaultberry key recovery rotate --with {stick} --sheet /run/sheet"));
+    let new = "sudo sed -n '/^Recovery passphrase:/{n;n;p}' /run/sheet";
+    for volume in ["root", "vaultberry-backup"] {
+        let device = format!("$(sudo cryptsetup status {volume} | awk '$1 == \"device:\" {{ print $2 }}')");
+        let open = format!("sudo cryptsetup open --test-passphrase {device} --key-file -");
+        ssh.expect(&format!("{new} | tr -d '\\n' | {open}"));
+        let old = ssh.run(&open, phrase.expose());
+        assert_eq!(old.status.code(), Some(2), "{volume}: {old:?}");
+    }
 }

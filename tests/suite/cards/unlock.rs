@@ -14,7 +14,7 @@ use vaultberry::luks::HEADER_SIZE;
 use vaultberry::luks::cipher::Cipher;
 use vaultberry::unlock::mark::Mark;
 
-use crate::boot::CARD;
+use crate::cards::boot::CARD;
 use crate::support::alone;
 use crate::support::card::{scratch, tool};
 use crate::support::tiny::{CARD_START, Running, Tiny, UP};

@@ -1,0 +1,10 @@
+//! Cards: images that are built, looked at, and booted in QEMU. They take most of the time of all tests, so `tools/tests` runs
+//! them beside the others.
+
+mod boot;
+mod building;
+mod disks;
+mod kernels;
+mod keys;
+mod unlock;
+mod unlock_speed;
