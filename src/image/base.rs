@@ -12,12 +12,13 @@ use crate::process;
 const PACKAGES: &str = include_str!("../../image/packages");
 /// `non-free-firmware` holds the boards' boot firmware.
 const COMPONENTS: &str = "main,non-free-firmware";
-/// What a headless appliance never reads; copyright notices stay.
-const EXCLUDED: [&str; 4] = [
+/// What a headless appliance never reads; copyright notices stay. udev's database of hardware has names for people.
+const EXCLUDED: [&str; 5] = [
     "path-exclude=/usr/share/man/*",
     "path-exclude=/usr/share/info/*",
     "path-exclude=/usr/share/locale/*",
     "path-exclude=/usr/share/doc/*",
+    "path-exclude=/usr/lib/udev/hwdb.d/*",
 ];
 const KEPT: &str = "path-include=/usr/share/doc/*/copyright";
 /// Laid down before the packages: one run of update-initramfs at the end of the build serves instead of one for each
