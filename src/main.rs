@@ -13,6 +13,7 @@ use vaultberry::cli::{Cli, Command};
 use vaultberry::image::build::{Request, build};
 use vaultberry::image::emulate::{self, Guest};
 use vaultberry::outcome::Outcome;
+use vaultberry::redact::Redactor;
 use vaultberry::run::events::Events;
 use vaultberry::run::rehearsal;
 use vaultberry::run::screen::Screen;
@@ -77,13 +78,15 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
 }
 
 fn status(args: &cli::status::Status) -> Result<Outcome> {
-    let facts = status::facts::gather(&config::load(&args.on.config)?, None, Timestamp::now());
+    let config = config::load(&args.on.config)?;
+    let facts = status::facts::gather(&config, None, Timestamp::now());
+    let redactor = Redactor::of(&config);
     if let Some(file) = &args.html {
-        status::write_page(&facts, file)?;
+        status::write_page(&facts, &redactor, file)?;
     } else if args.json {
         print(&status::json(&facts)?)?;
     } else {
-        print(&status::text::text(&facts, terminal::colour(&io::stdout())))?;
+        print(&redactor.masked(&status::text::text(&facts, terminal::colour(&io::stdout()))))?;
     }
     Ok(facts.verdict())
 }
@@ -139,7 +142,7 @@ fn backup(args: &cli::backup::Run, verbosity: u8) -> Result<Outcome> {
     drop(screen);
     if !args.json {
         // The run is over and written down; whether somebody still listens changes nothing.
-        let _ = print(&report.summary());
+        let _ = print(&Redactor::of(&config).masked(&report.summary()));
     }
     Ok(report.outcome)
 }
@@ -149,7 +152,7 @@ fn rehearse(config: &config::Config, json: bool) -> Result<Outcome> {
     let text = if json {
         serde_json::to_string(&rehearsal).context("putting the rehearsal into JSON")? + "\n"
     } else {
-        rehearsal.summary()
+        Redactor::of(config).masked(&rehearsal.summary())
     };
     print(&text)?;
     Ok(rehearsal.outcome)

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -11,10 +12,12 @@ use jiff::Timestamp;
 use crate::browse::say;
 use crate::cli::offsite::{Fetch, Kind, List, Offsite, Policy, Prune, Reach, Recipients, Store, Verify};
 use crate::cli::snapshot::Restore;
-use crate::config::{self, DEFAULT_CONFIG};
+use crate::config::{self, Config, DEFAULT_CONFIG};
+use crate::offsite::clock::Clock;
 use crate::offsite::fetch::Wanted;
-use crate::offsite::{fetch, list, policy, prune, recipients, retrieve, verify};
+use crate::offsite::{self, fetch, list, policy, prune, recipients, retrieve, verify};
 use crate::outcome::Outcome;
+use crate::run::appliance;
 use crate::run::screen::Screen;
 use crate::snapshot::json;
 use crate::snapshot::restore::Restored;
@@ -40,14 +43,28 @@ fn list_copies(args: &List, out: &mut impl Write) -> Result<Outcome> {
         let json = serde_json::to_string_pretty(&copies).context("putting the list into JSON")?;
         return say(out, &format!("{json}\n"));
     }
-    say(out, &list::table(&copies))
+    match &args.source {
+        Some(source) if copies.is_empty() => {
+            bail!("there is no copy of a source {source:?} in the store\nhint: without a name all sources are listed")
+        }
+        None if copies.is_empty() => say(out, "there is no copy in the store yet\n"),
+        _ => say(out, &list::table(&copies)),
+    }
 }
 
 fn verify_copies(args: &Verify, verbosity: u8, out: &mut impl Write) -> Result<Outcome> {
     let (offsite, credentials) = store_of(&args.store)?;
     let wanted: Vec<Wanted> = args.snapshot.iter().map(|text| text.parse()).collect::<Result<_>>()?;
-    let (sample, key) = (args.sample, args.key.as_deref());
-    let request = verify::Request { offsite: &offsite, credentials: &credentials, wanted: &wanted, sample, key };
+    let expected =
+        if args.store.store.is_none() { expected(&config::load(&args.store.on.config)?, &offsite) } else { Vec::new() };
+    let request = verify::Request {
+        offsite: &offsite,
+        credentials: &credentials,
+        wanted: &wanted,
+        expected: &expected,
+        sample: args.sample.map(NonZeroUsize::get),
+        key: args.key.as_deref(),
+    };
     let screen = Screen::new(verbosity);
     let (mut good, mut bad) = (0_u64, 0_u64);
     verify::verify(&request, &Stop::on_signals()?, &screen.progress("verify"), &mut |verified| {
@@ -70,6 +87,14 @@ fn verify_copies(args: &Verify, verbosity: u8, out: &mut impl Write) -> Result<O
         say(out, "there is no proven copy yet\n")?;
     }
     Ok(Outcome::Complete)
+}
+
+/// What the push clock says is in the store, of the sources that there still are. Elsewhere than on the appliance there is none.
+fn expected(config: &Config, offsite: &config::Offsite) -> Vec<Wanted> {
+    let pushes = Clock::load(&config.backup.state).proven(&offsite::target(offsite));
+    let is_pushed = |source: &str| source == appliance::NAME || config.sources.iter().any(|known| known.name == source);
+    let wanted = pushes.into_iter().filter(|(source, _)| is_pushed(source));
+    wanted.map(|(source, name)| Wanted { source, name }).collect()
 }
 
 /// What `vaultberry fetch` does, too.
@@ -127,6 +152,12 @@ fn print_policy(args: &Policy, out: &mut impl Write) -> Result<Outcome> {
         Kind::Aws => policy::Kind::Aws,
         Kind::Ceph => policy::Kind::Ceph,
     };
+    let locked = policy::locked_days(&offsite);
+    ensure!(
+        u64::from(args.expire) > locked,
+        "copies are locked for {locked} days, so they can't go after {}\nhint: say more with --expire, or less in [offsite] locked",
+        args.expire
+    );
     say(out, &policy::script(&offsite, kind, args.expire))
 }
 
@@ -159,7 +190,8 @@ pub fn restore(args: &Restore, verbosity: u8) -> Result<Option<Restored>> {
 /// The store that a command means, and the file with its access key.
 fn store_of(store: &Store) -> Result<(config::Offsite, PathBuf)> {
     let (offsite, named) = if let Some(location) = &store.store {
-        let offsite = reached(location, &store.reach)?;
+        let known = if is_told(&store.reach) { None } else { known(location, &store.on.config)? };
+        let offsite = known.map_or_else(|| reached(location, &store.reach), Ok)?;
         let credentials = offsite.credentials.clone();
         (offsite, credentials)
     } else {

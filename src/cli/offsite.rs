@@ -1,5 +1,6 @@
 //! `vaultberry offsite` and `vaultberry fetch`.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -17,7 +18,7 @@ pub enum Offsite {
     /// Read copies from the store and compare them with what was proven
     ///
     /// Needs no private key; with one they are opened too, and compared with their indexes. Exit code 1 when one isn't
-    /// what it was.
+    /// what it was. On the appliance, the last proven copy of each source must be there.
     Verify(Verify),
     /// Get a snapshot back from the store, on any machine
     ///
@@ -58,7 +59,7 @@ pub struct Verify {
     pub snapshot: Vec<String>,
     /// Only so many of them, drawn at random
     #[arg(long, value_name = "COUNT")]
-    pub sample: Option<usize>,
+    pub sample: Option<NonZeroUsize>,
     /// The private OpenPGP key to open them with, as `gpg --export-secret-keys` writes it
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
@@ -102,7 +103,7 @@ pub struct Policy {
     #[arg(long = "for", value_enum, default_value_t = Kind::Aws)]
     pub kind: Kind,
     /// After how many days the store removes copies
-    #[arg(long, value_name = "DAYS", default_value_t = 365)]
+    #[arg(long, value_name = "DAYS", default_value_t = 365, value_parser = clap::value_parser!(u16).range(1..))]
     pub expire: u16,
     /// Where this is
     #[command(flatten)]

@@ -7,10 +7,13 @@ pub mod mail;
 pub mod store;
 
 use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Result, anyhow};
 use serde::Serialize;
+use tempfile::NamedTempFile;
 
 use crate::config::{Config, Source};
 use crate::disk;
@@ -75,6 +78,10 @@ pub fn examine(config: &Config, stop: &Stop, told: &mut dyn FnMut(&Check) -> Res
         let mounted = disk::mounted(&config.backup.folder);
         tell(mounted.map_or_else(|error| Check::failed("disk", &error), |()| Check::ok("disk", "the backup disk is mounted")))?;
     }
+    let metrics = config.metrics.as_ref().map(|metrics| ("metrics", metrics.folder.as_path()));
+    for (about, folder) in [("state", config.backup.state.as_path())].into_iter().chain(metrics) {
+        tell(of_folder(about, folder))?;
+    }
     for problem in rehearsal::unreadable_credentials(config) {
         tell(Check::failed("credentials", &anyhow!(problem)))?;
     }
@@ -115,6 +122,25 @@ fn recipients(config: &Config) -> Vec<Check> {
     checks
 }
 
+/// Whether a folder takes a file. The first run makes one that isn't there.
+fn of_folder(about: &str, folder: &Path) -> Check {
+    let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder);
+    let written = NamedTempFile::new_in(there).and_then(|mut file| {
+        file.write_all(&[0; 4096])?;
+        file.as_file().sync_all()
+    });
+    match written {
+        Ok(()) => Check::ok(about, format!("{} takes files", folder.display())),
+        Err(error) => Check::failed(
+            about,
+            &anyhow!(
+                "writing to {}: {error}\nhint: make room there, or look whose it is: what runs say of themselves goes there",
+                there.display()
+            ),
+        ),
+    }
+}
+
 /// Whether the server is there, is the one whose keys are pinned, and lets the appliance in.
 fn of_source(config: &Config, source: &Source, stop: &Stop) -> Check {
     let name = &source.name;
@@ -146,4 +172,19 @@ pub fn text(check: &Check) -> String {
         writeln!(text, "         {line}").expect("writing to a string doesn't fail");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{State, of_folder};
+
+    #[test]
+    fn a_folder_that_takes_no_files_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(of_folder("state", folder.path()).state, State::Ok);
+        assert_eq!(of_folder("state", &folder.path().join("not/yet")).state, State::Ok);
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+        let refused = of_folder("state", "/proc/self".as_ref());
+        assert!(refused.state == State::Failed && refused.told.contains("\nhint: make room there"), "{refused:?}");
+    }
 }

@@ -84,6 +84,15 @@ impl Clock {
             .map_or_else(Pushes::default, |pushes| Pushes { complete: there(&pushes.complete), any: there(&pushes.any) })
     }
 
+    /// Of each source the last copy at `target` that was proven to be there, a complete one if there was any.
+    pub fn proven(&self, target: &str) -> Vec<(String, String)> {
+        let last = |source: &String| {
+            let Pushes { complete, any } = self.of(source, target);
+            Some((source.clone(), complete.or(any)?.snapshot))
+        };
+        self.sources.keys().filter_map(last).collect()
+    }
+
     /// Whether it is time to push `snapshot` to `target`, when a push is due `every` so often.
     pub fn is_due(&self, snapshot: &Candidate<'_>, target: &str, every: Duration) -> bool {
         let Pushes { complete, any } = self.of(snapshot.source, target);

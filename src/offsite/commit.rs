@@ -11,13 +11,18 @@
 //! The commit object holds what the keys and sizes in the bucket show anyway, the sums of the sealed objects, and whom they
 //! are sealed for: no name of a server or a file.
 
-use anyhow::{Context, Result, bail};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::store::SMALL;
 use crate::config::Recipient;
 use crate::digest::Sum;
 use crate::digest::hex;
+use crate::log::printable;
 use crate::outcome::Outcome;
+use crate::snapshot::index::read::Reader;
 use crate::snapshot::{ARCHIVE_END, INDEX_END};
 
 /// The version of the format.
@@ -108,6 +113,24 @@ impl Commit {
         wanted == have
     }
 
+    /// Makes sure that the opened index `path` is of this very snapshot. What the commit object says anybody can write who may
+    /// write to the bucket; what was sealed nobody can change.
+    ///
+    /// # Errors
+    /// It is another one's.
+    pub fn ensure_named(&self, path: &Path) -> Result<()> {
+        let index = Reader::open(path)?;
+        let named = index.header();
+        ensure!(
+            (&named.source, &named.snapshot) == (&self.source, &self.snapshot),
+            "the copy at {} is one of {}/{}: somebody has put it there\nhint: look who can write to the bucket",
+            self.archive.key,
+            printable(named.source.as_bytes()),
+            printable(named.snapshot.as_bytes())
+        );
+        Ok(())
+    }
+
     /// The object's bytes.
     pub fn to_json(&self) -> Result<Vec<u8>> {
         let mut json = serde_json::to_vec_pretty(self).context("putting the commit object into JSON")?;
@@ -121,6 +144,7 @@ impl Commit {
     /// It isn't one, or one of something else.
     pub fn parse(json: &[u8], source: &str, name: &str, keys: &Keys) -> Result<Self> {
         let reading = || format!("reading the commit object of {source}/{name}");
+        ensure!(json.len() <= SMALL, "{}: it has more than {SMALL} bytes, so it is none of ours", reading());
         let commit: Self = serde_json::from_slice(json).with_context(reading)?;
         if commit.version != VERSION {
             bail!("{}: its version is {}, and this program knows {VERSION} only", reading(), commit.version);

@@ -10,7 +10,8 @@ use openssl::sha::Sha256;
 use tokio::time::sleep;
 
 use super::commit::Object;
-use super::store::{Store, broken};
+use super::store::Store;
+use super::trouble::broken;
 use crate::digest::hex;
 
 /// How often in a row a connection may break without a byte between.

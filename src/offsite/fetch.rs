@@ -100,7 +100,7 @@ pub fn fetch(request: &Request<'_>, stop: &Stop, progress: &Progress) -> Result<
     let (index, archive) = (download(&commit.index, INDEX_END)?, download(&commit.archive, ARCHIVE_END)?);
     match keys {
         None => publish(index, archive)?,
-        Some(keys) => open(&keys, index, archive, &fetched, stop).with_context(fetching)?,
+        Some(keys) => open(&keys, &commit, [index, archive], &fetched, stop).with_context(fetching)?,
     }
     Ok(fetched)
 }
@@ -136,16 +136,28 @@ fn is_snapshot(source: &str, name: &str) -> bool {
     !source.is_empty() && source.bytes().all(plain) && (name == "latest" || time_of(name).is_some())
 }
 
+/// The error of a copy that isn't there.
+#[derive(Debug)]
+pub struct Absent(&'static str);
+
+impl fmt::Display for Absent {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}\nhint: `vaultberry offsite list` shows what is there", self.0)
+    }
+}
+
+impl std::error::Error for Absent {}
+
 /// The commit object of a copy.
 ///
 /// # Errors
-/// There is no such copy.
+/// There is no such copy: [`Absent`]. Or it can't be read.
 pub async fn committed(store: &Store, wanted: &Wanted) -> Result<Commit> {
     let (source, name) = (wanted.source.as_str(), wanted.name.as_str());
     if name != "latest" {
         let keys = store.keys(source, name);
         let json = store.read(&keys.commit).await?;
-        let json = json.context("there is no proven copy of it\nhint: `vaultberry offsite list` shows what is there")?;
+        let json = json.ok_or(Absent("there is no proven copy of it"))?;
         return Commit::parse(&json, source, name, &keys);
     }
     let found: BTreeMap<String, Objects> =
@@ -164,7 +176,7 @@ pub async fn committed(store: &Store, wanted: &Wanted) -> Result<Commit> {
             Err(error) => tracing::warn!("{source}/{name} is passed over: {error:#}"),
         }
     }
-    bail!("there is no proven and complete copy\nhint: `vaultberry offsite list` shows what is there")
+    bail!(Absent("there is no proven and complete copy"))
 }
 
 /// The names of copies in the order in which `latest` means them: from new to old, and last those whose time hasn't come yet,
@@ -191,9 +203,10 @@ async fn download(store: &Store, object: &Object, path: &Path, progress: &Progre
 }
 
 /// Opens both, and lets go of the sealed ones.
-fn open(keys: &Keys, index: Durable, archive: Durable, fetched: &Fetched, stop: &Stop) -> Result<()> {
+fn open(keys: &Keys, commit: &Commit, [index, archive]: [Durable; 2], fetched: &Fetched, stop: &Stop) -> Result<()> {
     let (mut index, _) = unseal(keys, index, &fetched.index, stop)?;
     let expected = read::trailer_of(index.file(), &fetched.index)?.archive;
+    commit.ensure_named(index.part())?;
     let (archive, sum) = unseal(keys, archive, &fetched.archive, stop)?;
     if sum != expected {
         let [sha256, expected] = [sum, expected].map(|sum| hex(&sum.sha256));

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use aws_sdk_s3::error::ProvideErrorMetadata as _;
-use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, Part as Listed, StorageClass};
+use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, EncodingType, Part as Listed, StorageClass};
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
 
@@ -21,7 +21,7 @@ use super::pending::{Part, Parts, Pending};
 use super::pieces::{Piece, pieces};
 use super::proof::{etag, sha256_base64};
 use super::seal::Sealed;
-use super::store::{Store, Sums, patience};
+use super::store::{Store, Sums, decoded, patience};
 use super::trouble::{self, Refusal};
 use crate::config::Checksums;
 use crate::progress::Progress;
@@ -240,9 +240,10 @@ async fn list(store: &Store, key: &str, id: &str) -> Result<Option<Vec<Listed>>>
 
 /// The ids of the uploads to `key` that aren't completed.
 async fn uploads(store: &Store, key: &str) -> Result<Vec<String>> {
-    let request = store.client.list_multipart_uploads().bucket(&store.bucket).prefix(key);
+    let request = store.client.list_multipart_uploads().bucket(&store.bucket).prefix(key).encoding_type(EncodingType::Url);
     let listed = store.ask(format!("asking for broken-off uploads of {key}"), request.send()).await?;
-    let ours = listed.uploads().iter().filter(|upload| upload.key() == Some(key));
+    let is_ours = |name: &str| decoded(name, listed.encoding_type()) == key;
+    let ours = listed.uploads().iter().filter(|upload| upload.key().is_some_and(is_ours));
     Ok(ours.filter_map(|upload| upload.upload_id().map(String::from)).collect())
 }
 

@@ -34,9 +34,14 @@ const ON_BUCKET: [&str; 2] = ["s3:ListBucket", "s3:ListBucketMultipartUploads"];
 const ON_OBJECTS: [&str; 5] =
     ["s3:PutObject", "s3:GetObject", "s3:GetObjectRetention", "s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"];
 
+/// For how many days copies are locked.
+pub fn locked_days(offsite: &Offsite) -> u64 {
+    offsite.locked.map_or(LOCKED_DAYS, |locked| locked.as_secs().div_ceil(86_400))
+}
+
 /// All of it, as a shell script. Copies go `expire` days after they were made.
 pub fn script(offsite: &Offsite, kind: Kind, expire: u16) -> String {
-    let days = offsite.locked.map_or(LOCKED_DAYS, |locked| locked.as_secs().div_ceil(86_400));
+    let days = locked_days(offsite);
     let api = offsite.endpoint.as_ref().map_or_else(|| String::from("aws"), |endpoint| format!("aws --endpoint-url {endpoint}"));
     let mut script = Script { text: String::new(), api, bucket: &offsite.bucket };
     script.comment(&format!(

@@ -21,9 +21,9 @@ use super::unseal::Keys;
 use crate::config::Offsite;
 use crate::pipe::{Inlet, Outlet, pipe};
 use crate::progress::Progress;
+use crate::snapshot::INDEX_END;
 use crate::snapshot::index::read;
 use crate::snapshot::restore::{self, Restored, Stream};
-use crate::snapshot::{ARCHIVE_END, INDEX_END};
 use crate::stop::Stop;
 
 /// What to restore, and where to.
@@ -56,7 +56,7 @@ pub fn restore(request: &Request<'_>, stop: &Stop, progress: &Progress) -> Resul
     let commit = super::runtime()?.block_on(committed(&store, wanted)).with_context(doing)?;
     let (_folder, index) = index(&store, &keys, &commit, stop).with_context(doing)?;
     let trailer = read::trailer(&index).with_context(doing)?;
-    let name = PathBuf::from(format!("{}/{}/{}{ARCHIVE_END}", store::place(offsite), commit.source, commit.snapshot));
+    let name = PathBuf::from(format!("s3://{}/{}", offsite.bucket, commit.archive.key));
     opened(&store, &keys, &commit.archive, stop, |content| {
         let stream = Stream { name: &name, content, size: trailer.archive.size, index: &index };
         restore::restore_stream(stream, request.paths, request.to, progress, stop)
@@ -76,6 +76,7 @@ pub fn index(store: &Store, keys: &Keys, commit: &Commit, stop: &Stop) -> Result
         std::io::copy(content, &mut file).context("opening the index")?;
         Ok(())
     })?;
+    commit.ensure_named(&index)?;
     Ok((folder, index))
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::retry::RetryConfig;
@@ -21,7 +21,7 @@ use aws_sdk_s3::operation::get_object::GetObjectError;
 use aws_sdk_s3::operation::head_object::HeadObjectError;
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ServerSideEncryption};
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, EncodingType, ServerSideEncryption};
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
@@ -29,6 +29,7 @@ use jiff::Timestamp;
 use openssl::base64::encode_block;
 use openssl::hash::{MessageDigest, hash};
 use openssl::sha::sha256;
+use percent_encoding::percent_decode_str;
 use tokio::time::timeout;
 
 use super::body::{Pace, Pulse};
@@ -50,7 +51,7 @@ const CONNECT: Duration = Duration::from_secs(20);
 const TRIES: u32 = 4;
 
 /// What is read into memory is small: a commit object has some hundred bytes.
-const SMALL: u64 = 64 << 10;
+pub const SMALL: usize = 64 << 10;
 
 /// A bucket, and the place of this appliance in it.
 #[derive(Clone, Debug)]
@@ -229,10 +230,10 @@ impl Store {
         }))
     }
 
-    /// The content of a small object; none when there is none.
+    /// The content of a small object; none when there is none. Of one that isn't small, a little more than [`SMALL`] bytes.
     ///
     /// # Errors
-    /// It can't be read, or isn't small.
+    /// It can't be read.
     pub async fn read(&self, key: &str) -> Result<Option<Vec<u8>>> {
         let reading = || format!("reading {key}");
         let request = self.contents.get_object().bucket(&self.bucket).key(key);
@@ -243,11 +244,11 @@ impl Store {
         };
         let mut content = Vec::new();
         while let Some(bytes) = self.wait(answer.body.next()).await? {
-            let bytes = bytes.map_err(|error| broken(&error)).with_context(reading)?;
-            if (content.len() + bytes.len()) as u64 > SMALL {
-                bail!("{}: it has more than {SMALL} bytes", reading());
+            let bytes = bytes.map_err(|error| trouble::broken(&error)).with_context(reading)?;
+            content.extend_from_slice(&bytes[..bytes.len().min(SMALL + 1 - content.len())]);
+            if content.len() > SMALL {
+                break;
             }
-            content.extend_from_slice(&bytes);
         }
         Ok(Some(content))
     }
@@ -327,28 +328,33 @@ impl Store {
     /// # Errors
     /// The store doesn't list them.
     pub async fn list(&self, start: &str) -> Result<Vec<Listed>> {
-        let mut pages = self.client.list_objects_v2().bucket(&self.bucket).prefix(start).into_paginator().send();
+        // XML can't hold every key that there may be.
+        let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(start).encoding_type(EncodingType::Url);
+        let mut pages = request.into_paginator().send();
         let mut listed = Vec::new();
         while let Some(page) = self.wait(pages.next()).await? {
             let page = page.map_err(|error| trouble::told(&error)).context("listing the bucket")?;
             listed.extend(page.contents().iter().filter_map(|object| {
                 let size = object.size().and_then(|size| u64::try_from(size).ok())?;
                 let stored = object.last_modified().and_then(|time| Timestamp::from_second(time.secs()).ok());
-                Some(Listed { key: object.key()?.to_owned(), size, stored })
+                Some(Listed { key: decoded(object.key()?, page.encoding_type()), size, stored })
             }));
         }
         Ok(listed)
     }
 }
 
+/// A key in a store's answer, which may have done as it was asked and encoded it for a URL, or not.
+pub fn decoded(key: &str, encoding: Option<&EncodingType>) -> String {
+    match encoding {
+        Some(EncodingType::Url) => percent_decode_str(&key.replace('+', " ")).decode_utf8_lossy().into_owned(),
+        _ => key.to_owned(),
+    }
+}
+
 /// A request that may take longer than others.
 pub fn patience(time: Duration) -> aws_sdk_s3::config::Builder {
     aws_sdk_s3::Config::builder().timeout_config(TimeoutConfig::builder().operation_attempt_timeout(time).build())
-}
-
-/// The error of a body that broke off.
-pub fn broken(error: &(dyn std::error::Error + 'static)) -> anyhow::Error {
-    anyhow!("the store's answer broke off: {}", trouble::causes(Some(error)))
 }
 
 fn http_client(offsite: &Offsite) -> Result<SharedHttpClient> {

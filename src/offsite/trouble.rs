@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::fmt;
 
-use anyhow::anyhow;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
@@ -17,11 +16,37 @@ pub const TRY_LATER: &str = "the store is in trouble: the next run tries again";
 
 /// The error of a request that the store understood and doesn't do: asking again makes no difference.
 #[derive(Debug)]
-pub struct Refusal(String);
+pub struct Refusal {
+    told: String,
+    /// Whether the store only says that what was asked for isn't there.
+    absent: bool,
+}
+
+/// The error of a request that came to nothing: what it was about isn't known.
+#[derive(Debug)]
+struct Unanswered(String);
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl Error for Unanswered {}
+
+/// Whether an error says nothing about what is in the store, since that didn't give an answer, or didn't want to.
+pub fn is_of_the_way(error: &anyhow::Error) -> bool {
+    error.is::<Unanswered>() || error.downcast_ref::<Refusal>().is_some_and(|refusal| !refusal.absent)
+}
+
+/// The error of a body that broke off.
+pub fn broken(error: &(dyn Error + 'static)) -> anyhow::Error {
+    Unanswered(format!("the store's answer broke off: {}", causes(Some(error)))).into()
+}
 
 impl fmt::Display for Refusal {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
+        formatter.write_str(&self.told)
     }
 }
 
@@ -58,7 +83,7 @@ where
         Some(hint) => format!("{told}\nhint: {hint}"),
         None => told,
     };
-    if status.is_some_and(is_refusal) { Refusal(told).into() } else { anyhow!(told) }
+    if status.is_some_and(is_refusal) { Refusal { told, absent: status == Some(404) }.into() } else { Unanswered(told).into() }
 }
 
 /// Whether this status says no, and not "later": 408, 409, 425 and 429 are about the moment.

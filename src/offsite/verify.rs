@@ -11,10 +11,11 @@ use serde::Serialize;
 
 use super::commit::Commit;
 use super::content;
-use super::fetch::{Wanted, committed};
+use super::fetch::{Absent, Wanted, committed};
 use super::list::found;
 use super::retrieve;
 use super::store::{self, Store};
+use super::trouble;
 use super::unseal::Keys;
 use crate::config::Offsite;
 use crate::digest::{Summing, hex};
@@ -44,6 +45,8 @@ pub struct Request<'a> {
     pub credentials: &'a Path,
     /// Which copies; all that have a commit object, where there are none.
     pub wanted: &'a [Wanted],
+    /// Copies that were proven to be there, as the appliance knows: those that aren't are told of.
+    pub expected: &'a [Wanted],
     /// Of how many of them, drawn at random.
     pub sample: Option<usize>,
     /// The private key to open them with.
@@ -53,7 +56,7 @@ pub struct Request<'a> {
 /// Verifies copies, and gives each to `told` as it is done.
 ///
 /// # Errors
-/// The store can't be asked which there are, or a stop was asked for.
+/// The store doesn't give an answer, a copy that was named isn't there, or a stop was asked for.
 pub fn verify(
     request: &Request<'_>,
     stop: &Stop,
@@ -68,6 +71,10 @@ pub fn verify(
     if wanted.is_empty() {
         let found = runtime.block_on(found(&store, None)).with_context(doing)?;
         wanted.extend(found.into_iter().filter(|(_, objects)| objects.commit).map(|((source, name), _)| Wanted { source, name }));
+        for Wanted { source, name } in request.expected.iter().filter(|expected| !wanted.contains(expected)) {
+            let problem = Some(String::from("it was proven to be here, and isn't any more"));
+            told(&Verified { source: source.clone(), snapshot: name.clone(), bytes: 0, problem })?;
+        }
     }
     if let Some(sample) = request.sample {
         draw(&mut wanted, sample)?;
@@ -83,6 +90,9 @@ pub fn verify(
         stop.check()?;
         let (bytes, problem) = match verified {
             Ok(bytes) => (bytes, None),
+            Err(error) if trouble::is_of_the_way(&error) || error.is::<Absent>() => {
+                return Err(error).with_context(|| format!("{}: {}/{name}", doing(), wanted.source));
+            }
             Err(error) => (0, Some(format!("{error:#}"))),
         };
         told(&Verified { source: wanted.source, snapshot: name, bytes, problem })?;

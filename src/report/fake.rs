@@ -26,6 +26,12 @@ pub fn serve(mut answer: impl FnMut(&str) -> String + Send + 'static) -> Report 
     report(port)
 }
 
+/// A mail with this content, as the appliance makes them.
+pub fn mail(content: &str) -> Vec<u8> {
+    let headers = "Message-ID: <1@example.net>\r\nSubject: [vaultberry] pi: test\r\nAuto-Submitted: auto-generated\r\n\r\n";
+    [headers, content].concat().into_bytes()
+}
+
 /// A `[report]` that mails through this port in clear.
 pub fn report(port: u16) -> Report {
     Report {

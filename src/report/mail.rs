@@ -7,6 +7,7 @@
 
 use anyhow::{Error, anyhow};
 
+use super::refusal::hinted_once;
 use super::smtp::Smtp;
 use crate::config::Report;
 
@@ -101,7 +102,7 @@ fn together(failures: Vec<Failure>, passed_over: bool) -> Failure {
     let refused = failures.iter().filter(|failure| matches!(failure, Failure::Refused(_))).count();
     let (all, none_is_left) = (failures.len(), of_servers == failures.len());
     let told: Vec<String> = failures.into_iter().map(|failure| format!("{:#}", failure.into_error())).collect();
-    let error = anyhow!(told.join("\n"));
+    let error = anyhow!(hinted_once(&told));
     if too_large {
         Failure::TooLarge(error)
     } else if none_is_left {

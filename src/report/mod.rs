@@ -41,6 +41,7 @@ use crate::redact::Redactor;
 use mail::Mailer;
 pub use queue::Loss;
 use queue::{Queue, Which};
+use refusal::hinted_once;
 pub use smtp::Smtp;
 
 /// How long all sending of one run may take.
@@ -271,7 +272,7 @@ pub fn test(config: &Config, now: Timestamp) -> Result<String> {
     if delivery.problems.is_empty() {
         return Ok(format!("{} sent to {to} through {through}\n", mails(delivery.sent)));
     }
-    let told = delivery.problems.join("\n");
+    let told = hinted_once(&delivery.problems);
     bail!("trying the report: {} sent, {} waiting: {told}", mails(delivery.sent), delivery.waiting)
 }
 
@@ -297,7 +298,7 @@ pub fn send_now(config: &Config) -> Result<String> {
     if delivery.problems.is_empty() {
         return Ok(format!("{told}\n"));
     }
-    bail!("sending the reports that wait: {told}: {}", delivery.problems.join("\n"))
+    bail!("sending the reports that wait: {told}: {}", hinted_once(&delivery.problems))
 }
 
 fn mails(count: usize) -> String {
@@ -337,7 +338,7 @@ mod tests {
         });
         let state = tempfile::tempdir().unwrap();
         let queue = Queue::below(state.path());
-        queue.put("1", b"mail", None).unwrap();
+        queue.put("1", &fake::mail("1"), None).unwrap();
         let begun = Instant::now();
         let delivery = deliver(Mailer::new(&report, "pi"), &queue, Which::All, None, Duration::from_secs(1));
         assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
@@ -366,7 +367,7 @@ mod tests {
         report.to.extend(["late@example.org".to_owned(), "gone@example.org".to_owned()]);
         let state = tempfile::tempdir().unwrap();
         let queue = Queue::below(state.path());
-        queue.put("1", b"mail\r\n", None).unwrap();
+        queue.put("1", &fake::mail("1\r\n"), None).unwrap();
         let deliver = || deliver(Mailer::new(&report, "pi"), &queue, Which::NotRefused, None, LONGEST);
         let first = deliver();
         assert_eq!((first.sent, first.problems.len()), (0, 2), "{first:?}");

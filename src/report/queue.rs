@@ -8,6 +8,7 @@
 //! A mail that is too large for the server goes in its short form, `NAME.short`, and then both leave the queue. One that was
 //! taken for some of the recipients waits for those that were refused for now; `NAME.done` names all others, one a line.
 
+mod files;
 mod losses;
 
 use std::collections::BTreeSet;
@@ -192,7 +193,7 @@ impl Queue {
 
     /// Gives one mail to `send`, in the form that stands at `path`, and removes it when it was taken for everybody.
     fn hand_over(&self, name: &str, path: &Path, send: &mut Send<'_>, delivery: &mut Delivery) -> Result<(), Failure> {
-        let mail = fs::read(path).with_context(|| format!("reading the mail {}", path.display())).map_err(Failure::Mail)?;
+        let mail = files::mail(path).map_err(Failure::Mail)?;
         let done = self.lines(name, DONE).map_err(Failure::Mail)?;
         let tells = self.lines(name, TELLS).map_err(Failure::Mail)?;
         let taken = send(&mail, &done)?;
@@ -214,11 +215,8 @@ impl Queue {
     /// A list that stands beside a mail; empty where there is none.
     fn lines(&self, name: &str, end: &str) -> Result<Vec<String>> {
         let path = self.beside(name, end);
-        match fs::read_to_string(&path) {
-            Ok(text) => Ok(text.lines().map(str::to_owned).collect()),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
-        }
+        let text = files::text(&path)?.unwrap_or_default();
+        Ok(text.lines().map(str::to_owned).collect())
     }
 
     fn write_lines(&self, name: &str, end: &str, lines: &[String]) -> Result<()> {
@@ -234,7 +232,7 @@ impl Queue {
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .custom_flags(OFlag::O_NOFOLLOW.bits())
+            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
             .open(&path)
             .with_context(locking)?;
         let until = Instant::now() + self.patience;

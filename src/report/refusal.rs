@@ -67,6 +67,18 @@ pub fn unreachable(server: &MailServer, error: &io::Error) -> anyhow::Error {
     anyhow::anyhow!("connecting to the mail server {}: {cause}\nhint: {}", place(server), hint(Stage::Connecting, None, &cause))
 }
 
+/// What was said by several servers or of several recipients, with a hint that many have only once: behind the last of them.
+pub fn hinted_once(told: &[String]) -> String {
+    let mut lines: Vec<&str> = Vec::new();
+    for line in told.iter().flat_map(|told| told.lines()) {
+        if line.starts_with("hint: ") {
+            lines.retain(|before| *before != line);
+        }
+        lines.push(line);
+    }
+    lines.join("\n")
+}
+
 /// The enhanced code (RFC 3463 section 2) that an answer begins with.
 fn enhanced(text: &str) -> Option<&str> {
     let word = text.split_whitespace().next()?;
@@ -117,7 +129,14 @@ fn certificate_hint(cause: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Stage, enhanced, hint};
+    use super::{Stage, enhanced, hint, hinted_once};
+
+    #[test]
+    fn a_hint_that_many_have_is_told_once() {
+        let told = ["a: no\nhint: look", "b: no\nhint: look", "c: no\nhint: wait"].map(String::from);
+        assert_eq!(hinted_once(&told), "a: no\nb: no\nhint: look\nc: no\nhint: wait");
+        assert_eq!(hinted_once(&[]), "");
+    }
 
     #[test]
     fn an_enhanced_code_is_three_numbers_and_first() {

@@ -20,7 +20,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::mail::{Failure, Taken};
 use super::place;
-use super::refusal::{Stage, is_too_large, told, unreachable};
+use super::refusal::{Stage, hinted_once, is_too_large, told, unreachable};
 use super::starttls;
 use crate::config::{MailServer, Report, Security};
 use crate::credentials;
@@ -179,7 +179,7 @@ impl Smtp {
         if taken.done.len() > taken.refused.len() {
             return Ok(taken);
         }
-        let error = anyhow!([taken.refused, taken.problems].concat().join("\n"));
+        let error = anyhow!(hinted_once(&[taken.refused, taken.problems].concat()));
         Err(match (recipients.len() == self.report.to.len(), taken.is_partial) {
             (true, _) => Failure::Server(error),
             // The others have it: what these refuse says nothing of the next mail.

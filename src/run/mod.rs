@@ -28,7 +28,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail};
 use jiff::Timestamp;
@@ -239,7 +239,8 @@ impl Run<'_> {
         let last = last_times(&self.state(LAST_RUN));
         let before = missed_before(&self.state(LAST_RUN));
         let (mut report, log) = self.begin();
-        // Already now, so that a run that is killed doesn't leave the word of the one before as the last.
+        // Already now, and again with each source, so that a run that is killed doesn't leave the word of the one before as
+        // the last.
         self.write_down(&mut report);
         let sources: Vec<&str> = self.config.sources.iter().map(|source| source.name.as_str()).collect();
         self.events.tell(&Event::Begun { run: &report.run, sources: &sources });
@@ -302,6 +303,7 @@ impl Run<'_> {
         let night =
             pipeline::Night { backup, run: &run, zone: &zone, accept: self.accept, stop: self.stop, archiving: &archiving };
         let short = forecast::short(self.config).context("looking how much room there is")?;
+        let word = Mutex::new(report.clone());
         let each = |source: &Source| {
             let mut result = match self.stop.check() {
                 Ok(()) if short.contains_key(&source.name) => {
@@ -311,11 +313,12 @@ impl Run<'_> {
                 Err(error) => SourceReport::skipped(&source.name, &error),
             };
             result.missed_before = before.get(&source.name).copied();
+            self.add(&word, &result);
             self.events.tell(&Event::Source(&result));
             result
         };
         report.sources = parallel::map(&self.config.sources, self.config.backup.parallel.into(), &each);
-        pushes::make(self.config, report, self.events, self.stop);
+        pushes::make(self.config, report, self.events, self.stop, &|report| self.keep(report));
         report.settle();
         self.stop.check()
     }
@@ -339,10 +342,31 @@ impl Run<'_> {
 
     /// Writes the word of the run. A state folder that takes none is trouble of its own.
     fn write_down(&self, report: &mut RunReport) {
-        let written = report.to_json().and_then(|json| durable::write(&self.state(LAST_RUN), &json, 0o644));
-        if let Err(error) = written {
+        if let Err(error) = self.written(report) {
             report.trouble(&error);
         }
+    }
+
+    fn written(&self, report: &RunReport) -> Result<()> {
+        durable::write(&self.state(LAST_RUN), &report.to_json()?, 0o644)
+    }
+
+    /// Writes the word of a run that goes on, so that what it has done stands there also when it is killed. Where that
+    /// fails, the end of the run, which writes it again, says so.
+    fn keep(&self, report: &RunReport) {
+        if let Err(error) = self.written(report) {
+            tracing::warn!("{error:#}");
+        }
+    }
+
+    /// Adds a source that is done with to the word of the run, in the order of the configuration.
+    fn add(&self, word: &Mutex<RunReport>, source: &SourceReport) {
+        let place = |name: &str| self.config.sources.iter().position(|source| source.name == name);
+        // Held while it is written: others are at work, too.
+        let mut word = word.lock().unwrap_or_else(PoisonError::into_inner);
+        word.sources.push(source.clone());
+        word.sources.sort_by_key(|source| place(&source.name));
+        self.keep(&word);
     }
 
     /// The serial number of the disk that this night was written to, which is remembered.

@@ -17,8 +17,9 @@ use crate::run::report::{PushReport, RunReport, SourceReport};
 use crate::snapshot::{ARCHIVE_END, INDEX_END};
 use crate::stop::Stop;
 
-/// Pushes what this run has made and what is due, and writes into `report` how that went. Without `[offsite]` it does nothing.
-pub fn make(config: &Config, report: &mut RunReport, events: &Events, stop: &Stop) {
+/// Pushes what this run has made and what is due, and writes into `report` how that went; `keep` gets it after each source.
+/// Without `[offsite]` it does nothing.
+pub fn make(config: &Config, report: &mut RunReport, events: &Events, stop: &Stop, keep: &dyn Fn(&RunReport)) {
     if config.offsite.is_none() {
         return;
     }
@@ -27,9 +28,11 @@ pub fn make(config: &Config, report: &mut RunReport, events: &Events, stop: &Sto
     if let Err(error) = offsite::give_up_others(config, &known, stop) {
         report.note(format!("giving up pushes of sources that are gone: {error:#}"));
     }
-    for source in &mut report.sources {
+    for place in 0..report.sources.len() {
+        let source = &mut report.sources[place];
         let made = made(&config.backup.folder, source).map(|archive| (archive, source.outcome));
         source.push = pushing.tell(&source.name, made);
+        keep(report);
     }
     if stop.check().is_err() {
         return;

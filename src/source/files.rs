@@ -1,7 +1,7 @@
 //! The files of a source: each configured path brought into the mirror by rsync.
 //!
-//! What the account on the server can't read is found before, named, and left out (`unreadable`). Deletions are held back
-//! until the mirror guard has seen how many there are (`guard`). What rsync's exit code then makes of a path:
+//! What the account on the server can't read is found before, named, and left out (`unreadable`); a source of which it can't
+//! read half is partial. Deletions are held back until the mirror guard has seen how many there are (`guard`). What rsync's exit code then makes of a path:
 //!
 //! | code | meaning | outcome |
 //! |---|---|---|
@@ -87,6 +87,13 @@ pub async fn pull(order: &Order<'_>, connection: &mut Connection<'_>, pulled: &m
     }
     if pulled.unreadable > before && !look {
         pulled.warnings.push(NOT_LOOKED_FOR.to_owned());
+    }
+    if let Err(why) = pulled.unread.judge() {
+        pulled.spoil(format!(
+            "{why}: the snapshot has them as they were last pulled, or not at all; hint: let the account {} read them there, or \
+             name in `paths` only what it may read",
+            source.user
+        ));
     }
     if pulled.outcome == Outcome::Complete {
         let places = source.paths.iter().map(|path| super::mirror::relative(path)).collect::<Result<Vec<_>>>()?;
@@ -184,7 +191,9 @@ impl Pulling<'_> {
             let failure = ended.failure().replace('\n', "; ");
             pulled.spoil(format!("{doing}: the transfer broke, and the snapshot has a mix of old and new: {failure}"));
         } else {
+            let named = pulled.unreadable;
             judge(&ended, &doing, pulled)?;
+            pulled.unread.add(transfer.unread(&ended, pulled.unreadable - named, Some(&files)));
         }
         if !transfer.arrived(&files) {
             pulled.spoil(format!("{shown} isn't in the mirror as what the server said it was"));
@@ -220,7 +229,7 @@ fn deletions(ended: &Ended) -> Deletions {
 }
 
 /// That a path didn't come, what the snapshot has instead, and what to do about it.
-fn not_pulled(path: &Path, mirror: &Path, why: &str) -> String {
+pub fn not_pulled(path: &Path, mirror: &Path, why: &str) -> String {
     let there = super::mirror::relative(path).is_ok_and(|place| mirror.join(place).symlink_metadata().is_ok());
     let instead = if there { "the snapshot has it as it was last pulled" } else { "the snapshot has nothing of it" };
     let shown = printable(path.as_os_str().as_bytes());

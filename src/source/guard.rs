@@ -38,9 +38,56 @@ impl Deletions {
     }
 }
 
+/// Of a source's regular files, how many a pull couldn't read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unread {
+    /// Those that can't be read on the server.
+    pub unreadable: u64,
+    /// All of them.
+    pub all: u64,
+}
+
+impl Unread {
+    /// Adds those of another path.
+    pub fn add(&mut self, other: Self) {
+        self.unreadable += other.unreadable;
+        self.all += other.all;
+    }
+
+    /// Whether enough could be read for what came to be taken for the state of the server: more than half, unless those that
+    /// can't be read are few, and in any case one.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn judge(self) -> Result<(), String> {
+        let Self { unreadable, all } = self;
+        let read = all.saturating_sub(unreadable);
+        if unreadable > 0 && (read == 0 || unreadable > FEW && unreadable >= read) {
+            return Err(format!("{unreadable} of its {all} files can't be read on the server"));
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Deletions;
+    use super::{Deletions, Unread};
+
+    #[test]
+    fn half_of_a_source_must_be_readable_unless_the_rest_are_few() {
+        let told = |unreadable, all| Err(format!("{unreadable} of its {all} files can't be read on the server"));
+        for (unreadable, all, expected) in [
+            (0, 0, Ok(())),
+            (0, 100, Ok(())),
+            (1, 1, told(1, 1)),
+            (10, 11, Ok(())),
+            (11, 22, told(11, 22)),
+            (11, 23, Ok(())),
+            (40, 40, told(40, 40)),
+        ] {
+            assert_eq!(Unread { unreadable, all }.judge(), expected, "{unreadable} {all}");
+        }
+    }
 
     #[test]
     fn the_golden_table() {

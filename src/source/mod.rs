@@ -35,6 +35,7 @@ use crate::stop::Stop;
 use crate::warnings::Warnings;
 
 pub use crate::source::dump::make::Stale;
+use crate::source::guard::Unread;
 use crate::source::owners::Owners;
 use crate::source::room::Room;
 use crate::source::ssh::Connection;
@@ -70,6 +71,8 @@ pub struct Pulled {
     pub warnings: Warnings,
     /// How many entries the account on the server can't read.
     pub unreadable: u64,
+    /// Of the regular files, how many couldn't be read.
+    pub unread: Unread,
     /// How many files vanished before they could be pulled.
     pub vanished: u64,
     /// Dumps that aren't new.
@@ -81,8 +84,15 @@ pub struct Pulled {
 impl Pulled {
     /// Nothing yet.
     pub fn new() -> Self {
-        let (warnings, owners) = (Warnings::default(), Owners::default());
-        Self { outcome: Outcome::Complete, warnings, unreadable: 0, vanished: 0, stale: Vec::new(), owners }
+        Self {
+            outcome: Outcome::Complete,
+            warnings: Warnings::default(),
+            unreadable: 0,
+            unread: Unread::default(),
+            vanished: 0,
+            stale: Vec::new(),
+            owners: Owners::default(),
+        }
     }
 
     /// Adds what became of another part.
@@ -90,6 +100,7 @@ impl Pulled {
         self.outcome = self.outcome.max(other.outcome);
         self.warnings.append(other.warnings);
         self.unreadable += other.unreadable;
+        self.unread.add(other.unread);
         self.vanished += other.vanished;
         self.stale.extend(other.stale);
     }
@@ -131,7 +142,7 @@ pub fn pull(order: &Order<'_>) -> Result<Pulled> {
         if let Err(error) = ended {
             // No snapshot will carry them.
             for line in &pulled.warnings.lines {
-                tracing::warn!(source = order.source.name, "{line}");
+                tracing::warn!(source = order.source.name, "{}", without_snapshot(line));
             }
             return Err(error);
         }
@@ -153,10 +164,23 @@ async fn pull_over(connection: &mut Connection<'_>, order: &Order<'_>, pulled: &
     let dumped = dump::pull(order, connection, pulled).await?;
     let came = files::pull(order, connection, pulled).await?;
     if dumped + came == 0 {
-        bail!("pulling {}: nothing of it could be had: {}", source.name, pulled.warnings.lines.join("; "));
+        let told: Vec<String> = pulled.warnings.lines.iter().map(|line| without_snapshot(line)).collect();
+        bail!("pulling {}: nothing of it could be had: {}", source.name, told.join("; "));
     }
     order.room.check_quota()?;
     Ok(())
+}
+
+/// What is said of a path or a dump that didn't come, where no snapshot is made: what that would have says nothing then.
+fn without_snapshot(line: &str) -> String {
+    [
+        ("the snapshot has it as it was last pulled", "the mirror keeps it as it was last pulled"),
+        (", the snapshot has nothing of it", ""),
+        ("the snapshot has the dump of", "the mirror keeps the dump of"),
+        (", and the snapshot has no dump of it", ""),
+    ]
+    .into_iter()
+    .fold(line.to_owned(), |line, (claim, instead)| line.replacen(claim, instead, 1))
 }
 
 /// The runtime that drives one connection and its children.
@@ -168,8 +192,26 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use super::roots;
+    use super::{files, roots, without_snapshot};
     use crate::config::{Source, sample};
+
+    #[test]
+    fn where_there_is_no_snapshot_nothing_is_said_of_one() {
+        let mirror = tempfile::tempdir().unwrap();
+        let told = || without_snapshot(&files::not_pulled(Path::new("/srv"), mirror.path(), "gone"));
+        assert_eq!(told(), "/srv was not pulled: gone");
+        std::fs::create_dir(mirror.path().join("srv")).unwrap();
+        assert_eq!(told(), "/srv was not pulled, the mirror keeps it as it was last pulled: gone");
+        for (dump, expected) in [
+            ("wiki was not dumped, and the snapshot has no dump of it: no", "wiki was not dumped: no"),
+            (
+                "wiki was not dumped, and the snapshot has the dump of X",
+                "wiki was not dumped, and the mirror keeps the dump of X",
+            ),
+        ] {
+            assert_eq!(without_snapshot(dump), expected);
+        }
+    }
 
     #[test]
     fn dumps_are_a_root_only_where_there_are_databases() {

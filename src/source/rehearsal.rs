@@ -12,7 +12,7 @@ use crate::config::Source;
 use crate::log::printable;
 use crate::outcome::Outcome;
 use crate::sandbox::{Account, Cell};
-use crate::source::guard::Deletions;
+use crate::source::guard::{Deletions, Unread};
 use crate::source::mirror::FILES;
 use crate::source::ssh::Connection;
 use crate::source::transfer::{Deleting, Pass, Transfer};
@@ -80,8 +80,16 @@ async fn rehearse_over(connection: &Connection<'_>, source: &Source, mirror: &Pa
     if !look && !source.paths.is_empty() {
         rehearsal.warnings.push(files::NOT_LOOKED_FOR.to_owned());
     }
+    let mut unread = Unread::default();
     for path in &source.paths {
-        usable += usize::from(rehearsal.path(connection, source, path, look, &mirror.join(FILES), stop).await?);
+        if let Some(of_path) = rehearsal.path(connection, source, path, look, &mirror.join(FILES), stop).await? {
+            usable += 1;
+            unread.add(of_path);
+        }
+    }
+    if let Err(why) = unread.judge() {
+        rehearsal.outcome = Outcome::Partial;
+        rehearsal.lines.push(why);
     }
     if usable == 0 {
         rehearsal.outcome = Outcome::Failed;
@@ -90,7 +98,7 @@ async fn rehearse_over(connection: &Connection<'_>, source: &Source, mirror: &Pa
 }
 
 impl Rehearsal {
-    /// Rehearses one path, and says whether it can be pulled.
+    /// Rehearses one path, and says how much of it can't be read; none when it can't be pulled.
     async fn path(
         &mut self,
         connection: &Connection<'_>,
@@ -99,14 +107,14 @@ impl Rehearsal {
         look: bool,
         mirror: &Path,
         stop: &Stop,
-    ) -> Result<bool> {
+    ) -> Result<Option<Unread>> {
         let shown = printable(path.as_os_str().as_bytes());
         let transfer = match Transfer::ask(connection, path, look, stop, &mut self.warnings).await? {
             Ok(transfer) => transfer,
             Err(why) => {
                 self.outcome = Outcome::Partial;
                 self.lines.push(format!("{shown} can't be pulled: {why}"));
-                return Ok(false);
+                return Ok(None);
             }
         };
         // Where a pull would first make a folder, all would be new: an empty one stands for it.
@@ -120,6 +128,7 @@ impl Rehearsal {
         let ended = transfer.run(&pass, stop).await?;
         let mut pulled = Pulled::new();
         files::judge(&ended, &format!("rehearsing the pull of {shown}"), &mut pulled)?;
+        let unread = transfer.unread(&ended, pulled.unreadable, None);
         self.outcome = self.outcome.max(pulled.outcome);
         self.warnings.append(pulled.warnings);
         self.lines.push(format!(
@@ -138,6 +147,6 @@ impl Rehearsal {
             self.outcome = self.outcome.max(Outcome::Partial);
             self.lines.push(format!("{shown}: nothing would be deleted: {why}"));
         }
-        Ok(true)
+        Ok(Some(unread))
     }
 }

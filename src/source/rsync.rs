@@ -75,12 +75,18 @@ impl Ended {
 
     /// The same without the folders among them: `201 (reg: 100, dir: 101)` is 100.
     pub fn files(&self, what: &str) -> u64 {
-        let line = self.stdout.iter().rev().find(|line| line.strip_prefix(what).is_some_and(|rest| rest.starts_with(": ")));
-        let folders = line.and_then(|line| {
-            let (_, behind) = line.split_once("dir: ")?;
-            behind.split([',', ')']).next()?.parse().ok()
-        });
-        self.statistic(what).saturating_sub(folders.unwrap_or(0))
+        self.statistic(what).saturating_sub(self.kind(what, "dir: ").unwrap_or(0))
+    }
+
+    /// The regular files among them: `201 (reg: 99, dir: 101, link: 1)` is 99.
+    pub fn regular(&self, what: &str) -> u64 {
+        self.kind(what, "reg: ").unwrap_or(0)
+    }
+
+    fn kind(&self, what: &str, kind: &str) -> Option<u64> {
+        let is_it = |line: &&String| line.strip_prefix(what).is_some_and(|rest| rest.starts_with(": "));
+        let (_, behind) = self.stdout.iter().rev().find(is_it)?.split_once(kind)?;
+        behind.split([',', ')']).next()?.parse().ok()
     }
 
     /// How many deletions `--max-delete=0` held back.
@@ -167,5 +173,6 @@ mod tests {
         assert_eq!((ended.statistic("Number of deleted files"), ended.statistic("Total transferred file size")), (3, 123_456));
         assert_eq!(ended.statistic("Number of created files"), 0);
         assert_eq!((ended.files("Number of deleted files"), ended.files("Number of created files")), (2, 0));
+        assert_eq!((ended.regular("Number of deleted files"), ended.regular("Number of created files")), (2, 0));
     }
 }

@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 
 use crate::log::printable;
 use crate::source::child::Limits;
-use crate::source::guard::Deletions;
+use crate::source::guard::{Deletions, Unread};
 use crate::source::room::Room;
 use crate::source::rsync::{self, Ended, PARTIAL};
 use crate::source::ssh::Connection;
@@ -142,6 +142,18 @@ impl<'a> Transfer<'a> {
     /// How many entries of the path are known to be unreadable.
     pub fn unreadable(&self) -> u64 {
         self.unreadable.as_ref().map_or(0, |unreadable| unreadable.count() as u64)
+    }
+
+    /// Of its regular files, how many couldn't be read when rsync ended so: those that were left out, and the `met` that rsync
+    /// named. How many there are in a folder that can't be entered is known only of what the mirror in `files` keeps of it.
+    pub fn unread(&self, ended: &Ended, met: u64, files: Option<&Path>) -> Unread {
+        let mut left_out = self.unreadable();
+        // Where all that has gone from the server went from the mirror, what it has beside what is there was left out.
+        if let Some(files) = files.filter(|_| left_out > 0 && ended.held_back() == 0 && ended.code != Some(PARTIAL)) {
+            let kept = mirror::count(&files.join(&self.place)).saturating_sub(ended.files("Number of files"));
+            left_out = left_out.max(kept);
+        }
+        Unread { unreadable: left_out + met, all: ended.regular("Number of files") + left_out }
     }
 
     /// Runs rsync.

@@ -147,8 +147,11 @@ pub struct Certificate {
 pub fn gather(config: &Config, last: Option<&RunReport>, now: Timestamp) -> Facts {
     let state = &config.backup.state;
     let mut troubles = Vec::new();
+    // Asked before and after: a run that begins or ends between would look like one that was killed.
+    let running = lock::holder_of(&config.backup.lock);
     let read = |troubles: &mut Vec<String>| known(troubles, run::last(state)).flatten();
     let last = last.cloned().or_else(|| read(&mut troubles));
+    let running = running.or_else(|| lock::holder_of(&config.backup.lock));
     let mut history = known(&mut troubles, history::load(state)).unwrap_or_default();
     let listed = known(&mut troubles, catalog::list(config, None));
     let room = if listed.is_some() { known(&mut troubles, room(config)).flatten() } else { None };
@@ -167,7 +170,7 @@ pub fn gather(config: &Config, last: Option<&RunReport>, now: Timestamp) -> Fact
     let mut facts = Facts {
         appliance: config.appliance.hostname.clone(),
         taken: now,
-        running: lock::holder_of(&config.backup.lock),
+        running,
         last,
         sources: sources(config, snapshots, now, &mut troubles),
         disk,
@@ -188,8 +191,13 @@ pub fn gather(config: &Config, last: Option<&RunReport>, now: Timestamp) -> Fact
 impl Facts {
     /// Whether all is well: `failed` when the last run was, when there is none that could be known or it is more than two
     /// nights ago, or when something couldn't be found out; `partial` when the last run was, or there is something to do.
+    /// While a run is going on, the last one is the last that has ended.
     pub fn verdict(&self) -> Outcome {
-        let last = self.last.as_ref().map_or(Outcome::Failed, |last| last.outcome);
+        let last = match self.under_way() {
+            Some(_) => self.last_ended().map(|night| night.outcome),
+            None => self.last.as_ref().map(|last| last.outcome),
+        };
+        let last = last.unwrap_or(Outcome::Failed);
         if last == Outcome::Failed || self.is_late() || !self.troubles.is_empty() {
             Outcome::Failed
         } else if last == Outcome::Partial || !self.todo.is_empty() {
@@ -197,6 +205,17 @@ impl Facts {
         } else {
             Outcome::Complete
         }
+    }
+
+    /// The run that is going on, as far as it has come; none when nobody runs. Its word says `failed` until its end, so that it
+    /// does when it is killed.
+    pub fn under_way(&self) -> Option<&RunReport> {
+        self.last.as_ref().filter(|last| self.running.is_some() && last.ended.is_none())
+    }
+
+    /// The newest run of the history that came to its end.
+    pub fn last_ended(&self) -> Option<&Night> {
+        self.history.iter().rev().find(|night| night.ended.is_some())
     }
 
     /// The last run, and how this source went in it; none when it wasn't in it.

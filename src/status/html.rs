@@ -66,7 +66,8 @@ pub fn page(facts: &Facts) -> String {
 
 /// The outcome, which is seen first.
 fn banner(facts: &Facts) -> String {
-    let outcome = facts.last.as_ref().map(|last| last.outcome);
+    let under_way = facts.under_way().is_some();
+    let outcome = facts.last.as_ref().map(|last| last.outcome).filter(|_| !under_way);
     let mut lines = Vec::new();
     if let Some(last) = &facts.last {
         let took = last.ended.map(|ended| format!(", took {}", duration(ended.as_second() - last.started.as_second())));
@@ -74,6 +75,7 @@ fn banner(facts: &Facts) -> String {
         lines.extend(last.error.iter().flat_map(|error| error.lines()).map(str::to_owned));
     }
     lines.extend(facts.running.iter().map(|running| format!("A run is going on: {running}")));
+    lines.extend(under_way.then(|| sentence(&text::before(facts))));
     let lines =
         lines.iter().fold(String::new(), |html, line| html + &format!("<div style=\"font-size:14px\">{}</div>\n", escaped(line)));
     format!(
@@ -194,7 +196,10 @@ fn of_appliance(facts: &Facts) -> String {
         html.push_str(&row(&format!("Mails that wait for the mail server: {}", facts.waiting_mails)));
     }
     if let Some((last, push)) = facts.last.as_ref().and_then(|last| Some((last, last.appliance.as_ref()?))) {
-        html.push_str(&row(&format!("The appliance itself: {}", push.summary(&last.run))));
+        let told = format!("The appliance itself: {}", push.summary(&last.run));
+        let (first, rest) = told.split_once('\n').unwrap_or((told.as_str(), ""));
+        html.push_str(&row(first));
+        rest.lines().for_each(|line| html.push_str(&remark(line)));
     }
     let notes = facts.last.iter().flat_map(|last| last.troubles.iter().chain(&last.notes));
     notes.flat_map(|note| note.lines()).for_each(|line| html.push_str(&remark(line)));
@@ -209,7 +214,10 @@ fn sentence(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use anyhow::anyhow;
+
     use super::page;
+    use crate::run::report::PushReport;
     use crate::status::sample;
 
     #[test]
@@ -230,6 +238,15 @@ mod tests {
         assert!(!page.contains("<script") && !page.contains("alert('") && !page.contains('\x1b'), "{page}");
         let safe = "&lt;script&gt;alert(&#39;&quot;&amp;x&#39;)&lt;/script&gt;\\u{1b}[31m";
         assert!(page.matches(safe).count() >= 6, "{page}");
+    }
+
+    #[test]
+    fn what_has_several_lines_is_shown_on_several() {
+        let mut facts = sample::facts();
+        facts.last.as_mut().unwrap().appliance = Some(PushReport::failed(&anyhow!("asking the store: no\nhint: look at it")));
+        let page = page(&facts);
+        assert!(page.contains("<div>The appliance itself: off-site: FAILED: asking the store: no</div>"), "{page}");
+        assert!(page.contains(">hint: look at it</div>") && !page.contains("\\n"), "{page}");
     }
 
     #[test]

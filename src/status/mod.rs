@@ -22,6 +22,7 @@ use jiff::Timestamp;
 
 use crate::config::Config;
 use crate::durable;
+use crate::redact::Redactor;
 use crate::report::Letter;
 use crate::run::report::RunReport;
 use facts::Facts;
@@ -34,12 +35,13 @@ pub fn json(facts: &Facts) -> Result<String> {
     Ok(serde_json::to_string_pretty(facts).context("putting the status into JSON")? + "\n")
 }
 
-/// Writes the page to `file`, for its owner alone: it names servers and files.
+/// Writes the page to `file`, for its owner alone: it names servers and files. Secrets are masked as in the mail, since a page
+/// is passed on.
 ///
 /// # Errors
 /// The file can't be written.
-pub fn write_page(facts: &Facts, file: &Path) -> Result<()> {
-    durable::write(file, html::page(facts).as_bytes(), 0o600).context("writing the status page")
+pub fn write_page(facts: &Facts, redactor: &Redactor, file: &Path) -> Result<()> {
+    durable::write(file, redactor.masked(&html::page(facts)).as_bytes(), 0o600).context("writing the status page")
 }
 
 /// The letter that tells of `report`, still without a log.

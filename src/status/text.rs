@@ -17,8 +17,11 @@ pub fn subject(facts: &Facts) -> String {
     format!("[vaultberry] {}: {}", facts.appliance, outcome(facts))
 }
 
-/// The last run's outcome, and a few words more where it isn't simply complete.
+/// The last run's outcome, and a few words more where it isn't simply complete; or that a run is going on.
 pub fn outcome(facts: &Facts) -> String {
+    if let Some(now) = facts.under_way() {
+        return format!("a run is going on since {:.0}", now.started);
+    }
     facts
         .last
         .as_ref()
@@ -44,8 +47,10 @@ fn clause(last: &RunReport, todo: usize) -> String {
 pub fn text(facts: &Facts, colour: bool) -> String {
     let mut text = String::new();
     line(&mut text, 0, &headline(facts, colour));
-    if let Some(running) = &facts.running {
-        line(&mut text, 0, &format!("a run is going on: {running}"));
+    match (&facts.running, facts.under_way()) {
+        (Some(running), Some(_)) => [running, &before(facts)].into_iter().for_each(|told| line(&mut text, 2, told)),
+        (Some(running), None) => line(&mut text, 0, &format!("a run is going on: {running}")),
+        (None, _) => {}
     }
     if let Some(error) = facts.last.as_ref().and_then(|last| last.error.as_ref()) {
         line(&mut text, 2, error);
@@ -65,6 +70,9 @@ pub fn text(facts: &Facts, colour: bool) -> String {
 
 /// `pi: partial, 2 of 3 sources complete; 4 h 10 min ago, in 12 min 3 s`.
 fn headline(facts: &Facts, colour: bool) -> String {
+    if facts.under_way().is_some() {
+        return format!("{}: {}", facts.appliance, outcome(facts));
+    }
     let Some(last) = &facts.last else { return format!("{}: no run yet", facts.appliance) };
     let outcome = painted(last.outcome, colour);
     let took = last.ended.map_or_else(
@@ -73,6 +81,14 @@ fn headline(facts: &Facts, colour: bool) -> String {
     );
     let when = format!("; began {}{took}", ago(facts.taken, last.started));
     format!("{}: {outcome}{}{when}", facts.appliance, clause(last, facts.todo.len()))
+}
+
+/// What became of the run before the one that is going on.
+pub fn before(facts: &Facts) -> String {
+    match facts.last_ended() {
+        Some(night) => format!("the run before it: {}; began {}", night.outcome, ago(facts.taken, night.started)),
+        None => String::from("no run before it came to its end"),
+    }
 }
 
 fn of_source(facts: &Facts, source: &SourceFacts, colour: bool, text: &mut String) {
@@ -86,7 +102,7 @@ fn of_source(facts: &Facts, source: &SourceFacts, colour: bool, text: &mut Strin
                 line(text, 2, &format!("old dump of {}: {made}", stale.dump));
             }
         }
-        None if source.configured => line(text, 0, &format!("{}: not in the last run", source.name)),
+        None if source.configured => line(text, 0, &format!("{}: {}", source.name, unsaid(facts))),
         None => line(text, 0, &format!("{}: no longer in the configuration", source.name)),
     }
     line(text, 2, &snapshot(facts.taken, source));
@@ -95,6 +111,18 @@ fn of_source(facts: &Facts, source: &SourceFacts, colour: bool, text: &mut Strin
         line(text, 2, &format!("last proven off-site: {}, {}{late}", push.snapshot, ago(facts.taken, push.proven)));
     } else if source.push_overdue {
         line(text, 2, "last proven off-site: none, OVERDUE");
+    }
+}
+
+/// Why the last run has no word of a source.
+fn unsaid(facts: &Facts) -> &'static str {
+    let was_cut_short = |last: &RunReport| last.ended.is_none() && !last.run.is_empty();
+    if facts.under_way().is_some() {
+        "the run isn't done with it yet"
+    } else if facts.last.as_ref().is_some_and(was_cut_short) {
+        "the run was cut short before it was done with it"
+    } else {
+        "not in the last run"
     }
 }
 
@@ -209,6 +237,8 @@ mod tests {
     use super::{subject, text, updates};
     use crate::outcome::Outcome;
     use crate::report::Loss;
+    use crate::run::history::Night;
+    use crate::run::report::RunReport;
     use crate::status::host::{Host, Updates};
     use crate::status::{self, advice, html, sample};
 
@@ -256,6 +286,40 @@ the run: 20261123T023000Z
         let line = "mailing to b@example.org: the server says 550 (look at [report] to)";
         assert!(text(&facts, false).contains(&format!("\n- {line}\n")));
         assert!(html::page(&facts).contains(line) && status::json(&facts).unwrap().contains(line));
+    }
+
+    #[test]
+    fn a_run_that_is_going_on_is_no_failed_one() {
+        let mut facts = sample::facts();
+        facts.running = Some("pid 42, since 2026-11-24T02:30:00Z".into());
+        facts.taken = "2026-11-24T02:40:00Z".parse().unwrap();
+        let mut begun = RunReport::begun("20261124T023000Z".into(), "2026-11-24T02:30:00Z".parse().unwrap());
+        begun.sources.push(facts.last.as_ref().unwrap().sources[0].clone());
+        facts.last = Some(begun);
+        let told = text(&facts, true);
+        let start = "pi: a run is going on since 2026-11-24T02:30:00Z\n  pid 42, since 2026-11-24T02:30:00Z\n  \
+                     the run before it: partial; began 24 h ago\n";
+        assert!(told.starts_with(start), "{told}");
+        assert!(told.contains("\n<web>: \x1b[1;32mcomplete"), "{told}");
+        assert!(told.contains("\nmail: the run isn't done with it yet\n"), "{told}");
+        assert!(!told.contains("not in the last run") && !told.contains("cut short"), "{told}");
+        let title = "pi: a run is going on since 2026-11-24T02:30:00Z";
+        assert_eq!(subject(&facts), format!("[vaultberry] {title}"));
+        let page = html::page(&facts);
+        assert!(page.contains(&format!("<title>[vaultberry] {title}</title>")) && page.contains(&format!(">{title}<")), "{page}");
+        assert!(page.contains("The run before it: partial") && !page.contains("cut short"), "{page}");
+
+        facts.todo.clear();
+        assert_eq!(facts.verdict(), Outcome::Partial, "as the last one that ended");
+        facts.history.last_mut().unwrap().outcome = Outcome::Complete;
+        assert_eq!(facts.verdict(), Outcome::Complete);
+        facts.history.push(Night::killed(facts.taken));
+        assert_eq!(facts.verdict(), Outcome::Complete, "one that was killed hasn't ended");
+        facts.history.clear();
+        assert_eq!(facts.verdict(), Outcome::Failed, "there is none yet");
+        facts.running = None;
+        assert_eq!(subject(&facts), "[vaultberry] pi: failed, cut short");
+        assert!(text(&facts, false).contains("\nmail: the run was cut short before it was done with it\n"));
     }
 
     #[test]

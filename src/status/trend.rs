@@ -7,6 +7,13 @@ use crate::space::Space;
 /// From how few points on nothing is foretold.
 const LEAST: usize = 5;
 
+/// How far apart the oldest and the newest point are at least, in seconds: five nights.
+const LEAST_SPAN: i128 = 4 * 86_400;
+
+/// How far apart two points are at least, in seconds, for a slope between them to count: what runs within a few minutes
+/// leave, as when somebody tries things out, isn't what a night leaves.
+const LEAST_APART: i128 = 43_200;
+
 /// How many of the newest points count: two months of nights. What was longer ago says little of the next weeks.
 const MOST: usize = 60;
 
@@ -14,7 +21,8 @@ const MOST: usize = 60;
 const EVER: u64 = 3650;
 
 /// In how many days the disk is full, if its free space goes on shrinking as it does. `points` go from the oldest to the
-/// newest. None when it doesn't shrink, when there are too few points, or when it would last for ten years.
+/// newest. None when it doesn't shrink, when there are too few points or they lie too close together, or when it would last for
+/// ten years.
 ///
 /// The rate is the median of the slopes between all pairs of points (Theil and Sen's estimator): one odd night doesn't turn
 /// it over, and what is pruned once a week is taken off. Points from before another disk was put in, which has
@@ -23,12 +31,13 @@ pub fn days_left(points: &[(Timestamp, Space)]) -> Option<u64> {
     let (_, now) = points.last()?;
     let same = points.iter().rev().take_while(|(_, space)| space.total == now.total).take(MOST);
     let points: Vec<(i128, i128)> = same.map(|(time, space)| (i128::from(time.as_second()), i128::from(space.free))).collect();
-    if points.len() < LEAST {
+    let (newest, oldest) = (points.first()?.0, points.last()?.0);
+    if points.len() < LEAST || newest - oldest < LEAST_SPAN {
         return None;
     }
     let mut rates = Vec::new();
     for (index, (later, after)) in points.iter().enumerate() {
-        let earlier = points[index + 1..].iter().filter(|(earlier, _)| earlier < later);
+        let earlier = points[index + 1..].iter().filter(|(earlier, _)| later - earlier >= LEAST_APART);
         rates.extend(earlier.map(|(earlier, before)| (after - before) * 86_400 / (later - earlier)));
     }
     rates.sort_unstable();
@@ -78,6 +87,21 @@ mod tests {
         assert_eq!(days_left(&[point(3, 100, 200); 6]), None);
         let back: Vec<_> = [5, 4, 3, 2, 1].into_iter().map(|day| point(day, 90 + day as u64, 200)).collect();
         assert_eq!(days_left(&back), None);
+    }
+
+    #[test]
+    fn runs_within_minutes_are_no_nights() {
+        let minutes = |after: i64, free: u64| {
+            let (time, space) = point(4, free, 200);
+            (time + SignedDuration::from_mins(after), space)
+        };
+        let tried: Vec<_> = (1..=5).map(|run| minutes(run, 96 - run.unsigned_abs())).collect();
+        assert_eq!(days_left(&tried), None);
+        let mut points: Vec<_> = (0..5).map(|day| point(day, 100 - day as u64, 200)).collect();
+        points.extend(tried);
+        assert!(days_left(&points).is_some_and(|days| days > 30), "{:?}", days_left(&points));
+        let short: Vec<_> = (0..4).map(|day| point(day, 100 - day as u64, 200)).chain([minutes(-1, 96)]).collect();
+        assert_eq!(days_left(&short), None, "four nights and a bit");
     }
 
     fn point(day: usize, free: u64, total: u64) -> (Timestamp, Space) {

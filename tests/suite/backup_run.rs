@@ -195,6 +195,8 @@ fn a_path_that_is_not_there_makes_it_partial_and_no_path_at_all_failed() {
         run.stdout
     );
     assert_eq!((appliance.archives("some").len(), appliance.snapshots("none").len()), (1, 0));
+    let error = word["sources"][1]["error"].as_str().unwrap();
+    assert!(error.contains(&format!("{} was not pulled: ", gone.display())) && !error.contains("snapshot has"), "{error}");
 }
 
 #[test]

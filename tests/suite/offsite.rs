@@ -6,6 +6,7 @@ mod fetched;
 mod garage;
 mod killed;
 mod leftovers;
+mod planted;
 mod readers;
 mod scene;
 

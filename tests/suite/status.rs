@@ -138,6 +138,24 @@ fn a_failed_run_is_told_to_everybody_who_watches() {
 }
 
 #[test]
+fn people_are_shown_no_secrets_and_programs_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, page) = (folder.path().join("appliance.toml"), folder.path().join("page.html"));
+    // The source is named as the watcher's file has a secret.
+    fs::write(&file, config(folder.path(), 1).replace("name = \"demo\"", "name = \"correct-horse\"")).unwrap();
+    fs::write(folder.path().join("ping"), "url = \"http://127.0.0.1:1/6d1b\"\nkey = \"correct-horse\"\n").unwrap();
+    let run = vaultberry(&["backup", "run"], &file).stdout;
+    let status = vaultberry(&["status"], &file).stdout;
+    vaultberry(&["status", "--html", page.to_str().unwrap()], &file);
+    for shown in [run, status, fs::read(&page).unwrap()] {
+        let shown = String::from_utf8(shown).unwrap();
+        assert!(shown.contains("[masked]") && !shown.contains("correct-horse"), "{shown}");
+    }
+    let facts: Value = serde_json::from_slice(&vaultberry(&["status", "--json"], &file).stdout).unwrap();
+    assert_eq!(facts["sources"][0]["name"], "correct-horse");
+}
+
+#[test]
 fn a_run_that_was_killed_stands_in_the_history() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("appliance.toml");

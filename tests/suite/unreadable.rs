@@ -79,6 +79,34 @@ fn unreadable_names_of_every_kind_are_left_out_and_named_and_the_night_stays_goo
 }
 
 #[test]
+fn a_source_of_which_half_cannot_be_read_is_partial() {
+    let mut appliance = Appliance::new(false);
+    let peer = Peer::start(&appliance.public_key(), None);
+    let files: Vec<_> = (0..12).map(|number| peer.write(format!("closed/{number}"), "1")).collect();
+    for number in 0..12 {
+        peer.write(format!("open/{number}"), "1");
+    }
+    appliance.pull_from("web", &peer);
+    files.iter().for_each(|file| forbid(file, 0o000));
+    let told = "12 of its 24 files can't be read on the server";
+    let rehearsed = appliance.rehearse();
+    assert_eq!((rehearsed.outcome.as_str(), rehearsed.lines.last().map(String::as_str)), ("partial", Some(told)));
+    let run = appliance.run();
+    assert_eq!(run.code, Some(3), "{run:?}");
+    let user = format!("; hint: let the account {} read them there", peer.user.name);
+    assert!(run.stdout.contains(&format!("      {told}: ")) && run.stdout.contains(&user), "{}", run.stdout);
+
+    // Of what is behind a folder that can't be entered, the mirror knows how much it is.
+    files.iter().for_each(|file| forbid(file, 0o600));
+    assert_eq!(appliance.run().code, Some(0));
+    let closed = files[0].parent().unwrap();
+    forbid(closed, 0o000);
+    let run = appliance.run();
+    forbid(closed, 0o700);
+    assert!(run.code == Some(3) && run.stdout.contains(&format!("      {told}: ")), "{run:?}");
+}
+
+#[test]
 fn a_path_that_is_unreadable_itself_was_not_pulled() {
     let mut appliance = Appliance::new(false);
     let peer = Peer::start(&appliance.public_key(), None);

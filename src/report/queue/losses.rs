@@ -3,14 +3,11 @@
 //! Each stands in a file of its own, `NAME.lost`, so that who makes a mail and who sends one needn't wait for one another. A
 //! mail that tells of some has their names beside it, in `NAME.tells`, and they go when a server has taken that mail.
 
-use std::fs;
-use std::io::ErrorKind;
-
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Queue, TELLS, remove};
+use super::{Queue, TELLS, files, remove};
 use crate::durable;
 use crate::report::name;
 
@@ -35,12 +32,8 @@ impl Queue {
         let mut lost = Vec::new();
         for name in self.names(LOST)? {
             let path = self.folder.join(&name);
-            match fs::read_to_string(&path) {
-                Ok(told) => lost.push(Loss { name, told }),
-                // Told meanwhile.
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
-            }
+            // None: told meanwhile.
+            lost.extend(files::text(&path)?.map(|told| Loss { name, told }));
         }
         Ok(lost)
     }

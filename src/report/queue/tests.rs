@@ -1,18 +1,21 @@
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use anyhow::anyhow;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 use super::{Delivery, Failure, Queue, Taken, Which};
+use crate::report::fake;
 
 fn filled(mails: &[&str]) -> (tempfile::TempDir, Queue) {
     let state = tempfile::tempdir().unwrap();
     let queue = Queue::below(state.path());
     for mail in mails {
-        queue.put(mail, mail.as_bytes(), None).unwrap();
+        queue.put(mail, &fake::mail(mail), None).unwrap();
     }
     (state, queue)
 }
@@ -22,8 +25,9 @@ fn attempt(queue: &Queue, fails: impl Fn(&str) -> Option<Failure>) -> (Vec<Strin
     let (mut met, mut delivery) = (Vec::new(), Delivery::default());
     let mut send = |mail: &[u8], _: &[String]| {
         let mail = String::from_utf8(mail.to_vec()).unwrap();
-        let failure = fails(&mail);
-        met.push(mail);
+        let (_, mail) = mail.split_once("\r\n\r\n").unwrap();
+        let failure = fails(mail);
+        met.push(mail.to_owned());
         failure.map_or(Ok(Taken::default()), Err)
     };
     let (tell, told) = mpsc::channel();
@@ -71,6 +75,37 @@ fn a_mail_that_fails_stays_and_lets_the_others_pass() {
 }
 
 #[test]
+fn what_is_no_mail_of_ours_stays_unsent_and_keeps_none_waiting() {
+    let (state, queue) = filled(&["6"]);
+    let at = |name: &str| state.path().join("queue").join(name);
+    let secret = state.path().join("shadow");
+    fs::write(&secret, fake::mail("secret")).unwrap();
+    mkfifo(&at("1.eml"), Mode::S_IRWXU).unwrap();
+    symlink(&secret, at("2.eml")).unwrap();
+    fs::write(at("3.eml"), "root:x:0:0:root:/root:/bin/bash\n").unwrap();
+    fs::create_dir(at("4.eml")).unwrap();
+    queue.put("5", &fake::mail("5"), None).unwrap();
+    mkfifo(&at("5.done"), Mode::S_IRWXU).unwrap();
+    let (met, sent, problems, left) = attempt(&queue, |_| None);
+    assert_eq!((met, sent), (strings(&["6"]), 1));
+    assert_eq!(left, ["1.eml", "2.eml", "3.eml", "4.eml", "5.eml"]);
+    let hint = "hint: nothing of vaultberry's made it: look what it is, and remove it from the queue";
+    let told = [
+        ("1.eml", "it isn't a file"),
+        ("2.eml", "it is a symbolic link"),
+        ("3.eml", "it is no mail that vaultberry made, and isn't sent"),
+        ("4.eml", "it isn't a file"),
+        ("5.done", "it isn't a file"),
+    ];
+    assert_eq!(problems.len(), told.len(), "{problems:?}");
+    for (problem, (name, why)) in problems.iter().zip(told) {
+        assert!(problem.ends_with(&format!("{}: {why}\n{hint}", at(name).display())), "{problem}");
+    }
+    mkfifo(&at("7.lost"), Mode::S_IRWXU).unwrap();
+    assert!(queue.lost().unwrap_err().to_string().contains("7.lost: it isn't a file\nhint: "));
+}
+
+#[test]
 fn a_mail_refused_five_times_is_dropped_and_told() {
     let (_state, queue) = filled(&["1", "2"]);
     let never = |mail: &str| (mail == "1").then(|| Failure::Refused(anyhow!("never")));
@@ -86,18 +121,18 @@ fn a_mail_refused_five_times_is_dropped_and_told() {
 #[test]
 fn a_mail_that_is_too_large_goes_in_its_short_form() {
     let (state, queue) = filled(&["1", "3"]);
-    queue.put("2", b"2", Some(b"short 2")).unwrap();
+    queue.put("2", &fake::mail("2"), Some(&fake::mail("short 2"))).unwrap();
     let failed = attempt(&queue, |mail| (mail == "2").then(|| Failure::TooLarge(anyhow!("too large"))));
     assert_eq!(failed, (strings(&["3", "1", "2", "short 2"]), 3, strings(&["too large"]), strings(&[])));
     assert!(!state.path().join("queue/2.short").exists());
-    queue.put("2", b"2", Some(b"short 2")).unwrap();
+    queue.put("2", &fake::mail("2"), Some(&fake::mail("short 2"))).unwrap();
     assert_eq!(attempt(&queue, |mail| (mail == "2").then(|| Failure::TooLarge(anyhow!("too large")))).1, 1);
 }
 
 #[test]
 fn what_has_no_short_form_or_one_that_is_refused_counts_as_refused() {
     let (state, queue) = filled(&["1"]);
-    queue.put("2", b"2", Some(b"short")).unwrap();
+    queue.put("2", &fake::mail("2"), Some(&fake::mail("short"))).unwrap();
     let failed = attempt(&queue, |_| Some(Failure::TooLarge(anyhow!("too large"))));
     assert_eq!(failed, (strings(&["2", "short", "1"]), 0, strings(&["too large"]), strings(&["1.1.eml", "2.1.eml"])));
     assert!(state.path().join("queue/2.short").exists());
@@ -126,7 +161,7 @@ fn what_comes_while_it_sends_is_sent_too() {
     let (_state, queue) = filled(&["1"]);
     let sent = attempt(&queue, |mail| {
         if mail == "1" {
-            queue.put("2", b"2", None).unwrap();
+            queue.put("2", &fake::mail("2"), None).unwrap();
         }
         None
     });
@@ -248,11 +283,11 @@ fn what_was_lost_is_kept_until_a_mail_that_tells_it_is_taken() {
                    hint: what it told is in the run's log on the appliance";
     assert_eq!(lost(&queue), [dropped]);
     let names: Vec<String> = queue.lost().unwrap().into_iter().map(|loss| loss.name).collect();
-    queue.put("2", b"2", None).unwrap();
+    queue.put("2", &fake::mail("2"), None).unwrap();
     assert_eq!(attempt(&queue, |_| None).1, 1);
     assert_eq!(lost(&queue), [dropped], "a mail that doesn't tell it");
     queue.tells("3", &names).unwrap();
-    queue.put("3", b"3", None).unwrap();
+    queue.put("3", &fake::mail("3"), None).unwrap();
     attempt(&queue, |_| Some(Failure::Mail(anyhow!("later"))));
     assert_eq!(lost(&queue), [dropped]);
     attempt(&queue, |_| None);
@@ -269,7 +304,7 @@ fn refused_recipients_are_lost_once_until_told() {
     assert_eq!(lost(&queue), ["nobody"]);
     let before = queue.lost().unwrap().remove(0).name;
     queue.tells("4", std::slice::from_ref(&before)).unwrap();
-    queue.put("4", b"4", None).unwrap();
+    queue.put("4", &fake::mail("4"), None).unwrap();
     queue.send(Which::All, &mut refuse, &tell).unwrap();
     assert_eq!(lost(&queue), ["nobody"], "refused again, by the mail that told it");
     assert_ne!(queue.lost().unwrap()[0].name, before);

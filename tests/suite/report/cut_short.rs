@@ -100,10 +100,39 @@ fn a_run_that_goes_on_is_left_in_peace() {
     let stuck = Stuck::new();
     let mut child = stuck.running();
     assert_eq!(stuck.command(&["report", "send"]).stdout, "0 mails sent, 0 waiting\n");
+    let status = stuck.command(&["status"]);
+    assert!(status.stdout.starts_with("vaultberry: a run is going on since 20"), "{status:?}");
+    assert!(status.stdout.contains("\nweb: the run isn't done with it yet\n"), "{status:?}");
     let preview = stuck.command(&["report", "preview"]);
     assert!(preview.stderr.starts_with("error: showing the report of the last run: it goes on\nhint: "), "{preview:?}");
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+#[test]
+fn what_a_killed_run_had_done_stands_in_its_word() {
+    let mut stuck = Stuck::new();
+    let peer = Peer::start(&stuck.appliance.public_key(), None);
+    peer.write("file", "1");
+    stuck.appliance.pull_from("docs", &peer);
+    let mut child = stuck.running();
+    let until = Instant::now() + Duration::from_secs(20);
+    while stuck.appliance.last_run()["sources"].as_array().unwrap().is_empty() {
+        assert!(Instant::now() < until, "one of the two is done with");
+        sleep(Duration::from_millis(50));
+    }
+    let word = stuck.appliance.last_run();
+    assert_eq!((word["sources"][0]["name"].as_str(), word["sources"][0]["outcome"].as_str()), (Some("docs"), Some("complete")));
+    assert_eq!((word["outcome"].as_str(), word["ended"].is_null()), (Some("failed"), true));
+    let status = stuck.command(&["status"]);
+    assert!(status.stdout.contains("\nweb: the run isn't done with it yet\n"), "{status:?}");
+    assert!(status.stdout.contains("\ndocs: complete, "), "{status:?}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(stuck.command(&["report", "send"]).stdout, "1 mail sent, 0 waiting\n");
+    let mail = &stuck.mails()[0];
+    assert!(mail.subject.ends_with(": failed, cut short") && mail.text.contains("\r\ndocs: complete, "), "{}", mail.text);
+    assert!(mail.text.contains("\r\nweb: the run was cut short before it was done with it\r\n"), "{}", mail.text);
 }
 
 #[test]
@@ -151,12 +180,14 @@ fn a_run_that_was_told_is_shown_by_preview_as_it_was_mailed() {
     child.wait().unwrap();
     let preview = stuck.command(&["report", "preview"]);
     let mail = &stuck.mails()[0];
-    let expected = format!("Subject: {}\n\n{}\nlog: ", mail.subject, mail.text.replace("\r\n", "\n"));
-    assert!(preview.stdout.starts_with(&expected), "{} is not {expected}", preview.stdout);
+    // Others write to the disk meanwhile.
+    let steady = |text: &str| text.lines().filter(|line| !line.starts_with("disk: ")).collect::<Vec<_>>().join("\n");
+    let expected = steady(&format!("Subject: {}\n\n{}\nlog: ", mail.subject, mail.text.replace("\r\n", "\n")));
+    assert!(steady(&preview.stdout).starts_with(&expected), "{} is not {expected}", preview.stdout);
     let page = tempfile::tempdir().unwrap();
     let page = page.path().join("page.html");
     let preview = stuck.command(&["report", "preview", "--html", page.to_str().unwrap()]);
-    assert!(preview.code == Some(0) && preview.stdout.starts_with(&expected), "{preview:?}");
+    assert!(preview.code == Some(0) && steady(&preview.stdout).starts_with(&expected), "{preview:?}");
     let html = fs::read_to_string(&page).unwrap();
     assert!(
         html.starts_with("<!DOCTYPE html>") && html.contains("</html>") && html.contains("interrupted by a signal"),

@@ -3,11 +3,13 @@
 use std::env;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::Read as _;
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use memchr::memmem::Finder;
+use nix::unistd::{Whence, lseek};
 use tempfile::TempDir;
 use uuid::Uuid;
 use vaultberry::image::emulate::root_uuid;
@@ -144,14 +146,30 @@ pub fn scratch() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
-/// Deciphers a LUKS2 volume with a passphrase, without device-mapper, into `plain`: the file system that was in it.
+/// Deciphers a LUKS2 volume with a passphrase, without device-mapper, into `plain`: the file system that was in it. Holes, where
+/// nothing was ever written, stay holes.
 pub fn decipher(volume: &Path, passphrase: &Secret<String>, plain: &Path) {
     let key = volume_key(volume, Key::Passphrase(passphrase)).unwrap();
     let (from, to) = (File::open(volume).unwrap(), File::create(plain).unwrap());
-    let blocks = 0..(from.metadata().unwrap().len() - HEADER_SIZE) / BLOCK_SIZE as u64;
+    let blocks = written(&from);
+    to.set_len(from.metadata().unwrap().len() - HEADER_SIZE).unwrap();
     let (from, to) = (Blocks { file: &from, start: HEADER_SIZE }, Blocks { file: &to, start: 0 });
     let key = VolumeKey { cipher: Cipher::of_volume(volume).unwrap(), key: &key };
-    convert(Direction::Decrypt, &key, from, to, std::slice::from_ref(&blocks)).unwrap();
+    convert(Direction::Decrypt, &key, from, to, &blocks).unwrap();
+}
+
+/// The blocks behind the header that aren't in holes.
+fn written(volume: &File) -> Vec<Range<u64>> {
+    let (start, size) = (i64::try_from(HEADER_SIZE).unwrap(), BLOCK_SIZE as u64);
+    let mut blocks: Vec<Range<u64>> = Vec::new();
+    let mut end = start;
+    while let Ok(data) = lseek(volume, end, Whence::SeekData) {
+        end = lseek(volume, data, Whence::SeekHole).unwrap();
+        let number = |offset: i64| u64::try_from(offset - start).unwrap();
+        let from = (number(data) / size).max(blocks.last().map_or(0, |range| range.end));
+        blocks.push(from..(number(end) / size).max(from));
+    }
+    blocks
 }
 
 /// Runs a program that must succeed.
