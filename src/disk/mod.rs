@@ -212,13 +212,16 @@ fn close_lost(folder: &Path) -> Result<()> {
         umount2(folder, MntFlags::MNT_DETACH).with_context(|| format!("unmounting what was at {}", folder.display()))?;
     }
     let until = Instant::now() + LINGER;
+    // libcryptsetup says each time that the disk is gone.
+    let mut pause = Duration::from_secs(1);
     while mapped.exists() {
         match luks::close(NAME) {
             Err(error) if Instant::now() > until => return Err(error.context("the disk that was pulled out is still in use")),
             _ => {}
         }
         if mapped.exists() {
-            sleep(Duration::from_secs(1));
+            sleep(pause);
+            pause = (pause * 2).min(Duration::from_secs(16));
         }
     }
     Ok(())
