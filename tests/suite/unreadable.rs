@@ -87,7 +87,9 @@ fn a_source_of_which_half_cannot_be_read_is_partial() {
         peer.write(format!("open/{number}"), "1");
     }
     appliance.pull_from("web", &peer);
-    files.iter().for_each(|file| forbid(file, 0o000));
+    for file in &files {
+        forbid(file, 0o000);
+    }
     let told = "12 of its 24 files can't be read on the server";
     let rehearsed = appliance.rehearse();
     assert_eq!((rehearsed.outcome.as_str(), rehearsed.lines.last().map(String::as_str)), ("partial", Some(told)));
@@ -97,7 +99,9 @@ fn a_source_of_which_half_cannot_be_read_is_partial() {
     assert!(run.stdout.contains(&format!("      {told}: ")) && run.stdout.contains(&user), "{}", run.stdout);
 
     // Of what is behind a folder that can't be entered, the mirror knows how much it is.
-    files.iter().for_each(|file| forbid(file, 0o600));
+    for file in &files {
+        forbid(file, 0o600);
+    }
     assert_eq!(appliance.run().code, Some(0));
     let closed = files[0].parent().unwrap();
     forbid(closed, 0o000);
