@@ -44,7 +44,6 @@ check:
 
 test:
 	tools/setup test
-	$(MAKE) --no-print-directory cross
 	tools/toolchain host tools/tests
 
 test-garage:

@@ -10,7 +10,7 @@ use vaultberry::cli::backup::Backup;
 use vaultberry::cli::report::{Preview, Report};
 use vaultberry::cli::source::Source;
 use vaultberry::cli::{Cli, Command};
-use vaultberry::image::build::{Request, build};
+use vaultberry::image::build::{Request, base_tree, build};
 use vaultberry::image::emulate::{self, Guest};
 use vaultberry::outcome::Outcome;
 use vaultberry::redact::Redactor;
@@ -159,14 +159,18 @@ fn rehearse(config: &config::Config, json: bool) -> Result<Outcome> {
 }
 
 fn image(args: cli::image::Image) -> Result<Outcome> {
-    let built = build(&Request {
+    let request = Request {
         config: args.config,
         out: args.out,
         secrets: args.secrets,
         binaries: args.binaries,
         cache: args.cache,
         refresh: args.refresh,
-    })?;
+    };
+    if args.only_base {
+        return print(&format!("base tree: {}\n", base_tree(&request)?.display()));
+    }
+    let built = build(&request)?;
     let files = built.files.iter().fold(String::new(), |text, file| text + &format!("{}\n", file.display()));
     print(&format!("{files}stick: {}\nsecrets: {}\n", built.key.display(), built.secrets.display()))
 }

@@ -26,6 +26,9 @@ pub struct Image {
     /// Make the cached parts anew, with today's packages
     #[arg(long)]
     pub refresh: bool,
+    /// Make the base tree for the cache, which takes longest, and no image
+    #[arg(long)]
+    pub only_base: bool,
 }
 
 /// The arguments of `boot`.

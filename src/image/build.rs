@@ -78,6 +78,13 @@ pub struct Built {
     pub key: PathBuf,
 }
 
+/// Makes the base tree that an image of `request` would be built on, where the cache has none; gives its archive.
+pub fn base_tree(request: &Request) -> Result<PathBuf> {
+    let (_, config) = read_config(request.config.as_deref())?;
+    process::require(&["mmdebstrap"])?;
+    base::ensure(&config.image, &Cache::open(request.cache.clone())?, request.refresh)
+}
+
 /// Builds an image.
 pub fn build(request: &Request) -> Result<Built> {
     let (text, config) = read_config(request.config.as_deref())?;

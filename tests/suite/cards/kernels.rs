@@ -1,6 +1,6 @@
 //! Kernels and the firmware partition: whatever is cut short, refused or fails, a whole pair boots.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -198,7 +198,7 @@ fn a_kernel_that_could_not_open_root_is_refused_and_the_report_has_the_reason() 
     assert!(run.code == Some(1) && run.stderr.contains("there is no Linux 7.0 with an initramfs"), "{run:?}");
 }
 
-/// A copy of the card, which remembers what was written to it.
+/// A copy of the card on a larger one, which remembers what was written to it.
 struct Written {
     folder: TempDir,
     port: u16,
@@ -207,7 +207,9 @@ struct Written {
 impl Written {
     fn new() -> Self {
         let folder = scratch();
-        tool(Command::new("cp").arg("--sparse=always").arg(CARD.image()).arg(folder.path().join("card.img")));
+        let image = folder.path().join("card.img");
+        tool(Command::new("cp").arg("--sparse=always").arg(CARD.image()).arg(&image));
+        File::options().write(true).open(&image).unwrap().set_len(5 << 30).unwrap();
         Self { folder, port: free_port() }
     }
 
@@ -282,6 +284,20 @@ impl Firmware {
     }
 }
 
+/// Root takes the whole card at the first boot, or, when the power fails in the midst of that, at the second.
+fn grow(card: &Written, ssh: &Ssh) -> Running {
+    let mut cut = card.start();
+    cut.guest.wait_for("root's partition has the whole card now", 120);
+    // The kernel's own word, in the midst of resize2fs.
+    cut.guest.wait_for("resizing filesystem from", 300);
+    drop(cut);
+    let running = card.start();
+    ssh.wait_for("systemctl is-active multi-user.target", 400);
+    let size: u64 = ssh.expect("df --output=size -B1 / | tail -n 1").trim().parse().unwrap();
+    assert!(size > 4 << 30, "{size}");
+    running
+}
+
 /// How the appliance sees its kernels.
 fn check(ssh: &Ssh) -> Value {
     let status = ssh.run("sudo vaultberry status --json", "");
@@ -303,8 +319,8 @@ fn an_updated_kernel_is_tried_and_stays_when_it_comes_up_and_else_the_old_one_bo
     let card = Written::new();
     let ssh = Ssh { key: &key, port: card.port };
     let first = card.firmware().boots();
-    let mut running = card.start();
-    ssh.wait_for("systemctl is-active multi-user.target", 400);
+    // A guest takes long to come up, so this one is used for more.
+    let mut running = grow(&card, &ssh);
 
     // Without its partition, or without room on it, nothing changes, and the report says so.
     ssh.expect("echo quiet | sudo tee /etc/default/raspi-extra-cmdline && sudo umount /boot/pi");
@@ -360,7 +376,7 @@ fn an_updated_kernel_is_tried_and_stays_when_it_comes_up_and_else_the_old_one_bo
     running.guest.wait_for("this kernel is on trial", 120);
     running.guest.wait_for("Kernel panic", 120);
     running.guest.wait_for_end(60);
-    let _running = card.start();
+    let mut running = card.start();
     ssh.wait_for("systemctl is-active multi-user.target", 400);
     ssh.wait_for("sudo vaultberry kernel list | grep -qF \"didn't come up\"", 60);
     assert_eq!(ssh.expect("sed -n 's/.*vaultberry.pair=\\([^ ]*\\).*/\\1/p' /proc/cmdline").trim(), second);
@@ -368,4 +384,14 @@ fn an_updated_kernel_is_tried_and_stays_when_it_comes_up_and_else_the_old_one_bo
     assert!(told["hint"].as_str().unwrap().starts_with(&format!("{third} didn't come up, and {second} boots again")), "{told}");
     let refused = ssh.run("sudo vaultberry kernel install", "");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("was tried and didn't come up"), "{refused:?}");
+
+    // What was grown, and written to since, is whole.
+    let _ = ssh.run("sudo systemctl poweroff", "");
+    running.guest.wait_for_end(180);
+    let (volume, plain) = (card.folder.path().join("root.luks"), card.folder.path().join("plain"));
+    let mut dd = Command::new("dd");
+    dd.arg(format!("if={}", card.image().display())).arg(format!("of={}", volume.display()));
+    tool(dd.args(["bs=1M", "conv=sparse", "status=none"]).arg(format!("skip={}", ROOT_START >> 20)));
+    decipher(&volume, &CARD.passphrase(), &plain);
+    tool(Command::new("/usr/sbin/e2fsck").arg("-fn").arg(&plain));
 }

@@ -20,7 +20,7 @@ use crate::support::card::{scratch, tool};
 use crate::support::tiny::{CARD_START, Running, Tiny, UP};
 
 fn tiny() -> Tiny {
-    Tiny::new(&CARD.image())
+    Tiny::new(&CARD.image()).strip_modules()
 }
 
 impl Tiny {
@@ -119,7 +119,7 @@ fn a_stick_that_comes_late_is_pulled_and_put_back_behind_a_hub() {
 #[test]
 fn two_right_sticks_that_take_20_s_open_a_root_under_aes_once() {
     let _alone = alone();
-    let mut tiny = Tiny::under(Cipher::Aes, &CARD.image());
+    let mut tiny = Tiny::under(Cipher::Aes, &CARD.image()).strip_modules();
     tiny.settings.wait_seconds = 30;
     let (one, other) = (tiny.right_stick(), tiny.stick("other", "VB-TWO", &tiny.right_files(), true));
     let mut running = begun(&tiny, &[], &[]);
