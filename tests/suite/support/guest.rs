@@ -9,6 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
+/// How many times as long as on a machine with nothing else to do a guest may take: it shares the cores with other tests.
+const PATIENCE: u32 = 3;
+
 /// A running QEMU. Dropped, it is ended.
 pub struct Guest {
     child: Child,
@@ -41,7 +44,7 @@ impl Guest {
 
     /// Waits until the console has said this so often.
     pub fn wait_for_times(&mut self, text: &str, times: usize, seconds: u64) {
-        let deadline = Instant::now() + Duration::from_secs(seconds);
+        let deadline = Instant::now() + Duration::from_secs(seconds) * PATIENCE;
         while self.console().matches(text).count() < times {
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none(), "the guest ended ({ended:?}) and never said {text:?}:\n{}", self.tail());
@@ -61,7 +64,7 @@ impl Guest {
 
     /// Waits for the end of QEMU, as after a power-off, or a reboot under `-no-reboot`.
     pub fn wait_for_end(&mut self, seconds: u64) {
-        let deadline = Instant::now() + Duration::from_secs(seconds);
+        let deadline = Instant::now() + Duration::from_secs(seconds) * PATIENCE;
         while self.child.try_wait().unwrap().is_none() {
             assert!(Instant::now() < deadline, "the guest doesn't end:\n{}", self.tail());
             sleep(Duration::from_millis(100));
@@ -144,7 +147,7 @@ impl Ssh<'_> {
 
     /// Waits until the command succeeds.
     pub fn wait_for(&self, command: &str, seconds: u64) -> String {
-        let deadline = Instant::now() + Duration::from_secs(seconds);
+        let deadline = Instant::now() + Duration::from_secs(seconds) * PATIENCE;
         loop {
             let output = self.run(command, "");
             if output.status.success() {

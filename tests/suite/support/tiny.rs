@@ -74,26 +74,28 @@ impl Tiny {
     /// Takes the signatures off the modules in its initramfs: most of a start, an emulated kernel checks them.
     pub fn strip_modules(self) -> Self {
         let mut initrd = fs::read(self.path("initrd")).unwrap();
-        let mut modules = cpio::read(&initrd).unwrap();
-        modules.retain(|entry| entry.path.ends_with(".ko.xz"));
+        let is_module = |entry: &Entry| entry.path.ends_with(".ko.xz");
+        let mut entries = cpio::read(&initrd).unwrap();
+        entries.retain(|entry| is_module(entry) || entry.is_folder() && entry.path != ".");
+        let modules = entries.iter().filter(|entry| is_module(entry)).count();
         let folder = scratch();
         let file = |number: usize, end: &str| folder.path().join(format!("{number}.ko{end}"));
         let xz = |arguments: &str| {
             tool(Command::new("sh").args(["-c", &format!("xz {arguments}")]).current_dir(folder.path()));
         };
-        for (number, module) in modules.iter().enumerate() {
+        for (number, module) in entries.iter().filter(|entry| is_module(entry)).enumerate() {
             fs::write(file(number, ".xz"), &module.content).unwrap();
         }
         xz("--decompress *.xz");
-        for number in 0..modules.len() {
+        for number in 0..modules {
             let module = fs::read(file(number, "")).unwrap();
             fs::write(file(number, ""), unsigned(&module)).unwrap();
         }
         xz("-1 --check=crc32 *.ko");
-        for (number, module) in modules.iter_mut().enumerate() {
+        for (number, module) in entries.iter_mut().filter(|entry| is_module(entry)).enumerate() {
             module.content = fs::read(file(number, ".xz")).unwrap();
         }
-        cpio::append(&mut initrd, &modules).unwrap();
+        cpio::append(&mut initrd, &entries).unwrap();
         fs::write(self.path("initrd"), initrd).unwrap();
         self
     }
