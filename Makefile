@@ -5,7 +5,7 @@ FLAGS ?=
 TARGET := target/aarch64-unknown-linux-gnu/release
 BUILDER := target/release/vaultberry
 
-.PHONY: help setup image test test-garage test-kernel check bench bench-backup bench-offsite bench-unlock lint cross host clean
+.PHONY: help setup image test test-garage test-guests check bench bench-backup bench-offsite bench-unlock lint cross host clean
 
 help:
 	@echo 'make image            build out/*.img from image/appliance.toml (CONFIG=FILE: from another)'
@@ -13,7 +13,7 @@ help:
 	@echo 'make setup            install what building and testing need'
 	@echo 'make test             run every test, those in QEMU too'
 	@echo 'make test-garage      run the tests against a real Garage, which it builds first'
-	@echo 'make test-kernel      update the kernel of a running appliance: half an hour of emulation'
+	@echo 'make test-guests      run the longer tests in QEMU: a kernel update, new keys on a running appliance'
 	@echo 'make check            run the fast tests only'
 	@echo 'make bench            measure a night beside the shell pipeline that it replaces'
 	@echo 'make bench-backup     measure pull and snapshot beside tar, pigz, restic, borg and duplicity'
@@ -51,10 +51,10 @@ test-garage:
 	tools/setup garage
 	tools/toolchain host sh -c '$$CARGO test --locked --test suite -- --ignored garage::'
 
-test-kernel:
+test-guests:
 	tools/setup test
 	$(MAKE) --no-print-directory cross
-	tools/toolchain host sh -c '$$CARGO test --locked --test suite -- --ignored an_updated_kernel'
+	tools/toolchain host sh -c '$$CARGO test --locked --test suite -- --ignored --test-threads 1 an_updated_kernel keys_change'
 
 bench:
 	tools/setup test

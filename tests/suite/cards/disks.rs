@@ -8,7 +8,6 @@ use serde_json::Value;
 use vaultberry::image::emulate::{self, Machine};
 
 use crate::cards::boot::{CARD, OTHER, SERIAL, guest};
-use crate::cards::keys::changed_on_the_appliance;
 use crate::support::alone;
 use crate::support::card::{scratch, tool};
 use crate::support::guest::{Guest, Ssh, free_port};
@@ -108,7 +107,4 @@ fn disks_that_come_and_go_are_opened_one_at_a_time_and_a_run_writes_to_nothing_e
     assert!(size > 400 << 20, "{size}");
     let failed = ssh.expect("systemctl list-units --failed --plain --no-legend");
     assert!(!failed.contains("vaultberry-disk@"), "{failed}");
-
-    // A guest takes long to come up, so this one is used for more.
-    changed_on_the_appliance(&ssh, &mut ports, files.path());
 }

@@ -8,11 +8,13 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use vaultberry::image::emulate::{self, Machine};
 
-use crate::cards::boot::CARD;
+use crate::cards::boot::{CARD, SERIAL, guest};
+use crate::support::alone;
 use crate::support::appliance::Run;
 use crate::support::card::{scratch, tool};
-use crate::support::guest::Ssh;
+use crate::support::guest::{Guest, Ssh, free_port};
 use crate::support::ports::Ports;
 
 /// A copy of the card's image.
@@ -127,8 +129,25 @@ fn the_keys_of_an_image_are_added_rotated_and_revoked() {
 }
 
 /// The same on an appliance that runs, where sticks are devices: written, mounted anew and read back. One with the image's key is
-/// in its read-only slot, `/dev/sda`.
-pub fn changed_on_the_appliance(ssh: &Ssh, ports: &mut Ports, folder: &Path) {
+/// in it from the beginning and can't be written: `/dev/sda`.
+#[test]
+#[ignore = "takes many minutes of emulation: make test-guests"]
+fn keys_change_on_an_appliance_that_runs() {
+    let _alone = alone();
+    let (files, port) = (scratch(), free_port());
+    let (folder, socket) = (files.path(), files.path().join("qmp"));
+    let disk = folder.join("disk");
+    File::create(&disk).unwrap().set_len(256 << 20).unwrap();
+    let mut wanted = guest(&CARD, Machine::Virt);
+    wanted.disk = Some((disk, SERIAL.to_owned()));
+    wanted.ssh_port = Some(port);
+    wanted.extra = Ports::arguments(&socket).into();
+    let _guest = Guest::start(emulate::command(&wanted, folder).unwrap());
+    let mut ports = Ports::connect(&socket);
+    let key = CARD.secret("admin_ed25519");
+    let ssh = Ssh { key: &key, port };
+    ssh.wait_for("findmnt /mnt/backup", 400);
+
     let (stick, spare) = (folder.join("stick"), folder.join("spare"));
     fs::copy(CARD.secret("stick.img"), &stick).unwrap();
     File::create(&spare).unwrap().set_len(8 << 20).unwrap();
