@@ -299,7 +299,6 @@ fn reboot(ssh: &Ssh, running: &mut Running) {
 }
 
 #[test]
-#[ignore = "takes half an hour of emulation: make test-guests"]
 fn an_updated_kernel_is_tried_and_stays_when_it_comes_up_and_else_the_old_one_boots_again() {
     let _alone = alone();
     let key = CARD.secret("admin_ed25519");
