@@ -17,7 +17,7 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
-from datetime import datetime
+from datetime import datetime, timezone
 
 from backup import Appliance, Peak
 from night import VAULTBERRY, free_port, line, make_tree, measured, start_sshd, wait_for
@@ -77,6 +77,12 @@ def touch_memory(work):
     filler.unlink()
 
 
+def last_write(backup):
+    """When the sealed archive that waits to be sent got its last bytes."""
+    sealed = next(backup.glob("outbox/bench/*.tar.gz.pgp"))
+    return datetime.fromtimestamp(sealed.stat().st_mtime, timezone.utc)
+
+
 def night(appliance):
     """Seconds of snapshot, sealing and push; the run's own memory in MiB; archive and bytes that were pushed."""
     command = [VAULTBERRY, "backup", "run", "--json", "--config", appliance.config]
@@ -88,6 +94,8 @@ def night(appliance):
             when = datetime.fromisoformat(event["time"][:26].rstrip("Z") + "+00:00")
             if event["event"] == "progress" and event["source"] == "bench":
                 moments.setdefault(event["doing"], when)
+                if event["doing"] == "sending":
+                    moments.setdefault("sealed", last_write(appliance.side / "backup"))
             elif event["event"] == "source":
                 moments["kept"] = when
             elif event["event"] == "push" and event["source"] == "bench":
@@ -100,7 +108,7 @@ def night(appliance):
     def seconds(since, until):
         return (moments[until] - moments[since]).total_seconds()
 
-    return seconds("archiving", "kept"), seconds("sealing", "sending"), seconds("kept", "pushed"), memory, archive, pushed
+    return seconds("archiving", "kept"), seconds("sealing", "sealed"), seconds("kept", "pushed"), memory, archive, pushed
 
 
 def main():
@@ -128,17 +136,24 @@ def main():
                 f'endpoint = "http://127.0.0.1:{port}"\ncredentials = "{key}"\n')
         appliance = Appliance(side, tree, user, ssh_port, more)
         touch_memory(work)
-        nights = [night(appliance) for _ in range(3)]
-        keep, seal, push = (min(one[part] for one in nights) for part in range(3))
+        nights, encryptions = [], []
+        # In turn, since a disk is faster at one time than at another. gpg gets an archive that was just written, as a run's
+        # is, and nothing is removed meanwhile: memory that somebody had before is warm, and takes a file much faster.
+        for number in range(3):
+            nights.append(night(appliance))
+            archive, copy, sealed = nights[-1][4], work / f"copy-{number}", work / f"sealed-{number}.gpg"
+            shutil.copyfile(archive, copy)
+            os.sync()
+            encrypt = ["gpg", "--batch", "--trust-model", "always", "--compress-algo", "none", "-r", owner.fingerprint,
+                       "-o", sealed, "--encrypt", copy]
+            encryptions.append(measured(encrypt, env=owner.environment))
+        seal, push = (min(one[part] for one in nights) for part in (1, 2))
         whole = min(one[0] + one[2] for one in nights)
-        memory, archive, pushed = max(one[3] for one in nights), nights[-1][4], nights[-1][5]
+        memory, pushed = max(one[3] for one in nights), nights[-1][5]
         size = archive.stat().st_size
         print(f"archive: {size / 1e6:.0f} MB; the server is moto")
         print(f"{'':32}{'wall':>10}{'processor':>11}{'memory':>13}")
-        sealed = work / "sealed.gpg"
-        encrypt = ["gpg", "--batch", "--yes", "--trust-model", "always", "--compress-algo", "none", "-r", owner.fingerprint,
-                   "-o", sealed, "--encrypt", archive]
-        gpg = min(measured(encrypt, env=owner.environment) for _ in range(3))
+        gpg = min(encryptions)
         line("gpg --encrypt", gpg)
         # Sealing gives the sum that the proof needs, too.
         summed = min(measured(["openssl", "dgst", "-sha256", sealed], stdout=subprocess.DEVNULL) for _ in range(3))
