@@ -138,7 +138,7 @@ def main():
         touch_memory(work)
         nights, encryptions = [], []
         # In turn, since a disk is faster at one time than at another. gpg gets an archive that was just written, as a run's
-        # is, and nothing is removed meanwhile: memory that somebody had before is warm, and takes a file much faster.
+        # is, and nothing is removed meanwhile, whose memory the next one would get.
         for number in range(3):
             nights.append(night(appliance))
             archive, copy, sealed = nights[-1][4], work / f"copy-{number}", work / f"sealed-{number}.gpg"
