@@ -12,6 +12,7 @@ counts. Figures of one machine compare with nothing but each other.
 
 import argparse
 import json
+import mmap
 import os
 import pathlib
 import shutil
@@ -65,16 +66,22 @@ def start_store(work):
     return store, port, settings
 
 
-def touch_memory(work):
-    """A virtual machine gets its memory when it first writes to it, which would be billed to whoever comes first."""
-    lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
-    free = next(int(text.split()[1]) << 10 for text in lines if text.startswith("MemFree:"))
-    disk = os.statvfs(work)
-    block, filler = bytes(1 << 20), work / "filler"
-    with open(filler, "wb") as file:
-        for _ in range(min(free * 3 // 4, disk.f_bavail * disk.f_frsize // 2) >> 20):
-            file.write(block)
-    filler.unlink()
+class Held:
+    """Memory that this program holds, and gives up in time for what is measured next.
+
+    A virtual machine may have given its free memory back to its host. Getting it again takes ten times as long as writing
+    a file to it, and would be billed to whoever comes first. What was just given up is quick for everybody.
+    """
+
+    def __init__(self, size):
+        # In large pages, so that giving them up takes no time from what is measured.
+        self.memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.memory.madvise(mmap.MADV_HUGEPAGE)
+        for page in range(0, size, mmap.PAGESIZE):
+            self.memory[page] = 1
+
+    def give_up(self):
+        self.memory.close()
 
 
 def last_write(backup):
@@ -83,8 +90,12 @@ def last_write(backup):
     return datetime.fromtimestamp(sealed.stat().st_mtime, timezone.utc)
 
 
-def night(appliance):
-    """Seconds of snapshot, sealing and push; the run's own memory in MiB; archive and bytes that were pushed."""
+def night(appliance, size):
+    """Seconds of snapshot, sealing and push; the run's own memory in MiB; archive and bytes that were pushed.
+
+    Sealing begins with `size` bytes of memory at hand.
+    """
+    held = Held(size)
     command = [VAULTBERRY, "backup", "run", "--json", "--config", appliance.config]
     moments, pushed = {}, None
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
@@ -93,6 +104,8 @@ def night(appliance):
             event = json.loads(text)
             when = datetime.fromisoformat(event["time"][:26].rstrip("Z") + "+00:00")
             if event["event"] == "progress" and event["source"] == "bench":
+                if event["doing"] == "sealing" and "sealing" not in moments:
+                    held.give_up()
                 moments.setdefault(event["doing"], when)
                 if event["doing"] == "sending":
                     moments.setdefault("sealed", last_write(appliance.side / "backup"))
@@ -135,18 +148,22 @@ def main():
         more = (f'[openpgp]\nrecipients = ["""\n{owner.certificate}"""]\n[offsite]\nbucket = "{BUCKET}"\nevery = "0s"\n'
                 f'endpoint = "http://127.0.0.1:{port}"\ncredentials = "{key}"\n')
         appliance = Appliance(side, tree, user, ssh_port, more)
-        touch_memory(work)
         nights, encryptions = [], []
-        # In turn, since a disk is faster at one time than at another. gpg gets an archive that was just written, as a run's
-        # is, and nothing is removed meanwhile, whose memory the next one would get.
+        at_hand = 3 * sum(file.stat().st_size for file in tree.rglob("*") if file.is_file())
+
+        def ready(command, **options):
+            Held(at_hand).give_up()
+            return measured(command, **options)
+
+        # In turn, since a disk is faster at one time than at another. gpg gets an archive that was just written, as a run's is.
         for number in range(3):
-            nights.append(night(appliance))
+            nights.append(night(appliance, at_hand))
             archive, copy, sealed = nights[-1][4], work / f"copy-{number}", work / f"sealed-{number}.gpg"
             shutil.copyfile(archive, copy)
             os.sync()
             encrypt = ["gpg", "--batch", "--trust-model", "always", "--compress-algo", "none", "-r", owner.fingerprint,
                        "-o", sealed, "--encrypt", copy]
-            encryptions.append(measured(encrypt, env=owner.environment))
+            encryptions.append(ready(encrypt, env=owner.environment))
         seal, push = (min(one[part] for one in nights) for part in (1, 2))
         whole = min(one[0] + one[2] for one in nights)
         memory, pushed = max(one[3] for one in nights), nights[-1][5]
@@ -159,20 +176,20 @@ def main():
         summed = min(measured(["openssl", "dgst", "-sha256", sealed], stdout=subprocess.DEVNULL) for _ in range(3))
         line("openssl dgst -sha256 of that", summed)
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        put = min(measured(["s3cmd", "-c", settings, "put", sealed, f"s3://{BUCKET}/s3cmd-{number}"], **quiet) for number in range(3))
+        put = min(ready(["s3cmd", "-c", settings, "put", sealed, f"s3://{BUCKET}/s3cmd-{number}"], **quiet) for number in range(3))
         line("s3cmd put", put)
         environment = {**owner.environment, **KEYS, "RESTIC_PASSWORD": "bench", "PASSPHRASE": "", "HOME": str(work)}
         figures = []
         for number in range(2):
             repository = f"s3:http://127.0.0.1:{port}/{BUCKET}/restic-{number}"
             subprocess.run(["restic", "init", "-q", "-r", repository], env=environment, check=True, **quiet)
-            figures.append(measured(["restic", "-q", "--no-cache", "-r", repository, "backup", tree], env=environment, **quiet))
+            figures.append(ready(["restic", "-q", "--no-cache", "-r", repository, "backup", tree], env=environment, **quiet))
         restic = min(figures)
         line("restic, tree to store", restic)
         duplicity = min(
-            measured(["duplicity", "full", "--encrypt-key", owner.fingerprint, "--gpg-options", "--trust-model always",
-                      "--s3-endpoint-url", f"http://127.0.0.1:{port}", tree, f"boto3+s3://{BUCKET}/duplicity-{number}"],
-                     env=environment, **quiet)
+            ready(["duplicity", "full", "--encrypt-key", owner.fingerprint, "--gpg-options", "--trust-model always",
+                   "--s3-endpoint-url", f"http://127.0.0.1:{port}", tree, f"boto3+s3://{BUCKET}/duplicity-{number}"],
+                  env=environment, **quiet)
             for number in range(2))
         line("duplicity, tree to store", duplicity)
         print(f"{'vaultberry, sealing':32}{seal:8.2f} s")
