@@ -1,7 +1,9 @@
 //! The `vaultberry` command: parse, dispatch, exit code.
 
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
@@ -12,6 +14,7 @@ use vaultberry::cli::source::Source;
 use vaultberry::cli::{Cli, Command};
 use vaultberry::image::build::{Request, base_tree, build};
 use vaultberry::image::emulate::{self, Guest};
+use vaultberry::openpgp::Recipients;
 use vaultberry::outcome::Outcome;
 use vaultberry::redact::Redactor;
 use vaultberry::run::events::Events;
@@ -47,10 +50,7 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
             let file = args.file.display();
             print(&format!("{file}: written; edit it, then run `vaultberry check {file}`\n"))
         }
-        Command::Check(args) => {
-            config::load(&args.file)?;
-            print(&format!("{}: valid\n", args.file.display()))
-        }
+        Command::Check(args) => check(&args.file),
         Command::Plan(args) => print(&config::plan(&config::load(&args.file)?)),
         Command::Image(args) => image(args),
         Command::Boot(args) => boot(args),
@@ -156,6 +156,16 @@ fn rehearse(config: &config::Config, json: bool) -> Result<Outcome> {
     };
     print(&text)?;
     Ok(rehearsal.outcome)
+}
+
+fn check(file: &Path) -> Result<Outcome> {
+    let config = config::load(file)?;
+    if !config.recipients.is_empty() {
+        let recipients = Recipients::at(&config.recipients, SystemTime::now());
+        recipients.require_all().with_context(|| format!("checking {}", file.display()))?;
+        recipients.expiring().iter().for_each(|told| tracing::warn!("{told}"));
+    }
+    print(&format!("{}: valid\n", file.display()))
 }
 
 fn image(args: cli::image::Image) -> Result<Outcome> {

@@ -7,6 +7,8 @@ use std::process::Command;
 use tempfile::TempDir;
 use vaultberry::config::EXAMPLE;
 
+use crate::support::gnupg::GnuPg;
+
 /// Runs vaultberry in `folder`; gives exit code, standard output and standard error.
 fn run(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_vaultberry")).args(arguments).current_dir(folder).output().unwrap();
@@ -203,4 +205,20 @@ fn wrong_usage_has_its_own_exit_code() {
     for arguments in [&["check"][..], &["plan", "a", "b"], &["check", "--force", "a"], &["nothing"], &[]] {
         assert_eq!(run(folder.path(), arguments).0, 2, "{arguments:?}");
     }
+}
+
+#[test]
+fn a_certificate_that_nothing_can_be_sealed_for_is_refused_and_one_that_soon_expires_told_of() {
+    let check = |owner: &GnuPg| {
+        let folder = folder_with(format!("{EXAMPLE}\n[openpgp]\nrecipients = [\"\"\"\n{}\"\"\"]\n", owner.certificate()));
+        run(folder.path(), &["check", "appliance.toml"])
+    };
+    let (code, stdout, stderr) = check(&GnuPg::expired());
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    let start = "error: checking appliance.toml: the certificate ";
+    assert!(stderr.starts_with(start) && stderr.contains("\nhint: extend it with `gpg --quick-set-expire`"), "{stderr}");
+    let (code, stdout, stderr) = check(&GnuPg::until("30d"));
+    assert_eq!((code, stdout.as_str()), (0, "appliance.toml: valid\n"));
+    assert!(stderr.contains(" expires in ") && stderr.contains("\nhint: extend it with"), "{stderr}");
+    assert_eq!(check(&GnuPg::new()).2, "");
 }

@@ -18,6 +18,11 @@ impl GnuPg {
         Self::make("", &[], "never")
     }
 
+    /// One whose key is valid for this time from now, as gpg is told it.
+    pub fn until(expires: &str) -> Self {
+        Self::make("", &[], expires)
+    }
+
     /// One whose private key is locked with `passphrase`.
     pub fn locked(passphrase: &str) -> Self {
         Self::make(passphrase, &[], "never")
