@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
-use crate::support::alone;
+use crate::support::Turn;
 use crate::support::card::{Card, decipher, scratch, tool};
 use crate::support::gnupg::GnuPg;
 use crate::support::guest::{Guest, Ssh, free_port};
@@ -87,15 +87,15 @@ fn assert_same(one: &Path, two: &Path) {
     assert_eq!(list(one), list(two));
 }
 
-/// Tomorrow, so that the guest's clock is past every time in the image; the nightly run is at 02:30, and coming up may take long.
-fn some_time_before_the_run() -> String {
+/// Tomorrow, so that the guest's clock is past every time in the image, and an hour before the nightly run.
+fn an_hour_before_the_run() -> String {
     let tomorrow = Zoned::now().checked_add(1.day()).unwrap().strftime("%Y-%m-%d").to_string();
-    format!("base={tomorrow}T02:20:30,clock=vm")
+    format!("base={tomorrow}T01:30:00,clock=vm")
 }
 
 #[test]
 fn a_night_and_the_card_s_death() {
-    let _alone = alone();
+    let _turn = Turn::take();
     let servers = Servers::start("", GnuPg::new());
     let peer = &servers.peer;
     fill(peer);
@@ -124,7 +124,7 @@ fn first_night(card: &Card, disk: &Path, servers: &Servers) -> String {
     let mut wanted = guest(card, Machine::Virt);
     wanted.disk = Some((disk.to_owned(), SERIAL.to_owned()));
     wanted.ssh_port = Some(port);
-    wanted.extra = ["-rtc".to_owned(), some_time_before_the_run()].into();
+    wanted.extra = ["-rtc".to_owned(), an_hour_before_the_run()].into();
     let mut guest = Guest::start(emulate::command(&wanted, files.path()).unwrap());
     guest.wait_for("root is open, by the key on VB-KEY", 120);
     guest.wait_for("you can remove the stick", 5);
@@ -164,8 +164,10 @@ fn first_night(card: &Card, disk: &Path, servers: &Servers) -> String {
     ssh.wait_for("sudo journalctl -u vaultberry-catch-up --no-pager | grep 'nothing is due: there was no run yet'", 120);
 
     eprintln!("{}", ssh.expect("systemd-analyze time"));
+    // The hour passes; cron looks at the clock each minute.
+    ssh.expect("sudo date --set=02:29:10");
     let started = "sudo journalctl -u cron --no-pager | grep -q 'systemctl start --wait vaultberry-backup'";
-    ssh.wait_for(started, 600);
+    ssh.wait_for(started, 120);
     let last =
         ssh.wait_for("sudo sh -c 'cd /var/lib/vaultberry && grep -q \"sent.: 1\" last-run.json && cat last-run.json'", 300);
     assert!(last.contains("\"outcome\": \"complete\"") && last.contains("s3://backups/attic"), "{last}");
@@ -272,7 +274,7 @@ fn prompted() -> (Guest, TempDir) {
 
 #[test]
 fn without_the_stick_there_is_a_prompt_and_no_shell() {
-    let _alone = alone();
+    let _turn = Turn::take();
     let (mut guest, _files) = prompted();
     guest.type_in("echo a-shell-says-$((40 + 2))\n");
     guest.wait_for("the recovery passphrase doesn't open this appliance", 60);
@@ -285,7 +287,7 @@ fn without_the_stick_there_is_a_prompt_and_no_shell() {
 
 #[test]
 fn the_recovery_passphrase_opens_root_at_the_prompt() {
-    let _alone = alone();
+    let _turn = Turn::take();
     let (mut guest, _files) = prompted();
     guest.type_in(&format!("{}\n", CARD.passphrase().expose()));
     guest.wait_for("root is open, by the recovery passphrase", 60);
@@ -294,7 +296,7 @@ fn the_recovery_passphrase_opens_root_at_the_prompt() {
 
 #[test]
 fn the_emulated_pi_boots_from_card_and_stick() {
-    let _alone = alone();
+    let _turn = Turn::take();
     // As a person does it.
     let mut boot = Command::new(env!("CARGO_BIN_EXE_vaultberry"));
     boot.arg("boot").arg(CARD.image()).args(["--machine", "raspi3b", "--secrets"]).arg(CARD.secrets());

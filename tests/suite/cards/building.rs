@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::{Uid, User};
 use vaultberry::config::EXAMPLE;
 
-use crate::support::alone;
+use crate::support::Turn;
 use crate::support::appliance::names;
 use crate::support::card::{image, scratch, tool};
 
@@ -101,7 +101,7 @@ fn a_mirror_that_is_not_there_leaves_no_cache_behind() {
 /// The whole build but for the base tree, which comes from the cache of whoever runs the tests.
 #[test]
 fn an_ordinary_user_builds_and_a_killed_build_leaves_nothing_half_made() {
-    let _alone = alone();
+    let _turn = Turn::take();
     let folder = scratch();
     let here = folder.path();
     fs::write(here.join("appliance.toml"), EXAMPLE).unwrap();

@@ -8,7 +8,7 @@ use serde_json::Value;
 use vaultberry::image::emulate::{self, Machine};
 
 use crate::cards::boot::{CARD, OTHER, SERIAL, guest};
-use crate::support::alone;
+use crate::support::Turn;
 use crate::support::card::{scratch, tool};
 use crate::support::guest::{Guest, Ssh, free_port};
 use crate::support::ports::Ports;
@@ -22,7 +22,7 @@ fn refusal(ssh: &Ssh, command: &str) -> String {
 
 #[test]
 fn disks_that_come_and_go_are_opened_one_at_a_time_and_a_run_writes_to_nothing_else() {
-    let _alone = alone();
+    let _turn = Turn::take();
     let (files, port) = (scratch(), free_port());
     let socket = files.path().join("qmp");
     let disk = |name: &str| -> PathBuf {

@@ -14,7 +14,7 @@ use vaultberry::kernel::pair::verify;
 use vaultberry::kernel::switch::Switch;
 
 use crate::cards::boot::{CARD, guest};
-use crate::support::alone;
+use crate::support::Turn;
 use crate::support::appliance::Run;
 use crate::support::card::{cached, decipher, scratch, tool};
 use crate::support::guest::{Guest, Ssh, free_port};
@@ -300,7 +300,7 @@ fn reboot(ssh: &Ssh, running: &mut Running) {
 
 #[test]
 fn an_updated_kernel_is_tried_and_stays_when_it_comes_up_and_else_the_old_one_boots_again() {
-    let _alone = alone();
+    let _turn = Turn::take();
     let key = CARD.secret("admin_ed25519");
     let card = Written::new();
     let ssh = Ssh { key: &key, port: card.port };
@@ -374,7 +374,7 @@ fn an_updated_kernel_is_tried_and_stays_when_it_comes_up_and_else_the_old_one_bo
 
 #[test]
 fn a_larger_card_is_used_whole_though_the_power_fails() {
-    let _alone = alone();
+    let _turn = Turn::take();
     let key = CARD.secret("admin_ed25519");
     let card = Written::new();
     let ssh = Ssh { key: &key, port: card.port };

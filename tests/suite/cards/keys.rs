@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use vaultberry::image::emulate::{self, Machine};
 
 use crate::cards::boot::{CARD, SERIAL, guest};
-use crate::support::alone;
+use crate::support::Turn;
 use crate::support::appliance::Run;
 use crate::support::card::{scratch, tool};
 use crate::support::guest::{Guest, Ssh, free_port};
@@ -133,7 +133,7 @@ fn the_keys_of_an_image_are_added_rotated_and_revoked() {
 #[test]
 #[ignore = "takes many minutes of emulation: make test-guests"]
 fn keys_change_on_an_appliance_that_runs() {
-    let _alone = alone();
+    let _turn = Turn::take();
     let (files, port) = (scratch(), free_port());
     let (folder, socket) = (files.path(), files.path().join("qmp"));
     let disk = folder.join("disk");

@@ -15,7 +15,7 @@ use vaultberry::luks::cipher::Cipher;
 use vaultberry::unlock::mark::Mark;
 
 use crate::cards::boot::CARD;
-use crate::support::alone;
+use crate::support::Turn;
 use crate::support::card::{scratch, tool};
 use crate::support::tiny::{CARD_START, Running, Tiny, UP};
 
@@ -45,7 +45,7 @@ fn begun(tiny: &Tiny, sticks: &[&Path], arguments: &[&str]) -> Running {
 
 #[test]
 fn each_stick_that_does_not_help_is_told_why_and_the_next_one_opens() {
-    let _alone = alone();
+    let _turn = Turn::take();
     let tiny = tiny();
     let good = tiny.key.encode().expose().clone();
     let changed = |at: usize| {
@@ -86,7 +86,7 @@ fn each_stick_that_does_not_help_is_told_why_and_the_next_one_opens() {
 
 #[test]
 fn a_stick_behind_another_appliance_s_is_found_and_may_be_pulled_at_once() {
-    let _alone = alone();
+    let _turn = Turn::take();
     let tiny = tiny();
     let foreign = KeyFile::generate(Uuid::new_v4()).unwrap();
     let others = tiny.stick("others", "OTHERS", &[(path_on_stick(foreign.uuid), foreign.encode().expose().clone())], false);
@@ -100,7 +100,7 @@ fn a_stick_behind_another_appliance_s_is_found_and_may_be_pulled_at_once() {
 
 #[test]
 fn a_stick_that_comes_late_is_pulled_and_put_back_behind_a_hub() {
-    let _alone = alone();
+    let _turn = Turn::take();
     let mut tiny = tiny();
     tiny.settings.wait_seconds = 55;
     let mut running = begun(&tiny, &[], &["-device", "usb-hub,bus=usb.0,port=1"]);
@@ -118,7 +118,7 @@ fn a_stick_that_comes_late_is_pulled_and_put_back_behind_a_hub() {
 
 #[test]
 fn two_right_sticks_that_take_20_s_open_a_root_under_aes_once() {
-    let _alone = alone();
+    let _turn = Turn::take();
     let mut tiny = Tiny::under(Cipher::Aes, &CARD.image()).strip_modules();
     tiny.settings.wait_seconds = 30;
     let (one, other) = (tiny.right_stick(), tiny.stick("other", "VB-TWO", &tiny.right_files(), true));
@@ -134,7 +134,7 @@ fn two_right_sticks_that_take_20_s_open_a_root_under_aes_once() {
 
 #[test]
 fn only_sticks_with_the_marks_of_the_settings_are_looked_at() {
-    let _alone = alone();
+    let _turn = Turn::take();
     let mut tiny = tiny();
     tiny.settings.sticks = vec![Mark::Serial("STICK1".into())];
     let (one, two) = (tiny.right_stick(), tiny.stick_with("two", tiny.key.encode().expose().clone()));
@@ -145,7 +145,7 @@ fn only_sticks_with_the_marks_of_the_settings_are_looked_at() {
 
 #[test]
 fn three_wrong_passphrases_make_a_pause_in_which_a_stick_still_opens() {
-    let _alone = alone();
+    let _turn = Turn::take();
     let tiny = tiny();
     let mut running = begun(&tiny, &[], &[]);
     running.guest.wait_for("insert the key stick, or type the recovery passphrase:", 60);
@@ -162,7 +162,7 @@ fn three_wrong_passphrases_make_a_pause_in_which_a_stick_still_opens() {
 
 #[test]
 fn after_the_pause_the_passphrase_opens_on_a_board_of_512_mib() {
-    let _alone = alone();
+    let _turn = Turn::take();
     let mut tiny = tiny();
     tiny.settings.reboot_after_seconds = 180;
     let mut running = begun(&tiny, &[], &["-m", "512"]);
@@ -179,7 +179,7 @@ fn after_the_pause_the_passphrase_opens_on_a_board_of_512_mib() {
 #[test]
 fn root_takes_the_whole_card_whenever_the_power_fails() {
     const SIZE: u64 = 128 << 20;
-    let _alone = alone();
+    let _turn = Turn::take();
     let mut tiny = tiny();
     let card = tiny.put_on_card(SIZE);
     let stick = tiny.right_stick();
@@ -211,7 +211,7 @@ fn root_takes_the_whole_card_whenever_the_power_fails() {
 
 #[test]
 fn a_new_card_is_taken_whole_at_its_first_boot() {
-    let _alone = alone();
+    let _turn = Turn::take();
     let mut tiny = tiny();
     // Not a whole number of encryption sectors.
     tiny.put_on_card((64 << 20) + 512);
@@ -225,7 +225,7 @@ fn a_new_card_is_taken_whole_at_its_first_boot() {
 
 #[test]
 fn a_new_kernel_that_gets_no_key_is_left_undecided() {
-    let _alone = alone();
+    let _turn = Turn::take();
     let mut tiny = tiny();
     tiny.settings.reboot_after_seconds = 8;
     let card = tiny.put_on_card(128 << 20);

@@ -8,7 +8,7 @@ use std::process::Command;
 use vaultberry::kernel::cpio::Entry;
 
 use crate::cards::boot::CARD;
-use crate::support::alone;
+use crate::support::Turn;
 use crate::support::card::{BINARIES, cached, tool};
 use crate::support::tiny::{Tiny, UP};
 
@@ -93,7 +93,7 @@ fn median(mut seconds: Vec<f64>) -> f64 {
 #[test]
 #[ignore = "measures; `make bench-unlock` runs it"]
 fn beside_cryptsetup_initramfs_and_passdev() {
-    let _alone = alone();
+    let _turn = Turn::take();
     let (ours, theirs) = (tiny(false), tiny(true));
     let size = |tiny: &Tiny| fs::metadata(tiny.path("initrd")).unwrap().len() / 100_000;
     eprintln!("initramfs, in units of 0.1 MB: vaultberry {}, Debian {}", size(&ours.0), size(&theirs.0));
@@ -110,7 +110,7 @@ fn beside_cryptsetup_initramfs_and_passdev() {
 #[test]
 #[ignore = "measures; `make bench-unlock` runs it"]
 fn beside_a_bare_cryptsetup_open() {
-    let _alone = alone();
+    let _turn = Turn::take();
     let (mut tiny, stick) = tiny(true);
     let script = MEASURE.replace("OPENINGS", &OPENINGS.to_string()).replace("RAW", RAW);
     let program = fs::read(Path::new(BINARIES).join("vaultberry-unlock")).unwrap();

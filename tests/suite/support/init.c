@@ -1,7 +1,9 @@
 /* The init of a tiny root: says how large root is, and when it is up, and turns the machine off. */
 #include <stdio.h>
 #include <sys/reboot.h>
+#include <termios.h>
 #include <time.h>
+#include <unistd.h>
 
 int main(void)
 {
@@ -16,5 +18,7 @@ int main(void)
 		printf("root has %lu sectors\n", sectors);
 	puts("the tiny root is up");
 	fflush(stdout);
+	/* What the console hasn't sent yet would go with the power. */
+	tcdrain(STDOUT_FILENO);
 	return reboot(RB_POWER_OFF);
 }

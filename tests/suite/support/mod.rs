@@ -20,13 +20,32 @@ pub mod way;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 
-static HEAVY: Mutex<()> = Mutex::new(());
+/// How many guests run, or images are built, at a time. Each keeps a core busy, and some more.
+const TURNS: usize = 2;
 
-/// Held by whoever emulates a guest or builds images: one at a time, there are few cores.
-pub fn alone() -> MutexGuard<'static, ()> {
-    HEAVY.lock().unwrap_or_else(PoisonError::into_inner)
+static FREE: Mutex<usize> = Mutex::new(TURNS);
+static GIVEN_BACK: Condvar = Condvar::new();
+
+/// Held by whoever emulates a guest or builds an image. Dropped, it lets the next one in.
+pub struct Turn;
+
+impl Turn {
+    /// Waits for one.
+    pub fn take() -> Self {
+        let free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = GIVEN_BACK.wait_while(free, |free| *free == 0).unwrap_or_else(PoisonError::into_inner);
+        *free -= 1;
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *FREE.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        GIVEN_BACK.notify_one();
+    }
 }
 
 /// What `tools/setup` with this argument has put into the cache folder under this name.
