@@ -4,6 +4,11 @@
 
 use std::fmt::Write as _;
 
+/// What helps against a server with a self-signed certificate as `openssl req -x509` makes it, which rustls calls
+/// `CaUsedAsEndEntity`.
+pub const AUTHORITY_AS_SERVER: &str = "the server shows an authority's certificate as its own: give it one that this authority \
+     issued, or make it with basicConstraints=CA:FALSE";
+
 /// The text for standard error, with a line break at its end.
 pub fn render(error: &anyhow::Error) -> String {
     let (mut causes, mut hints) = (Vec::new(), Vec::new());

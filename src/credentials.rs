@@ -4,10 +4,11 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::fcntl::OFlag;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
@@ -21,11 +22,8 @@ const LARGEST: u64 = 64 << 10;
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let shown = path.display();
     let reading = || format!("reading the credentials {shown}");
-    let file = File::open(path).with_context(reading)?;
+    let file = open(path)?;
     let metadata = file.metadata().with_context(reading)?;
-    if !metadata.is_file() {
-        bail!("{}: it isn't a file", reading());
-    }
     if metadata.permissions().mode() & 0o077 != 0 {
         bail!("{}: others than its owner may read it\nhint: chmod 600 {shown}", reading());
     }
@@ -33,6 +31,19 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let mut text = Zeroizing::new(String::with_capacity(usize::try_from(metadata.len().min(LARGEST)).unwrap_or(0) + 1));
     file.take(LARGEST).read_to_string(&mut text).map_err(|_| anyhow!("{}: it isn't text", reading()))?;
     toml::from_str(&text).map_err(|error| anyhow!("{}: {}", reading(), told(&error, &text)))
+}
+
+/// Opens such a file, to be read. A pipe isn't waited for.
+///
+/// # Errors
+/// There is none, or it isn't a regular file.
+pub fn open(path: &Path) -> Result<File> {
+    let reading = || format!("reading the credentials {}", path.display());
+    let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).with_context(reading)?;
+    if !file.metadata().with_context(reading)?.is_file() {
+        bail!("{}: it isn't a file", reading());
+    }
+    Ok(file)
 }
 
 /// What is wrong, without a word of the file.
@@ -87,6 +98,15 @@ mod tests {
         for mode in [0o640, 0o604, 0o620, 0o601] {
             assert_eq!(outcome(GOOD, mode).unwrap_err(), refusal);
         }
+    }
+
+    #[test]
+    fn a_pipe_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("login");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let error = read::<Login>(&path).unwrap_err().to_string();
+        assert_eq!(error, format!("reading the credentials {}: it isn't a file", path.display()));
     }
 
     #[test]

@@ -236,8 +236,9 @@ fn preview(args: &Preview) -> Result<Outcome> {
 
 fn examine(args: &cli::doctor::Doctor) -> Result<Outcome> {
     let config = config::load(&args.on.config)?;
+    let redactor = Redactor::of(&config);
     doctor::examine(&config, &Stop::on_signals()?, &mut |check| {
-        print(&if args.json { json::line(check)? } else { doctor::text(check) }).map(drop)
+        print(&if args.json { json::line(check)? } else { redactor.masked(&doctor::text(check)) }).map(drop)
     })
 }
 

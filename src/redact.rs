@@ -7,7 +7,6 @@
 //!
 //! Lines stay lines, so that masked text can be laid beside what it was made of.
 
-use std::fs;
 use std::io::Read as _;
 use std::ops::Range;
 use std::path::Path;
@@ -16,6 +15,7 @@ use openssl::base64::encode_block;
 use zeroize::Zeroizing;
 
 use crate::config::Config;
+use crate::credentials;
 use crate::markup;
 
 /// What stands for a secret.
@@ -76,8 +76,9 @@ impl Redactor {
 
     fn learn_file(&mut self, path: &Path) {
         let mut text = Zeroizing::new(String::new());
-        let read = fs::File::open(path).and_then(|file| file.take(LARGEST).read_to_string(&mut text));
-        let Some(table) = read.ok().and_then(|_| text.parse::<toml::Table>().ok()) else { return };
+        let Ok(file) = credentials::open(path) else { return };
+        let Ok(_) = file.take(LARGEST).read_to_string(&mut text) else { return };
+        let Ok(table) = text.parse::<toml::Table>() else { return };
         let value = |name: &str| table.get(name).and_then(toml::Value::as_str);
         // A user's name is no secret: it is often the address that the mail comes from.
         for (name, value) in table.iter().filter(|(name, _)| *name != "user") {

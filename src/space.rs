@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
+
+use crate::amount::amount;
 
 /// The room of a disk, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +26,19 @@ pub fn of(folder: &Path) -> Result<Space> {
     Ok(Space { free: disk.blocks_available() * disk.fragment_size(), total: disk.blocks() * disk.fragment_size() })
 }
 
+/// Sees to it that the disk of `folder` has room for `bytes`, where that folder is there; `else_what` says what happens without.
+///
+/// # Errors
+/// It has less, or the system doesn't say.
+pub fn require(folder: &Path, bytes: u64, else_what: &str) -> Result<()> {
+    if !folder.exists() {
+        return Ok(());
+    }
+    let free = of(folder)?.free;
+    ensure!(free >= bytes, "the disk of {} has {} left: {else_what}\nhint: make room there", folder.display(), amount(free));
+    Ok(())
+}
+
 /// The least free space that a run begins with, however small the disk.
 const LEAST_FREE: u64 = 64 << 20;
 
@@ -37,7 +52,7 @@ pub fn reserve(total: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{of, reserve};
+    use super::{of, require, reserve};
 
     #[test]
     fn the_free_space_asked_for_follows_the_disk_between_two_bounds() {
@@ -51,7 +66,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let space = of(folder.path()).unwrap();
         assert!(0 < space.free && space.free <= space.total, "{space:?}");
+        require(folder.path(), 1, "nothing").unwrap();
+        let told = require(folder.path(), u64::MAX, "nothing gets there").unwrap_err().to_string();
+        assert!(told.contains(" left: nothing gets there\nhint: make room there"), "{told}");
         let none = folder.path().join("none");
+        require(&none, u64::MAX, "nothing").unwrap();
         let error = format!("{:#}", of(&none).unwrap_err());
         assert_eq!(error, format!("asking for the free space of {}: ENOENT: No such file or directory", none.display()));
     }

@@ -47,7 +47,7 @@ fn list_copies(args: &List, out: &mut impl Write) -> Result<Outcome> {
         Some(source) if copies.is_empty() => {
             bail!("there is no copy of a source {source:?} in the store\nhint: without a name all sources are listed")
         }
-        None if copies.is_empty() => say(out, "there is no copy in the store yet\n"),
+        None if copies.is_empty() => say(out, &format!("there is no copy below {} yet\n", offsite::target(&offsite))),
         _ => say(out, &list::table(&copies)),
     }
 }
@@ -234,9 +234,8 @@ fn reached(location: &str, reach: &Reach) -> Result<config::Offsite> {
 /// The store that the configuration describes, and the file with its access key.
 fn configured(file: &Path) -> Result<(config::Offsite, PathBuf)> {
     let offsite = config::load(file)?.offsite;
-    let offsite = offsite.with_context(|| {
-        format!("there is no [offsite] in {}\nhint: it says where copies go; or name the store with --store", file.display())
-    })?;
+    let offsite =
+        offsite.with_context(|| format!("there is no [offsite] in {}\nhint: it says where copies go", file.display()))?;
     let credentials = offsite.credentials.clone();
     Ok((offsite, credentials))
 }

@@ -17,7 +17,7 @@ use tempfile::NamedTempFile;
 
 use crate::config::{Config, Source};
 use crate::disk;
-use crate::openpgp::Recipients;
+use crate::openpgp::{Recipients, remedy};
 use crate::outcome::Outcome;
 use crate::run::rehearsal;
 use crate::source::rehearsal::log_in;
@@ -112,7 +112,8 @@ fn recipients(config: &Config) -> Vec<Check> {
         return Vec::new();
     }
     let all = Recipients::at(&config.recipients, SystemTime::now());
-    let unusable = all.unusable().iter().map(|problem| Check::failed("certificate", &anyhow!("{problem}")));
+    let unusable =
+        all.unusable().iter().map(|problem| Check::failed("certificate", &anyhow!("{problem}\nhint: {}", remedy(problem))));
     let expiring =
         all.expiring().iter().map(|told| Check { about: "certificate".to_owned(), state: State::Warning, told: told.clone() });
     let mut checks: Vec<Check> = unusable.chain(expiring).collect();

@@ -24,11 +24,14 @@ pub async fn missing(store: &Store, commit: &Commit, key: &str, now: Timestamp) 
     for key in [&commit.archive.key, &commit.index.key, key] {
         let until = store.head(key).await?.and_then(|said| said.locked_until);
         if let Some(told) = too_short(until, now, locked) {
-            return Ok(Some(format!(
-                "{key} {told}\n\
-                 hint: whoever has the appliance's access key can delete it; `vaultberry offsite policy` shows how a bucket \
-                 locks what comes, for stores that can"
-            )));
+            let hint = match until {
+                Some(_) => "lengthen the bucket's default retention, or say less in [offsite] locked",
+                None => {
+                    "whoever has the appliance's access key can delete it; `vaultberry offsite policy` shows how a bucket locks \
+                     what comes, for stores that can"
+                }
+            };
+            return Ok(Some(format!("{key} {told}\nhint: {hint}")));
         }
     }
     Ok(None)

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::config::{self, Config};
 use crate::log::printable;
-use crate::openpgp::{EXTEND, Recipients, expiry};
+use crate::openpgp::{Recipients, expiry, remedy};
 
 /// A certificate of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -48,18 +48,6 @@ fn one(recipient: &config::Recipient, now: SystemTime) -> Shown {
         expires: certificate.filter(|_| looked.any()).and_then(|certificate| expiry(&certificate, now)?.try_into().ok()),
         problem,
         usable: looked.any(),
-    }
-}
-
-/// What helps against a certificate that can't be used, for this `problem`.
-pub fn remedy(problem: &str) -> &'static str {
-    if problem.contains("revoked") {
-        "take another certificate, and put it into [openpgp] recipients"
-    } else if problem.contains("isn't valid now") {
-        EXTEND
-    } else {
-        "make a new key pair with `gpg --quick-generate-key you@example.org future-default default never`, and put what \
-         `gpg --armor --export` prints into [openpgp] recipients; keep the old private key for the old copies"
     }
 }
 

@@ -6,10 +6,14 @@ use std::fmt;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
+use crate::complaint::AUTHORITY_AS_SERVER;
 use crate::log::printable;
 
 /// How much is told of what a store says, in characters: it goes into logs and mails.
 const LONGEST: usize = 300;
+
+/// What the SDK adds when something that is no S3 store answers.
+const NO_BUG: &str = " This is likely a bug in the SDK.";
 
 /// What helps when only time does.
 pub const TRY_LATER: &str = "the store is in trouble: the next run tries again";
@@ -65,8 +69,9 @@ where
             Some("is this the address of an S3 store? look at [offsite] endpoint"),
         ),
         SdkError::ServiceError(failure) => {
-            let code = failure.err().code();
-            (answered(status, code, failure.err().message()), for_answer(status.unwrap_or(0), code.unwrap_or("")))
+            let (code, message) = (failure.err().code(), failure.err().message());
+            let hint = for_answer(status.unwrap_or(0), code.unwrap_or(""), message.unwrap_or(""));
+            (answered(status, code, message), hint)
         }
         SdkError::TimeoutError(_) => (String::from("the store didn't answer in time"), Some(TRY_LATER)),
         SdkError::ResponseError(_) => (
@@ -110,8 +115,18 @@ fn short(text: &str) -> String {
 }
 
 /// What helps when the store said no.
-fn for_answer(status: u16, code: &str) -> Option<&'static str> {
+fn for_answer(status: u16, code: &str, message: &str) -> Option<&'static str> {
+    if matches!(code, "NotImplemented" | "InvalidRequest" | "InvalidArgument") && message.to_lowercase().contains("checksum") {
+        return Some("this store doesn't know the sums by which S3 checks what comes: say checksums = \"md5\" in [offsite]");
+    }
     Some(match (code, status) {
+        ("QuotaExceeded" | "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded", _) | (_, 507) => {
+            "the store is full: enlarge it or its quota, or remove old copies with another key, by `vaultberry offsite prune` on \
+             another machine or by the bucket's lifecycle"
+        }
+        ("ExpiredToken" | "InvalidToken" | "TokenRefreshRequired", _) => {
+            "this access key was made for a while only: put a lasting one into the file of [offsite] credentials"
+        }
         ("NoSuchBucket", _) => "make the bucket, or mend [offsite] bucket",
         ("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "RequestTimeTooSkewed", _) => {
             "look at the key in the file of [offsite] credentials, at [offsite] region, and at the clock"
@@ -132,6 +147,8 @@ fn for_answer(status: u16, code: &str) -> Option<&'static str> {
 fn for_connection(causes: &str) -> &'static str {
     if causes.contains("UnknownIssuer") {
         "put the certificate of the authority that vouches for the store into [offsite] ca"
+    } else if causes.contains("CaUsedAsEndEntity") {
+        AUTHORITY_AS_SERVER
     } else if causes.contains("certificate") {
         "does the store's certificate bear the name in [offsite] endpoint, and is it valid by this clock?"
     } else {
@@ -143,7 +160,7 @@ fn for_connection(causes: &str) -> &'static str {
 pub fn causes(mut error: Option<&(dyn Error + 'static)>) -> String {
     let mut told: Vec<String> = Vec::new();
     while let Some(cause) = error {
-        let text = short(&cause.to_string());
+        let text = short(&cause.to_string().replace(NO_BUG, ""));
         if told.last().is_none_or(|last| !last.contains(&text)) {
             told.push(text);
         }
@@ -185,13 +202,23 @@ mod tests {
 
     #[test]
     fn each_kind_has_its_hint() {
-        assert_eq!(for_answer(404, "NoSuchBucket"), Some("make the bucket, or mend [offsite] bucket"));
-        assert!(for_answer(403, "SignatureDoesNotMatch").unwrap().contains("and at the clock"));
-        let rights = for_answer(403, "").unwrap();
+        assert_eq!(for_answer(404, "NoSuchBucket", ""), Some("make the bucket, or mend [offsite] bucket"));
+        assert!(for_answer(403, "SignatureDoesNotMatch", "").unwrap().contains("and at the clock"));
+        let rights = for_answer(403, "", "").unwrap();
         assert!(rights.starts_with("let the access key list the bucket and its uploads") && rights.contains("abort uploads"));
-        assert!(for_answer(301, "PermanentRedirect").unwrap().contains("region"));
-        assert_eq!((for_answer(503, ""), for_answer(409, "OperationAborted")), (Some(TRY_LATER), Some(TRY_LATER)));
-        assert_eq!(for_answer(400, "InvalidRequest"), None);
+        assert!(for_answer(301, "PermanentRedirect", "").unwrap().contains("region"));
+        assert_eq!((for_answer(503, "", ""), for_answer(409, "OperationAborted", "")), (Some(TRY_LATER), Some(TRY_LATER)));
+        assert_eq!(for_answer(400, "InvalidRequest", ""), None);
+        for (status, code, message, helps) in [
+            (501, "NotImplemented", "a header of x-amz-checksum-sha256", "checksums = \"md5\""),
+            (400, "InvalidRequest", "Unsupported Checksum", "checksums = \"md5\""),
+            (403, "QuotaExceeded", "", "the store is full"),
+            (507, "XMinioStorageFull", "", "the store is full"),
+            (400, "ExpiredToken", "", "a lasting one"),
+        ] {
+            assert!(for_answer(status, code, message).unwrap().contains(helps), "{code}");
+        }
+        assert!(for_connection("invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))").contains("CA:FALSE"));
         assert!(for_connection("invalid peer certificate: UnknownIssuer").ends_with("[offsite] ca"));
         assert!(for_connection("invalid peer certificate: Expired").contains("by this clock"));
         assert!(for_connection("tcp connect error: Connection refused").starts_with("look at the network"));

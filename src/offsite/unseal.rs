@@ -118,6 +118,7 @@ fn unlock(
         for key in unlocked {
             pairs.push(key.into_keypair()?);
         }
+        ensure!(!pairs.is_empty() || !typed.expose().trim().is_empty(), "it is locked, and no passphrase was given");
         ensure!(!pairs.is_empty(), "the passphrase is wrong");
         if pairs.len() == open {
             tracing::warn!("the passphrase is wrong: only keys that aren't locked are tried");
@@ -125,6 +126,9 @@ fn unlock(
     }
     Ok(pairs)
 }
+
+/// What is said of a message for others.
+const STRANGER: &str = "it isn't sealed for this key: name the private key of one of those whom it was sealed for";
 
 struct Helper<'a>(&'a [KeyPair]);
 
@@ -148,7 +152,7 @@ impl DecryptionHelper for Helper<'_> {
                 }
             }
         }
-        Err(anyhow!("it isn't sealed for this key"))
+        Err(anyhow!(STRANGER))
     }
 }
 
@@ -182,7 +186,7 @@ mod tests {
     use sequoia_openpgp::types::SymmetricAlgorithm;
     use sequoia_openpgp::{Cert, Packet, serialize::Serialize as _};
 
-    use super::Keys;
+    use super::{Keys, STRANGER};
     use crate::config::Recipient;
     use crate::openpgp::{POLICY, Recipients};
     use crate::secret::Secret;
@@ -243,7 +247,7 @@ mod tests {
         // Whoever doesn't know it gets by with the other.
         let keys = keys_of(&both, Some("wrong")).unwrap();
         assert_eq!(opened(&keys, &sealed(&open, b"content")).unwrap(), b"content");
-        assert_eq!(opened(&keys, &sealed(&locked, b"content")).unwrap_err(), "it isn't sealed for this key");
+        assert_eq!(opened(&keys, &sealed(&locked, b"content")).unwrap_err(), STRANGER);
     }
 
     #[test]
@@ -284,7 +288,7 @@ mod tests {
         let (owner, stranger) = (certificate(None), certificate(None));
         let message = sealed(&owner, &vec![7; 3_000_000]);
         let owner = keys(&owner, None).unwrap();
-        assert_eq!(opened(&keys(&stranger, None).unwrap(), &message).unwrap_err(), "it isn't sealed for this key");
+        assert_eq!(opened(&keys(&stranger, None).unwrap(), &message).unwrap_err(), STRANGER);
         // In the middle of the content, in its last bytes, in the code that ends the message.
         for place in [1_500_000, message.len() - 60, message.len() - 1] {
             let mut changed = message.clone();

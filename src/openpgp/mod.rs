@@ -9,6 +9,7 @@
 mod cfb;
 mod message;
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::time::{Duration, SystemTime};
 
@@ -87,10 +88,12 @@ impl Recipients {
         if self.unusable.is_empty() && self.any() {
             return Ok(());
         }
+        let remedies: BTreeSet<&str> = self.unusable.iter().map(|problem| remedy(problem)).collect();
+        let remedies: Vec<&str> = remedies.into_iter().collect();
         bail!(
-            "{}\nhint: extend it with `gpg --quick-set-expire` or take another, and put what `gpg --armor --export` prints \
-             into [openpgp] recipients; `vaultberry offsite recipients` shows all of them",
-            self.unusable.join("; ")
+            "{}\nhint: {}\nhint: `vaultberry offsite recipients` shows all of them",
+            self.unusable.join("; "),
+            remedies.join("\nhint: ")
         )
     }
 
@@ -120,6 +123,18 @@ impl Recipients {
             keys.key_flags(flags()).map(|key| key.key().clone())
         });
         keys.collect()
+    }
+}
+
+/// What helps against a certificate that can't be used, for this `problem`.
+pub fn remedy(problem: &str) -> &'static str {
+    if problem.contains("revoked") {
+        "take another certificate, and put it into [openpgp] recipients"
+    } else if problem.contains("isn't valid now") {
+        EXTEND
+    } else {
+        "make a new key pair with `gpg --quick-generate-key you@example.org future-default default never`, and put what \
+         `gpg --armor --export` prints into [openpgp] recipients; keep the old private key for the old copies"
     }
 }
 

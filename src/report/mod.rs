@@ -272,7 +272,7 @@ pub fn test(config: &Config, now: Timestamp) -> Result<String> {
     if delivery.problems.is_empty() {
         return Ok(format!("{} sent to {to} through {through}\n", mails(delivery.sent)));
     }
-    let told = hinted_once(&delivery.problems);
+    let told = Redactor::of(config).masked(&hinted_once(&delivery.problems));
     bail!("trying the report: {} sent, {} waiting: {told}", mails(delivery.sent), delivery.waiting)
 }
 
@@ -298,7 +298,7 @@ pub fn send_now(config: &Config) -> Result<String> {
     if delivery.problems.is_empty() {
         return Ok(format!("{told}\n"));
     }
-    bail!("sending the reports that wait: {told}: {}", hinted_once(&delivery.problems))
+    bail!("sending the reports that wait: {told}: {}", Redactor::of(config).masked(&hinted_once(&delivery.problems)))
 }
 
 fn mails(count: usize) -> String {

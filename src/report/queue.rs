@@ -267,12 +267,10 @@ impl Queue {
     }
 
     /// Keeps the queue within its bounds: the oldest mails are cut to their short forms, and dropped where that isn't enough.
-    /// Gives a line for each.
+    /// Gives a line for each. What isn't ours counts for nothing, and stays.
     pub fn bound(&self) -> Result<Vec<String>> {
-        let names = self.waiting()?;
-        // One that is gone has no size.
-        let size = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
-        let mut sizes: Vec<u64> = names.iter().map(|name| size(&self.folder.join(name))).collect();
+        let ours = self.waiting()?.into_iter().filter_map(|name| Some((files::size(&self.folder.join(&name))?, name)));
+        let (mut sizes, names): (Vec<u64>, Vec<String>) = ours.unzip();
         let too_many = names.len().saturating_sub(MOST);
         let mut told = Vec::new();
         for (at, name) in names.iter().enumerate().skip(too_many) {
@@ -282,7 +280,8 @@ impl Queue {
             let (path, short) = (self.folder.join(name), self.beside(name, SHORT));
             if short.exists() {
                 fs::rename(&short, &path).with_context(|| format!("renaming {} to {name}", short.display()))?;
-                sizes[at] = size(&path);
+                // One that is gone has no size.
+                sizes[at] = files::size(&path).unwrap_or(0);
                 told.push(format!("more than {} MiB wait: of the mail {name} only the text is kept", MOST_BYTES >> 20));
             }
         }

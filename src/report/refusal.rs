@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind};
 use lettre::transport::smtp::Error;
 
 use super::place;
+use crate::complaint::AUTHORITY_AS_SERVER;
 use crate::config::{MailServer, Report};
 use crate::log::printable;
 
@@ -97,7 +98,7 @@ fn is_silence(source: &(dyn std::error::Error + 'static)) -> bool {
 /// What helps against a no at `stage`, with the reply `code` when it came from the server.
 fn hint(stage: Stage<'_>, code: Option<&str>, cause: &str) -> &'static str {
     if code.is_some_and(|code| code.starts_with('4')) {
-        return "this may pass: the mail stays in the queue, and goes out within hours";
+        return "the server may take it later: the mail stays in the queue, and goes out within hours";
     }
     match (stage, code) {
         (Stage::Connecting, _) => certificate_hint(cause)
@@ -118,6 +119,8 @@ fn certificate_hint(cause: &str) -> Option<&'static str> {
     // A bad signature: an authority of the same name is trusted, and it's another one.
     if cause.contains("UnknownIssuer") || cause.contains("BadSignature") {
         Some("if the server's certificate is of an authority of your own, put that authority's into [report] ca")
+    } else if cause.contains("CaUsedAsEndEntity") {
+        Some(AUTHORITY_AS_SERVER)
     } else if cause.contains("not valid for name") {
         Some("name the server in [report] server as its certificate does")
     } else if cause.contains("expired") || cause.contains("not valid yet") {
@@ -130,6 +133,7 @@ fn certificate_hint(cause: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::{Stage, enhanced, hint, hinted_once};
+    use crate::redact::Redactor;
 
     #[test]
     fn a_hint_that_many_have_is_told_once() {
@@ -159,7 +163,7 @@ mod tests {
     #[test]
     fn the_hint_follows_what_was_said_and_when() {
         let elsewhere = "look at [report] server and port, and at security: starttls is usual at port 587, tls at 465";
-        let later = "this may pass: the mail stays in the queue, and goes out within hours";
+        let later = "the server may take it later: the mail stays in the queue, and goes out within hours";
         for (stage, code, cause, expected) in [
             (Stage::Connecting, None, "Connection refused (os error 111)", elsewhere),
             (Stage::Connecting, Some("554"), "the server says 554 go away", elsewhere),
@@ -195,6 +199,7 @@ mod tests {
             (Stage::Content, Some("554"), "", "look at what the server says: it takes others' mails, and not this one"),
         ] {
             assert_eq!(hint(stage, code, cause), expected, "{stage:?} {code:?} {cause}");
+            assert_eq!(Redactor::default().masked(expected), expected, "our own words look like no secret");
         }
     }
 }

@@ -251,7 +251,7 @@ impl Run<'_> {
             report.note(if started == Timestamp::UNIX_EPOCH {
                 format!("the word of the last run, {}, can't be read", self.state(LAST_RUN).display())
             } else {
-                format!("the run of {started:.0} was cut short: it was killed, or the power was")
+                format!("the run of {started:.0} was cut short: it was killed, or the power went")
             });
         }
         let guarded = guard::check(self.config, report.started, || {

@@ -53,6 +53,7 @@ const BLOCK: usize = 128 << 10;
 pub struct Restored {
     archive: PathBuf,
     to: PathBuf,
+    comes_once: bool,
     /// Whole files.
     pub files: u64,
     /// Bytes of them.
@@ -66,6 +67,14 @@ pub struct Restored {
     /// What isn't as it was archived, or isn't there.
     pub trouble: Warnings,
 }
+
+/// What helps where something is missing or damaged, and the archive can be read from any place on.
+const ELSEWHERE_ON_THE_DISK: &str = "another snapshot may have what is named here (`vaultberry snapshot list`); behind a damaged \
+     place of the archive, what is asked for by its path is read from its own place";
+
+/// The same for one that comes by once.
+const ELSEWHERE_IN_THE_STORE: &str = "another copy may have what is named here (`vaultberry offsite list`); what stands behind a \
+     damaged place can be read as docs/guides/fetch.md says";
 
 impl Restored {
     /// One line for a person.
@@ -92,8 +101,7 @@ impl Restored {
         if self.trouble.more > 0 {
             lines.push(format!("  and {} more", self.trouble.more));
         }
-        lines.push("hint: another snapshot may have what is named here (`vaultberry snapshot list`); behind a damaged place of the archive, \
-             what is asked for by its path is read from its own place".to_owned());
+        lines.push(format!("hint: {}", if self.comes_once { ELSEWHERE_IN_THE_STORE } else { ELSEWHERE_ON_THE_DISK }));
         Err(anyhow!(lines.join("\n"))).with_context(|| restoring(&self.archive))
     }
 }
@@ -147,8 +155,18 @@ fn restore_from(
     let proof = Proof::open(index, &mut trouble);
     let parts = Parts::find(&proof, &wanted).with_context(|| restoring(name))?;
 
-    let restored =
-        Restored { archive: name.to_owned(), to: to.to_owned(), files: 0, bytes: 0, folders: 0, links: 0, others: 0, trouble };
+    let comes_once = file.is_none();
+    let restored = Restored {
+        archive: name.to_owned(),
+        to: to.to_owned(),
+        comes_once,
+        files: 0,
+        bytes: 0,
+        folders: 0,
+        links: 0,
+        others: 0,
+        trouble,
+    };
     let (runs, firsts) = parts.map_or((None, HashMap::new()), |parts| (Some(parts.runs), parts.firsts));
     let tree = Tree::begin(to)?;
     let mut work = Work { archive: file, tree, wanted: &mut wanted, proof, firsts, restored, buffer: vec![0; BLOCK], stop };

@@ -1,7 +1,6 @@
 //! What to do next, drawn from the facts: each a line for a person, the most urgent first.
 
-use crate::offsite::recipients::remedy;
-use crate::openpgp::EXTEND;
+use crate::openpgp::{EXTEND, remedy};
 use crate::outcome::Outcome;
 use crate::run::appliance;
 use crate::run::report::{PushReport, RunReport};

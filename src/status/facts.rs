@@ -32,6 +32,9 @@ use crate::status::{advice, trend};
 /// How many runs the charts show.
 pub const CHARTED: usize = 30;
 
+/// How many bytes the state folder must have room for: the word of a run, its history and a mail.
+const LEAST_FOR_STATE: u64 = 1 << 20;
+
 /// How much later than due a push may be before that is called overdue: a night that failed, and the one after.
 const GRACE: SignedDuration = SignedDuration::from_hours(48);
 
@@ -155,6 +158,7 @@ pub fn gather(config: &Config, last: Option<&RunReport>, now: Timestamp) -> Fact
     let mut history = known(&mut troubles, history::load(state)).unwrap_or_default();
     let listed = known(&mut troubles, catalog::list(config, None));
     let room = if listed.is_some() { known(&mut troubles, room(config)).flatten() } else { None };
+    known(&mut troubles, space::require(state, LEAST_FOR_STATE, "what runs did can't be written down"));
     let disks = disks(config, &mut troubles);
     let open = disks.iter().find(|disk| disk.open).map(|disk| disk.serial.as_str());
     // A disk that changes places with others has a trend of its own.

@@ -252,6 +252,21 @@ fn a_state_folder_that_takes_nothing_keeps_neither_backup_nor_mail() {
 }
 
 #[test]
+fn a_state_folder_that_is_full_is_told_of_by_the_status() {
+    let night = Night::new();
+    let Some(small) = SmallDisk::mount(&night.appliance.state(""), 8) else { return };
+    // The source's key.
+    let copied = Command::new("cp").arg("-a").arg(night.appliance.state(".")).arg(small.path()).status();
+    assert!(copied.unwrap().success());
+    assert_eq!(small.run(&night.appliance).code, Some(0));
+    let status = || small.vaultberry(&night.appliance, &["status"]);
+    assert!(!status().stdout.contains("written down"), "{:?}", status());
+    small.leave("junk", 256 << 10);
+    let status = status();
+    assert!(status.code == Some(1) && status.stdout.contains("what runs did can't be written down"), "{status:?}");
+}
+
+#[test]
 fn a_lock_that_can_not_be_had_is_mailed() {
     let night = Night::new();
     fs::create_dir(night.appliance.lock()).unwrap();
@@ -390,7 +405,7 @@ fn a_missed_night_is_made_up_for_and_a_cut_one_is_told_of() {
     fs::write(&path, word.to_string()).unwrap();
     let run = if_due();
     assert_eq!(run.code, Some(0), "{run:?}");
-    assert!(run.stdout.contains("was cut short: it was killed, or the power was"), "{}", run.stdout);
+    assert!(run.stdout.contains("was cut short: it was killed, or the power went"), "{}", run.stdout);
 
     // A day later, as the clock goes.
     let mut word = night.appliance.last_run();

@@ -273,7 +273,7 @@ fn a_temporary_refusal_keeps_all_and_is_told_once() {
     for (second, waiting) in [(1, 1), (2, 2)] {
         let told = format!(
             "mailing through 127.0.0.1:{}: the server says 451 4.3.0 not now\n\
-             hint: this may pass: the mail stays in the queue, and goes out within hours",
+             hint: the server may take it later: the mail stays in the queue, and goes out within hours",
             mailbox.port
         );
         assert_eq!(sender.post(second), Delivery { sent: 0, waiting, problems: vec![told] });

@@ -17,6 +17,9 @@ use crate::report::limits::MOST_BYTES;
 /// What helps against a file that isn't of the queue.
 const HINT: &str = "nothing of vaultberry's made it: look what it is, and remove it from the queue";
 
+/// In how many bytes the headers of a mail of ours end: it has no more than a few hundred recipients.
+const LONGEST_HEADERS: u64 = 256 << 10;
+
 /// What each mail of the appliance has among its headers, sealed or not.
 const OURS: [&[u8]; 3] = [b"Message-ID: <", b"Subject: ", b"Auto-Submitted: auto-generated"];
 
@@ -42,8 +45,27 @@ pub fn text(path: &Path) -> Result<Option<String>> {
     text.with_context(|| format!("reading {}", path.display()))
 }
 
+/// How many bytes a mail of the appliance's own has; none when it is gone, or isn't one.
+pub fn size(path: &Path) -> Option<u64> {
+    let file = open(path).ok()??;
+    let length = file.metadata().ok()?.len();
+    let mut start = Vec::new();
+    file.take(LONGEST_HEADERS).read_to_end(&mut start).ok()?;
+    is_ours(&start).then_some(length)
+}
+
 /// What stands in a regular file; none where there is none.
 fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    let reading = || format!("reading {}", path.display());
+    let Some(file) = open(path)? else { return Ok(None) };
+    if file.metadata().with_context(reading)?.len() > MOST_BYTES {
+        bail!("{}: it is larger than all mails together may be\nhint: {HINT}", reading());
+    }
+    whole(file).map(Some).with_context(reading)
+}
+
+/// A regular file, to be read; none where there is none.
+fn open(path: &Path) -> Result<Option<File>> {
     let reading = || format!("reading {}", path.display());
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
@@ -53,14 +75,10 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
         }
         file => file.with_context(reading)?,
     };
-    let metadata = file.metadata().with_context(reading)?;
-    if !metadata.is_file() {
+    if !file.metadata().with_context(reading)?.is_file() {
         bail!("{}: it isn't a file\nhint: {HINT}", reading());
     }
-    if metadata.len() > MOST_BYTES {
-        bail!("{}: it is larger than all mails together may be\nhint: {HINT}", reading());
-    }
-    whole(file).map(Some).with_context(reading)
+    Ok(Some(file))
 }
 
 fn whole(file: File) -> std::io::Result<Vec<u8>> {

@@ -231,6 +231,18 @@ fn the_queue_has_a_bound_in_bytes_too() {
 }
 
 #[test]
+fn what_is_not_ours_counts_for_nothing_and_stays() {
+    let (state, queue) = filled(&["1", "2"]);
+    let path = |name: &str| state.path().join("queue").join(name);
+    File::create(path("9.eml")).unwrap().set_len(100 << 20).unwrap();
+    symlink(path("9.eml"), path("8.eml")).unwrap();
+    mkfifo(&path("0.eml"), Mode::S_IRWXU).unwrap();
+    fs::create_dir(path("7.eml")).unwrap();
+    assert_eq!(queue.bound().unwrap(), strings(&[]));
+    assert_eq!(queue.waiting().unwrap(), strings(&["0.eml", "1.eml", "2.eml", "7.eml", "8.eml", "9.eml"]));
+}
+
+#[test]
 fn an_old_part_is_removed_and_a_young_one_left_to_its_writer() {
     let (state, queue) = filled(&["1"]);
     let folder = state.path().join("queue");
@@ -322,7 +334,7 @@ fn the_newest_losses_are_kept() {
 fn rather_than_dropped_a_mail_is_cut_to_its_short_form() {
     let (state, queue) = filled(&["3"]);
     for name in ["1", "2"] {
-        queue.put(name, name.as_bytes(), Some(b"short")).unwrap();
+        queue.put(name, &fake::mail(name), Some(&fake::mail("short"))).unwrap();
     }
     let grow = |name: &str, mebibytes: u64| {
         let mail = File::options().write(true).open(state.path().join(format!("queue/{name}.eml"))).unwrap();
@@ -332,7 +344,7 @@ fn rather_than_dropped_a_mail_is_cut_to_its_short_form() {
         grow(name, mebibytes);
     }
     assert_eq!(queue.bound().unwrap(), ["more than 64 MiB wait: of the mail 1.eml only the text is kept"]);
-    assert_eq!(fs::read(state.path().join("queue/1.eml")).unwrap(), b"short");
+    assert_eq!(fs::read(state.path().join("queue/1.eml")).unwrap(), fake::mail("short"));
     assert_eq!(queue.waiting().unwrap(), strings(&["1.eml", "2.eml", "3.eml"]));
     assert_eq!(lost(&queue), strings(&[]));
 }

@@ -107,16 +107,47 @@ fn a_connection_that_breaks_is_gone_on_with_and_a_changed_copy_is_told() {
     assert_eq!(asked.load(Ordering::SeqCst), 3);
     crate::support::assert_same(&scene.path("mirror"), &scene.path("broken"));
 
-    let mut changed = store.get(&sealed).unwrap();
-    let middle = changed.len() / 2;
-    changed[middle] ^= 1;
-    store.put(&sealed, &changed);
+    damage(&store, &sealed);
     let run = restore(&scene, store.port, "web/latest", &scene.owner.private_key(), "changed", &[]);
     assert!(run.code == Some(1) && run.stderr.contains("the archive is damaged"), "{run:?}");
+    assert!(run.stderr.contains("\nhint: another copy may have what is named here (`vaultberry offsite list`)"), "{run:?}");
     // Verifying finds it without a key.
     let verified = vaultberry(&scene, store.port, &["offsite", "verify", "--store", "s3://backups/vaultberry"]);
     assert!(verified.code == Some(1) && verified.stdout.starts_with(&format!("web/{MONDAY}  BAD: ")), "{verified:?}");
     assert!(verified.stderr.contains("1 of 1 copies aren't what was proven\nhint: "), "{verified:?}");
+}
+
+/// Changes a bit in the middle.
+fn damage(store: &Store, key: &str) {
+    let mut changed = store.get(key).unwrap();
+    let middle = changed.len() / 2;
+    changed[middle] ^= 1;
+    store.put(key, &changed);
+}
+
+#[test]
+fn what_stands_behind_a_damaged_place_can_be_read_as_the_guide_says() {
+    let store = Store::start();
+    let scene = pushed(&store);
+    fs::write(scene.path("mirror/srv/zz"), "behind\n").unwrap();
+    let archive = scene.snapshot(TUESDAY, 20 << 20, Outcome::Complete);
+    scene.push(&scene.config(store.port), &archive, Outcome::Complete).unwrap();
+    damage(&store, &key(TUESDAY, "tar.gz.pgp"));
+    scene.configure_s3cmd(store.port);
+    let guide = include_str!("../../../docs/guides/fetch.md");
+    let (_, commands) = guide.split_once("## A copy that is damaged").unwrap();
+    let (commands, _) = commands.split_once("```sh\n").unwrap().1.split_once("```").unwrap();
+    let commands = commands
+        .replace("s3://my-backups", &format!("s3://{}", store::BUCKET))
+        .replace("20261116T023000Z", TUESDAY)
+        .replace("home/me/letters", "srv/zz")
+        .replace("s3cmd ", "s3cmd -c s3cfg ")
+        .replace("vaultberry restore", concat!(env!("CARGO_BIN_EXE_vaultberry"), " restore"));
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &commands]).current_dir(scene.path("")).env("GNUPGHOME", scene.owner.home());
+    let run = Run::of(shell.output().unwrap());
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert_eq!(fs::read_to_string(scene.path("restored/srv/zz")).unwrap(), "behind\n");
 }
 
 #[test]

@@ -59,7 +59,12 @@ impl SmallDisk {
 
     /// A whole `backup run`, inside.
     pub fn run(&self, appliance: &Appliance) -> Run {
-        Run::of(self.inside(&appliance.command(&["backup", "run"])).output().unwrap())
+        self.vaultberry(appliance, &["backup", "run"])
+    }
+
+    /// Another command of the appliance, inside.
+    pub fn vaultberry(&self, appliance: &Appliance, arguments: &[&str]) -> Run {
+        Run::of(self.inside(&appliance.command(arguments)).output().unwrap())
     }
 
     /// The files in `snapshots/web` that are no index, sorted.
