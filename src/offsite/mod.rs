@@ -47,7 +47,7 @@ use anyhow::{Context, Result};
 use tokio::runtime::Runtime;
 
 pub use outbox::clean;
-pub use push::{Pushed, Resumed, give_up_others, push, resume};
+pub use push::{Pushed, give_up_others, push, resume};
 pub use store::target;
 
 use crate::config::Config;

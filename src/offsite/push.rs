@@ -36,23 +36,6 @@ pub struct Pushed {
     pub problem: Option<String>,
 }
 
-/// What came of a push that was cut short.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Resumed {
-    /// The copy, now proven; none when there was nothing to go on with, or it was given up.
-    pub pushed: Option<Pushed>,
-    /// That what was sealed had been changed on the backup disk, told for a person, with what helps.
-    pub damage: Option<String>,
-}
-
-/// Why a push that was cut short is given up.
-enum GivenUp {
-    /// The configuration wants something else today.
-    Obsolete(&'static str),
-    /// What was sealed isn't what it was.
-    Damaged,
-}
-
 /// What a push works with.
 struct Way<'a> {
     config: &'a Config,
@@ -68,7 +51,7 @@ struct Way<'a> {
 /// # Errors
 /// There is no proven copy, or the clock couldn't be set. What was sealed and sent stays for [`resume`], and doesn't count.
 pub fn push(config: &Config, snapshot: &Candidate<'_>, stop: &Stop, progress: &Progress) -> Result<Pushed> {
-    if let Some(pushed) = resume(config, snapshot.source, stop, progress)?.pushed
+    if let Some(pushed) = resume(config, snapshot.source, stop, progress)?
         && pushed.snapshot == snapshot.name
     {
         return Ok(pushed);
@@ -77,19 +60,19 @@ pub fn push(config: &Config, snapshot: &Candidate<'_>, stop: &Stop, progress: &P
     way.push(snapshot).with_context(|| way.doing(snapshot.name))
 }
 
-/// Goes on with a push of `source` that was cut short, if there is one.
+/// Goes on with a push of `source` that was cut short; none when there is nothing to go on with.
 ///
 /// One that can't become what the configuration wants today, since it was sealed for others, or goes elsewhere, or whose
 /// sealed files are damaged, is given up, and what it has begun in the store is thrown away.
 ///
 /// # Errors
 /// As for [`push`].
-pub fn resume(config: &Config, source: &str, stop: &Stop, progress: &Progress) -> Result<Resumed> {
+pub fn resume(config: &Config, source: &str, stop: &Stop, progress: &Progress) -> Result<Option<Pushed>> {
     if config.offsite.is_none() {
-        return Ok(Resumed::default());
+        return Ok(None);
     }
     let way = Way::new(config, source, stop, progress)?;
-    let Some(pending) = way.pending()? else { return Ok(Resumed::default()) };
+    let Some(pending) = way.pending()? else { return Ok(None) };
     let name = pending.commit.snapshot.clone();
     way.resume(pending).with_context(|| way.doing(&name))
 }
@@ -170,34 +153,20 @@ impl<'a> Way<'a> {
         bail!("{} is in the store, and says that the copy is {how}\nhint: {LOOK_WHO}", keys.commit)
     }
 
-    fn resume(&self, mut pending: Pending) -> Result<Resumed> {
-        match self.obsolete(&pending)? {
-            Some(GivenUp::Obsolete(why)) => {
-                self.give_up(pending, why)?;
-                return Ok(Resumed::default());
-            }
-            Some(GivenUp::Damaged) => {
-                let why = "what was sealed is no longer whole on the backup disk";
-                let damage = format!(
-                    "{}/{}: {why}, and that push was given up\n\
-                     hint: the disk alters what it holds: look at its health (`smartctl --all`), its cable and its power",
-                    self.source, pending.commit.snapshot
-                );
-                self.give_up(pending, why)?;
-                return Ok(Resumed { pushed: None, damage: Some(damage) });
-            }
-            None => {}
+    fn resume(&self, mut pending: Pending) -> Result<Option<Pushed>> {
+        if let Some(why) = self.obsolete(&pending)? {
+            self.give_up(pending, &why)?;
+            return Ok(None);
         }
         self.recipients()?;
         let (store, runtime) = (self.store()?, super::runtime()?);
         tracing::info!(source = self.source, "going on with the push of {}", pending.commit.snapshot);
-        let pushed = runtime.block_on(self.bring(&store, &mut pending))?;
-        Ok(Resumed { pushed: Some(pushed), damage: None })
+        runtime.block_on(self.bring(&store, &mut pending)).map(Some)
     }
 
     /// Why a pending push can't be gone on with.
-    fn obsolete(&self, pending: &Pending) -> Result<Option<GivenUp>> {
-        let why = |text| Ok(Some(GivenUp::Obsolete(text)));
+    fn obsolete(&self, pending: &Pending) -> Result<Option<String>> {
+        let why = |text: &str| Ok(Some(text.to_owned()));
         if pending.abandoned {
             return why("it was given up before");
         }
@@ -213,7 +182,7 @@ impl<'a> Way<'a> {
                 Err(_) => false,
             };
             if !whole {
-                return Ok(Some(GivenUp::Damaged));
+                return why("what was sealed is no longer whole on the backup disk");
             }
         }
         Ok(None)

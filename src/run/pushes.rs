@@ -9,9 +9,8 @@ use anyhow::Result;
 
 use crate::config::Config;
 use crate::offsite::clock::Clock;
-use crate::offsite::{self, Candidate, Resumed};
+use crate::offsite::{self, Candidate};
 use crate::outcome::Outcome;
-use crate::progress::Progress;
 use crate::run::appliance;
 use crate::run::events::{Event, Events};
 use crate::run::report::{PushReport, RunReport, SourceReport};
@@ -83,38 +82,22 @@ impl Pushing<'_> {
             self.stop.check()?;
         }
         let progress = self.events.progress(source);
-        let resumed = match self.stop.check() {
-            Ok(()) => offsite::resume(self.config, source, self.stop, &progress)?,
-            Err(_) => Resumed::default(),
-        };
-        let earlier = resumed.pushed.map(|pushed| {
+        let mut report = None;
+        if self.stop.check().is_ok()
+            && let Some(pushed) = offsite::resume(self.config, source, self.stop, &progress)?
+        {
             tracing::info!(source, "pushed {} to {}: {} bytes, proven", pushed.snapshot, pushed.place, pushed.bytes);
-            PushReport::proven(pushed)
-        });
-        let report = self.push_made(source, made, earlier, &progress);
-        match resumed.damage {
-            Some(damage) => report.map(|report| Some(PushReport::noting(report, damage))),
-            None => report,
+            report = Some(PushReport::proven(pushed));
         }
-    }
-
-    /// What this run has made; `earlier` is what is told where nothing is pushed.
-    fn push_made(
-        &self,
-        source: &str,
-        made: Option<(PathBuf, Outcome)>,
-        earlier: Option<PushReport>,
-        progress: &Progress,
-    ) -> Result<Option<PushReport>> {
-        let Some((archive, outcome)) = made else { return Ok(earlier) };
+        let Some((archive, outcome)) = made else { return Ok(report) };
         debug_assert!(archive.ends_with(format!("{}{ARCHIVE_END}", self.run)));
         let index = archive.with_file_name(format!("{}{INDEX_END}", self.run));
         let candidate = Candidate { source, name: self.run, archive: &archive, index: &index, outcome };
         if let Some(not_due) = not_due(self.config, &candidate).filter(|_| source != appliance::NAME) {
-            return Ok(Some(earlier.unwrap_or(not_due)));
+            return Ok(Some(report.unwrap_or(not_due)));
         }
         tracing::info!(source, "pushing {}", self.run);
-        let pushed = offsite::push(self.config, &candidate, self.stop, progress)?;
+        let pushed = offsite::push(self.config, &candidate, self.stop, &progress)?;
         tracing::info!(source, "pushed to {}: {} bytes, proven", pushed.place, pushed.bytes);
         Ok(Some(PushReport::proven(pushed)))
     }

@@ -146,15 +146,6 @@ impl PushReport {
         Self { snapshot: Some(snapshot), place: Some(place), bytes, problem, ..Self::new(outcome) }
     }
 
-    /// The same with another problem. Where nothing was pushed, it is the error.
-    pub fn noting(report: Option<Self>, problem: String) -> Self {
-        let Some(report) = report.filter(|report| report.place.is_some()) else {
-            return Self { error: Some(problem), ..Self::new(Outcome::Failed) };
-        };
-        let problem = report.problem.into_iter().chain([problem]).collect::<Vec<_>>().join("\n");
-        Self { outcome: report.outcome.max(Outcome::Partial), problem: Some(problem), ..report }
-    }
-
     /// A push that didn't happen though it was due.
     pub fn failed(error: &anyhow::Error) -> Self {
         Self { error: Some(format!("{error:#}")), ..Self::new(Outcome::Failed) }
