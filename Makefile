@@ -74,7 +74,7 @@ bench-offsite:
 bench-unlock:
 	tools/setup test
 	$(MAKE) --no-print-directory cross
-	tools/toolchain host sh -c '$$CARGO test --locked --test suite -- --ignored --nocapture unlock_speed::'
+	tools/toolchain host sh -c '$$CARGO test --locked --test suite -- --ignored --nocapture --test-threads 1 unlock_speed::'
 
 lint:
 	tools/setup lint
