@@ -116,6 +116,7 @@ fn beside_a_bare_cryptsetup_open() {
     let program = fs::read(Path::new(BINARIES).join("vaultberry-unlock")).unwrap();
     eprintln!("vaultberry-unlock: {} bytes", program.len());
     let order = "/scripts/local-top/measure \"$@\"\n";
+    tiny.more.extend(["usr", "usr/sbin", "scripts", "scripts/local-top"].map(|path| Entry::folder(path, 0o755, 0)));
     tiny.more.extend([
         Entry::file("usr/sbin/vaultberry-unlock", 0o755, 0, &program),
         Entry::file("scripts/local-top/measure", 0o755, 0, script.as_bytes()),
