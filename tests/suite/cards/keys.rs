@@ -171,7 +171,7 @@ fn keys_change_on_an_appliance_that_runs() {
 
     // Root and the open disk take it.
     ssh.expect(&format!("sudo vaultberry key recovery rotate --with {stick} --sheet /run/sheet"));
-    let new = "sudo sed -n '/^Recovery passphrase:/{n;n;p}' /run/sheet";
+    let new = "sudo sed -n '/^Recovery passphrase:/{n;n;s/^ *//;p}' /run/sheet";
     for volume in ["root", "vaultberry-backup"] {
         let device = format!("$(sudo cryptsetup status {volume} | awk '$1 == \"device:\" {{ print $2 }}')");
         let open = format!("sudo cryptsetup open --test-passphrase {device} --key-file -");
