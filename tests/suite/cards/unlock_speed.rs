@@ -116,9 +116,15 @@ fn beside_a_bare_cryptsetup_open() {
     let program = fs::read(Path::new(BINARIES).join("vaultberry-unlock")).unwrap();
     eprintln!("vaultberry-unlock: {} bytes", program.len());
     let order = "/scripts/local-top/measure \"$@\"\n";
-    tiny.more.extend(["usr", "usr/sbin", "scripts", "scripts/local-top"].map(|path| Entry::folder(path, 0o755, 0)));
+    // What Debian's initramfs lacks of its libraries, as it was linked with.
+    let libraries = ["/usr/lib/aarch64-linux-gnu/libssl.so.3", "/usr/aarch64-linux-gnu/lib/libgcc_s.so.1"];
+    let [libssl, libgcc] = libraries.map(|path| fs::read(path).unwrap());
+    let folders = ["usr", "usr/sbin", "usr/lib", "usr/lib/aarch64-linux-gnu", "scripts", "scripts/local-top"];
+    tiny.more.extend(folders.map(|path| Entry::folder(path, 0o755, 0)));
     tiny.more.extend([
         Entry::file("usr/sbin/vaultberry-unlock", 0o755, 0, &program),
+        Entry::file("usr/lib/aarch64-linux-gnu/libssl.so.3", 0o644, 0, &libssl),
+        Entry::file("usr/lib/aarch64-linux-gnu/libgcc_s.so.1", 0o644, 0, &libgcc),
         Entry::file("scripts/local-top/measure", 0o755, 0, script.as_bytes()),
         Entry::file("scripts/local-top/ORDER", 0o644, 0, order.as_bytes()),
     ]);
