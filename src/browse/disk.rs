@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::say;
 use crate::cli::disk::Disk;
-use crate::config::{self, Config};
+use crate::config::{self, Config, DEFAULT_CONFIG};
 use crate::devices::Block;
 use crate::disk::{self, Row, used};
 use crate::log::printable;
@@ -29,7 +29,11 @@ pub fn run(command: &Disk, out: &mut impl Write) -> Result<Outcome> {
             let formatted = disk::init(&config::load(&on.config)?, None, yes_really.as_deref(), ask)?;
             tell(out, &formatted, "is formatted")
         }
-        Disk::List { on, json } => list(&config::load(&on.config)?, *json, out),
+        Disk::List { on, json } => {
+            // A disk is looked for before there is a config, and on other machines.
+            let wanted = on.config != Path::new(DEFAULT_CONFIG) || on.config.exists();
+            list(wanted.then(|| config::load(&on.config)).transpose()?.as_ref(), *json, out)
+        }
         Disk::Open { on, plugged } => open(&config::load(&on.config)?, plugged.device.as_deref(), out),
         Disk::Detach(on) => detach(&config::load(&on.config)?, out),
         Disk::Close { on, plugged } => {
@@ -96,13 +100,15 @@ fn detach(config: &Config, out: &mut impl Write) -> Result<Outcome> {
     }
 }
 
-fn list(config: &Config, as_json: bool, out: &mut impl Write) -> Result<Outcome> {
-    let (rows, used) = (disk::list(config)?, used::load(&config.backup.state)?);
+fn list(config: Option<&Config>, as_json: bool, out: &mut impl Write) -> Result<Outcome> {
+    let named = config.and_then(|config| config.disk.as_ref());
+    let used = config.map(|config| used::load(&config.backup.state)).transpose()?.unwrap_or_default();
+    let rows = disk::list(named)?;
     if as_json {
         return say(out, &json::line(&serde_json::json!({ "disks": rows, "last_used": used }))?);
     }
     let mut text: String = rows.iter().map(|row| row.line() + "\n").collect();
-    let away = config.disk.iter().flat_map(|disk| &disk.serials);
+    let away = named.iter().flat_map(|disk| &disk.serials);
     for serial in away.filter(|serial| !rows.iter().any(|row| row.config_name.as_ref() == Some(serial))) {
         let when = used.get(serial).map_or("never used".to_owned(), |when| format!("last used {when:.0}"));
         writeln!(text, "{serial}: backup disk, not here, {when}").expect("writing to a string doesn't fail");

@@ -74,6 +74,9 @@ fn list(appliance: &Appliance, as_json: bool, out: &mut impl Write) -> Result<Ou
         return say(out, &format!("{}\n", json!({ "pairs": rows, "problem": note.problem })));
     }
     let mut text = String::new();
+    if rows.is_empty() {
+        writeln!(text, "{}: there is no kernel of an appliance", firmware.display()).expect("writing to a string doesn't fail");
+    }
     for row in &rows {
         text.push_str(row["name"].as_str().unwrap_or_default());
         for (key, words) in [("boots_next", "boots next"), ("on_trial", "on trial"), ("failed", "didn't come up")] {

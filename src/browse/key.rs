@@ -5,13 +5,14 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::say;
 use crate::cli::key::{Header, Key, Recovery, Root, Sticks, With};
 use crate::config::{self, Config};
 use crate::image::emulate::root_uuid;
+use crate::image::outputs;
 use crate::keys::change::{self, Present};
 use crate::keys::plugged::Stick;
 use crate::keys::secrets::SecretsFolder;
@@ -35,7 +36,7 @@ pub fn run(command: &Key, out: &mut impl Write) -> Result<Outcome> {
             say(out, &format!("the key on {} opens this appliance: {}\n", stick.name(), line(&slot)))
         }
         Key::Rotate { stick, root, on } => {
-            let (volume, stick) = (volume(root)?, Stick::at(&stick.stick)?);
+            let (volume, stick) = (to_change(root)?, Stick::at(&stick.stick)?);
             change_keys(root, &on.config, out, |out| {
                 let slot = change::rotate(&volume, &stick)?;
                 say(out, &format!("{} has a new key, and the old one opens nothing any more: {}\n", stick.name(), line(&slot)))
@@ -43,13 +44,14 @@ pub fn run(command: &Key, out: &mut impl Write) -> Result<Outcome> {
         }
         Key::Stick(Sticks::Make { stick, image, secrets }) => make(&stick.stick, image, secrets, out),
         Key::Stick(Sticks::Add { stick, name, with, root }) => {
-            let (volume, stick) = (volume(root)?, Stick::at(&stick.stick)?);
+            let (volume, stick) = (to_change(root)?, Stick::at(&stick.stick)?);
             let slot = change::add(&volume, &stick, name.as_deref(), &present(&volume, with)?)?;
-            say(out, &format!("{} opens this appliance from now on: {}\n", stick.name(), line(&slot)))
+            say(out, &format!("{} opens this appliance from now on: {}\n", stick.name(), line(&slot)))?;
+            outdated(root.root.as_deref(), out)
         }
         Key::Stick(Sticks::List { json, root }) => list(&volume(root)?, *json, out),
         Key::Stick(Sticks::Revoke { key, last, root, on }) => {
-            let volume = volume(root)?;
+            let volume = to_change(root)?;
             change_keys(root, &on.config, out, |out| {
                 let slot = change::revoke(&volume, key, *last)?;
                 say(out, &format!("opens this appliance no more: {}\n", line(&slot)))
@@ -67,6 +69,20 @@ pub fn run(command: &Key, out: &mut impl Write) -> Result<Outcome> {
 
 fn volume(root: &Root) -> Result<Volume> {
     Volume::at(root.root.as_deref())
+}
+
+fn to_change(root: &Root) -> Result<Volume> {
+    Volume::to_change(root.root.as_deref())
+}
+
+/// Says which files a change of the image has made wrong.
+fn outdated(image: Option<&Path>, out: &mut impl Write) -> Result<Outcome> {
+    let made = image.map(outputs::made_of).unwrap_or_default();
+    if made.is_empty() {
+        return Ok(Outcome::Complete);
+    }
+    let names: Vec<_> = made.iter().map(|path| path.display().to_string()).collect();
+    say(out, &format!("these were made of the image before and don't have it: {}; flash the image itself\n", names.join(", ")))
 }
 
 fn present(volume: &Volume, with: &With) -> Result<Present> {
@@ -119,22 +135,27 @@ fn make(path: &Path, image: &Path, secrets: &Path, out: &mut impl Write) -> Resu
         .with_context(|| format!("reading the key of this image, {}\nhint: name its folder with --secrets", file.display()))?;
     let key =
         keys::keyfile::KeyFile::decode(bytes.expose(), uuid).map_err(|fault| anyhow::anyhow!("{} {fault}", file.display()))?;
+    let root = Volume::at(Some(image))?;
+    ensure!(
+        slots::slot_of(root.path(), luks::Key::Random(&key.key))?.is_some(),
+        "the key of the build, {}, opens {} no more: it was rotated or revoked there\n\
+         hint: `vaultberry key stick add` makes a stick with a key of its own",
+        file.display(),
+        image.display()
+    );
     if path.exists() {
         let stick = Stick::at(path)?;
-        let other = stick.key(uuid).ok().flatten().filter(|there| there.key.expose() != key.key.expose());
-        if let Some(other) = other {
-            bail!(
-                "{} has another key for this root, {}: after a rotation it is the one that opens, and the image's isn't\n\
-                 hint: take another stick; or, if `vaultberry key check` says there that it opens nothing, remove {}",
-                stick.name(),
-                slots::id(other.key.expose()),
-                keys::keyfile::path_on_stick(uuid).display()
-            );
-        }
+        stick.has_room_for(uuid, Some(&key))?;
         stick.put(&key)?;
     } else {
+        ensure!(
+            path.extension().is_some_and(|end| end == "img") && !path.starts_with("/dev"),
+            "there is no stick {}\nhint: `lsblk -f` shows those that are plugged in; the image of a stick gets a name that ends in .img",
+            path.display()
+        );
         stick::make_image(path, &[&file])?;
     }
+    change::check(&root, &Stick::at(path)?)?;
     say(out, &format!("{} opens {}\n", path.display(), image.display()))
 }
 
@@ -149,6 +170,7 @@ fn change_keys<W: Write>(
         return outdate(&config::load(config)?, out, change);
     }
     change(out)?;
+    outdated(root.root.as_deref(), out)?;
     say(out, "whoever has both an old key and a copy of the header from before can still open it\n")
 }
 
@@ -164,27 +186,36 @@ fn outdate<W: Write>(config: &Config, out: &mut W, change: impl FnOnce(&mut W) -
 }
 
 fn rotate_recovery(sheet: &Path, with: &With, root: &Root, config: &Path, out: &mut impl Write) -> Result<Outcome> {
-    ensure!(!sheet.exists(), "writing the recovery sheet: {} is there already\nhint: name another file", sheet.display());
-    let volume = volume(root)?;
+    ensure!(
+        !sheet.exists(),
+        "writing the recovery sheet: {} is there already\n\
+         hint: name another file; what stands on a sheet of a change that was cut short may open nothing",
+        sheet.display()
+    );
+    let volume = to_change(root)?;
     if root.root.is_some() {
         let present = present(&volume, with)?;
-        renew_root(&volume, &present, "", sheet)?;
-        return say(out, &renewed(sheet));
+        renew_root(&volume, &present, None, sheet, |_| Ok(()))?;
+        say(out, &renewed(sheet))?;
+        say(
+            out,
+            "the appliance doesn't know it: run `vaultberry key recovery rotate` there, which makes one for its backup disks, too\n",
+        )?;
+        return outdated(root.root.as_deref(), out);
     }
     let config = config::load(config)?;
     // What can be found out before anything changes.
     let disks = disk::renewable(&config)?;
     let present = present(&volume, with)?;
     outdate(&config, out, |out| {
-        let phrase = renew_root(&volume, &present, &config.appliance.hostname, sheet)?;
-        say(out, &renewed(sheet))?;
-        disk::renew_passphrase(&disks, &phrase)?;
+        renew_root(&volume, &present, Some(&config.appliance.hostname), sheet, |phrase| disk::renew_passphrase(&disks, phrase))?;
         let serials = config.disk.iter().flat_map(|disk| &disk.serials);
         for serial in serials.filter(|serial| !disks.iter().any(|disk| disk.serial.as_ref() == Some(serial))) {
             let serial = crate::log::printable(serial.as_bytes());
             say(out, &format!("the disk {serial} takes it when it is opened next: keep the old sheet until then\n"))?;
         }
-        Ok(Outcome::Complete)
+        // Last: what was cut short before is begun anew, with another sheet.
+        say(out, &renewed(sheet))
     })
 }
 
@@ -192,29 +223,35 @@ fn renewed(sheet: &Path) -> String {
     format!("the new recovery passphrase is in {}: print it, and remove the file\n", sheet.display())
 }
 
-/// Gives root a new passphrase, once that is on a sheet: one that nobody has read opens nothing.
-fn renew_root(volume: &Volume, present: &Present, hostname: &str, sheet: &Path) -> Result<Secret<String>> {
+/// Gives root a new passphrase, once that is on a sheet: one that nobody has read opens nothing. `others` take it, too, before
+/// the old one goes. Without a `hostname` this isn't the appliance itself.
+fn renew_root(
+    volume: &Volume,
+    present: &Present,
+    hostname: Option<&str>,
+    sheet: &Path,
+    others: impl FnOnce(&Secret<String>) -> Result<()>,
+) -> Result<()> {
     let phrase = recovery::generate()?;
     durable::write(sheet, recovery::sheet(hostname, volume.uuid, &phrase)?.expose().as_bytes(), 0o600)?;
-    if let Err(error) = change::rotate_recovery(volume, present, &phrase) {
+    let id = hostname.is_none().then_some(slots::ELSEWHERE);
+    let changed = change::rotate_recovery(volume, present, &phrase, id, || others(&phrase));
+    if changed.is_err() && slots::slot_of(volume.path(), luks::Key::Passphrase(&phrase)).is_ok_and(|slot| slot.is_none()) {
         // A sheet whose words open nothing would be taken for one that does.
-        if slots::slot_of(volume.path(), luks::Key::Passphrase(&phrase)).is_ok_and(|slot| slot.is_none()) {
-            let _ = fs::remove_file(sheet);
-        }
-        return Err(error);
+        let _ = fs::remove_file(sheet);
     }
-    Ok(phrase)
+    changed
 }
 
-fn restore_header(file: &Path, yes: bool, root: &Root, out: &mut impl Write) -> Result<Outcome> {
+fn restore_header(file: &Path, yes: bool, root: &Path, out: &mut impl Write) -> Result<Outcome> {
     ensure!(
         yes,
         "restoring the header from {}: keys that were added since are lost, and revoked ones open again\nhint: say --yes",
         file.display()
     );
-    let path = root.root.as_deref().context("restoring a header: whose root?\nhint: name the device with --root")?;
-    luks::restore_header(path, file)?;
-    say(out, &format!("{} has the header of {} again\n", path.display(), file.display()))
+    Volume::restore(root, file)?;
+    say(out, &format!("{} has the header of {} again\n", root.display(), file.display()))?;
+    outdated(Some(root), out)
 }
 
 #[cfg(test)]
@@ -226,10 +263,10 @@ mod tests {
     use tempfile::TempDir;
     use uuid::Uuid;
 
-    use super::{Key, Recovery, Root, Stick, Sticks, With, run};
+    use super::{Header, Key, Recovery, Root, Stick, Sticks, With, run};
     use crate::cli::backup::OnAppliance;
     use crate::image::disk::ROOT_START;
-    use crate::keys::keyfile::KeyFile;
+    use crate::keys::keyfile::{self, KeyFile};
     use crate::keys::secrets::SecretsFolder;
     use crate::luks::cipher::Cipher;
     use crate::luks::{self, format};
@@ -265,20 +302,39 @@ mod tests {
         }
 
         fn make(&self) -> Result<(), String> {
-            let stick = crate::cli::key::Stick { stick: self.path("stick") };
+            self.make_at(self.path("stick"))
+        }
+
+        fn make_at(&self, stick: PathBuf) -> Result<(), String> {
+            let stick = crate::cli::key::Stick { stick };
             let make = Sticks::Make { stick, image: self.path("card.img"), secrets: self.path("secrets") };
             run(&Key::Stick(make), &mut Vec::new()).map(drop).map_err(|error| error.to_string())
+        }
+
+        fn root(&self) -> Root {
+            Root { root: Some(self.path("card.img")) }
+        }
+
+        fn on(&self) -> OnAppliance {
+            OnAppliance { config: self.path("none.toml") }
         }
 
         fn rotate_recovery(&self) -> Result<(), String> {
             let rotate = Recovery::Rotate {
                 sheet: self.path("sheet.txt"),
                 with: With { with: Some(self.path("stick")) },
-                root: Root { root: Some(self.path("card.img")) },
-                on: OnAppliance { config: self.path("none.toml") },
+                root: self.root(),
+                on: self.on(),
             };
             run(&Key::Recovery(rotate), &mut Vec::new()).map(drop).map_err(|error| error.to_string())
         }
+    }
+
+    /// Does something, and gives what is said.
+    fn says(command: &Key) -> String {
+        let mut out = Vec::new();
+        run(command, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
     }
 
     #[test]
@@ -287,6 +343,7 @@ mod tests {
         scene.make().unwrap();
         scene.make().unwrap();
         let rotated = KeyFile::generate(scene.uuid).unwrap();
+        // As another card of this image has it.
         scene.stick().put(&rotated).unwrap();
         let error = scene.make().unwrap_err();
         assert!(
@@ -294,6 +351,51 @@ mod tests {
             "{error}"
         );
         assert_eq!(scene.stick().key(scene.uuid).unwrap().unwrap().key.expose(), rotated.key.expose());
+    }
+
+    #[test]
+    fn a_stick_is_made_only_where_one_is_and_of_a_key_that_opens() {
+        let scene = Scene::new();
+        for missing in ["/dev/vaultberry-none", "/dev/vaultberry.img", "mount-point"] {
+            let error = scene.make_at(scene.path(missing)).unwrap_err();
+            assert!(error.contains("there is no stick ") && error.contains("\nhint: `lsblk -f`"), "{error}");
+            assert!(!scene.path(missing).exists());
+        }
+        scene.make_at(scene.path("new.img")).unwrap();
+        scene.make().unwrap();
+        let stick = || crate::cli::key::Stick { stick: scene.path("stick") };
+        let check = Key::Check { stick: stick(), root: scene.root() };
+        assert!(says(&check).contains("opens this appliance: keyslot 0"));
+        fs::write(scene.path("card.bmap"), "").unwrap();
+        fs::write(scene.path("SHA256SUMS"), "0  card.img\n0  card.bmap\n").unwrap();
+        let said = says(&Key::Rotate { stick: stick(), root: scene.root(), on: scene.on() });
+        let stale =
+            format!("{}, {}; flash the image itself\n", scene.path("card.bmap").display(), scene.path("SHA256SUMS").display());
+        assert!(said.contains(&stale), "{said}");
+        let error = scene.make_at(scene.path("another.img")).unwrap_err();
+        assert!(error.contains("card.img no more: it was rotated or revoked there\nhint: "), "{error}");
+        assert!(!scene.path("another.img").exists());
+    }
+
+    #[test]
+    fn a_header_goes_back_into_an_image() {
+        let scene = Scene::new();
+        scene.make().unwrap();
+        let (file, image) = (scene.path("header"), scene.path("card.img"));
+        says(&Key::Header(Header::Backup { file: file.clone(), root: scene.root() }));
+        let whole = fs::read(&image).unwrap();
+        let spoiled = File::options().write(true).open(&image).unwrap();
+        spoiled.write_all_at(&vec![0; 1 << 20], ROOT_START).unwrap();
+        let restore =
+            |file: PathBuf| run(&Key::Header(Header::Restore { file, yes: true, root: image.clone() }), &mut Vec::new());
+        restore(file).unwrap();
+        assert!(fs::read(&image).unwrap() == whole, "it isn't the same image again");
+        // That of another volume.
+        let other = luks::tests::blank(&scene.path("secrets"));
+        format(&other, Uuid::new_v4(), "root", Cipher::Aes, None, &[luks::Key::Random(&keyfile::random(64).unwrap())]).unwrap();
+        let error = format!("{:#}", restore(other).unwrap_err());
+        assert!(error.contains("is the header of another volume"), "{error}");
+        assert!(fs::read(&image).unwrap() == whole);
     }
 
     #[test]
@@ -306,6 +408,10 @@ mod tests {
         fs::remove_dir_all(scene.path("stick/vaultberry")).unwrap();
         scene.make().unwrap();
         scene.rotate_recovery().unwrap();
-        assert!(scene.path("sheet.txt").exists());
+        // The appliance doesn't know it, and its disks don't take it.
+        let sheet = fs::read_to_string(scene.path("sheet.txt")).unwrap();
+        assert!(!sheet.contains("Appliance:") && sheet.contains("It does not open the backup\ndisk"), "{sheet}");
+        let list = Key::Stick(Sticks::List { json: false, root: scene.root() });
+        assert!(says(&list).contains(", recovery passphrase changed elsewhere\n"), "{}", says(&list));
     }
 }

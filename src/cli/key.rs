@@ -49,8 +49,10 @@ pub enum Key {
 #[derive(Debug, Subcommand)]
 pub enum Sticks {
     /// Put an image's key on a stick, on the machine that built it
+    ///
+    /// A file that isn't there becomes the image of a stick, if its name ends in .img.
     Make {
-        /// The stick; a file that isn't there becomes a stick's image
+        /// The stick
         #[command(flatten)]
         stick: Stick,
         /// The image (.img)
@@ -142,9 +144,9 @@ pub enum Header {
         /// Do it, though keys may be lost
         #[arg(long)]
         yes: bool,
-        /// Whose root
-        #[command(flatten)]
-        root: Root,
+        /// The encrypted root: a device, or an image (.img)
+        #[arg(long, value_name = "PATH")]
+        root: PathBuf,
     },
 }
 

@@ -71,14 +71,27 @@ pub(super) fn unlock(report: &mut Report<'_>, root: &DeTable<'_>) -> Unlock {
         let message = format!("the reboot after {last} would come before the wait of {first} is over");
         report.add_if_whole(at, section.path(key), Fault::new(message, "make reboot_after longer than wait"));
     }
-    let sticks = section.list(report, "sticks", mark).value.into_iter().map(|element| element.value).collect();
+    let sticks = section.list(report, "sticks", mark).value;
+    for (number, element) in sticks.iter().enumerate() {
+        if sticks[..number].iter().any(|other| other.value == element.value) {
+            report.add(&element.at, element.path.clone(), Fault::new("is named twice", "name each stick once"));
+        }
+    }
+    let sticks = sticks.into_iter().map(|element| element.value).collect();
     Unlock { wait: wait.value, reboot_after: reboot_after.value, sticks }
 }
 
 fn mark(text: &str) -> Result<Mark, Fault> {
     let hint =
         "write \"label:VB-KEY\", \"partuuid:1a2b3c4d-01\" or \"serial:0123456789\"; `lsblk -o LABEL,PARTUUID,SERIAL` shows them";
-    text.parse().map_err(|_| Fault::new(format!("{} names no stick", show(text)), hint))
+    let mark: Mark = text.parse().map_err(|_| Fault::new(format!("{} names no stick", show(text)), hint))?;
+    if !mark.can_fit() {
+        return Err(Fault::new(
+            format!("{} is on no stick: FAT and ext4 know no such label, or no partition such a UUID", show(text)),
+            hint,
+        ));
+    }
+    Ok(mark)
 }
 
 pub(super) fn disk(report: &mut Report<'_>, root: &DeTable<'_>) -> Option<Disk> {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{NAME, content, which};
 use crate::amount::amount;
-use crate::config::Config;
+use crate::config::Disk;
 use crate::devices::{self, Block};
 use crate::log::printable;
 use crate::luks;
@@ -59,17 +59,17 @@ impl Row {
     }
 }
 
-/// All whole disks with something to write on.
+/// All whole disks with something to write on, and which of them are `named`.
 ///
 /// # Errors
 /// udev can't be asked.
-pub fn list(config: &Config) -> Result<Vec<Row>> {
+pub fn list(named: Option<&Disk>) -> Result<Vec<Row>> {
     let present = devices::present()?;
     let root = present.iter().find(|block| block.node == Path::new("/dev/mapper/root") || is_below_root(block));
     let root = root.map(|block| block.disk.clone());
     let mut rows = Vec::new();
     for block in present.iter().filter(|block| block.whole && is_real(block)) {
-        let name = config.disk.as_ref().and_then(|disk| which::name_of(disk, block)).cloned();
+        let name = named.and_then(|disk| which::name_of(disk, block)).cloned();
         let purpose = if root.as_ref() == Some(&block.disk) { Some("root") } else { name.as_ref().map(|_| "backup") };
         match row(block) {
             Ok(row) => rows.push(Row { purpose, config_name: name, ..row }),

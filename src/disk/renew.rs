@@ -84,7 +84,7 @@ fn replaced(all: &[Slot], current: &str) -> Option<Vec<Slot>> {
 fn replace(node: &Path, old: &[Slot], key: &Secret<Vec<u8>>, new: &Secret<String>, current: String) -> Result<()> {
     let new = Key::Passphrase(new);
     // Until the others are gone.
-    let coming = Holder { id: Some(current), replaces: Some(String::from("all")), ..Holder::of(&new) };
+    let coming = Holder { id: Some(current), replaces: Some(String::from(slots::ALL)), ..Holder::of(&new) };
     let number = slots::add(node, Key::Random(key), new, &coming)?;
     let number = number.with_context(|| format!("the key {KEY_PATH} doesn't open {}", node.display()))?;
     for slot in old {

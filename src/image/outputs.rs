@@ -24,6 +24,17 @@ const SUMS: &str = "SHA256SUMS";
 /// Bytes that a build puts at most into the output folder, and at most into its workshop.
 pub(super) const SCRATCH: u64 = 2 << 30;
 
+/// What a build has made of `image` and is there beside it: wrong, when the image changes.
+pub fn made_of(image: &Path) -> Vec<PathBuf> {
+    let mut made = ["img.zst", "bmap"].map(|suffix| image.with_extension(suffix)).to_vec();
+    let name = image.file_name().unwrap_or_default().to_string_lossy();
+    let sums = image.with_file_name(SUMS);
+    let lists = fs::read_to_string(&sums).is_ok_and(|text| text.lines().any(|line| line.ends_with(&format!("  {name}"))));
+    made.extend(lists.then_some(sums));
+    made.retain(|path| path.exists());
+    made
+}
+
 /// An output folder that this build alone writes to.
 pub struct Outputs {
     folder: PathBuf,

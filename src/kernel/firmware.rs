@@ -8,6 +8,7 @@ use nix::sys::statfs::{MSDOS_SUPER_MAGIC, statfs};
 
 use super::pair;
 use super::tree::Tree;
+use crate::unlock::settings;
 use crate::{digest, durable, mounts};
 
 /// Where the appliance has it mounted. Not at `/boot/firmware`, where Debian's packages write in place.
@@ -19,6 +20,12 @@ pub const FOLDER: &str = "/boot/pi";
 /// Nothing is mounted there, or something else.
 pub fn mounted() -> Result<PathBuf> {
     let folder = PathBuf::from(FOLDER);
+    ensure!(
+        Path::new(settings::PATH).exists() || folder.exists(),
+        "this machine is no appliance: neither {} nor {FOLDER} is there\n\
+         hint: name a card in a reader with --root and --firmware",
+        settings::PATH
+    );
     let hint = || format!("hint: `mount {FOLDER}`; where that fails, look at the card's first partition with fsck.vfat");
     let source = mounts::source_of(&folder)?;
     ensure!(source.is_some(), "the firmware partition isn't mounted at {FOLDER}\n{}", hint());

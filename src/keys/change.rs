@@ -63,6 +63,7 @@ pub fn add(volume: &Volume, stick: &Stick, name: Option<&str>, present: &Present
             "there is a key that is called {name:?}\nhint: `vaultberry key stick list` shows them; take another name"
         );
     }
+    stick.has_room_for(volume.uuid, None)?;
     ensure!(slots::slot_of(volume.path(), present.as_key())?.is_some(), refusal(present));
     let key = KeyFile::generate(volume.uuid)?;
     let holder = Holder { name: name.map(String::from), ..Holder::of(&Key::Random(&key.key)) };
@@ -102,6 +103,7 @@ pub fn revoke(volume: &Volume, which: &str, last: bool) -> Result<Slot> {
 pub fn rotate(volume: &Volume, stick: &Stick) -> Result<Slot> {
     let from = prove(volume, stick)?;
     let old = key_on(volume, stick)?;
+    stick.complete(volume.uuid)?;
     if let Some(slot) = finish(volume, &from)? {
         return Ok(slot);
     }
@@ -143,21 +145,32 @@ fn finish(volume: &Volume, from: &Slot) -> Result<Option<Slot>> {
     Ok(Some(Slot { number: from.number, holder: Some(done) }))
 }
 
-/// Replaces the recovery passphrase by `new`. The old ones go last.
+/// Replaces the recovery passphrase by `new`, which is called `id` from then on. Between, when both open root, `others` take it
+/// that have the same one. The old ones go last: until then they open everything that they did.
 ///
 /// # Errors
 /// `present` doesn't open root, or something can't be written.
-pub fn rotate_recovery(volume: &Volume, present: &Present, new: &Secret<String>) -> Result<()> {
+pub fn rotate_recovery(
+    volume: &Volume,
+    present: &Present,
+    new: &Secret<String>,
+    id: Option<&str>,
+    others: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let old: Vec<Slot> = slots::slots(volume.path())?.into_iter().filter(is_recovery).collect();
     let key = Key::Passphrase(new);
-    let number = add_slot(volume, present, &key, &Holder::of(&key))?;
+    let mut holder = Holder { id: id.map(String::from), replaces: Some(String::from(slots::ALL)), ..Holder::of(&key) };
+    let number = add_slot(volume, present, &key, &holder)?;
     ensure!(
         slots::slot_of(volume.path(), key)? == Some(number),
         "trying the new passphrase: it doesn't open this appliance\nhint: the old one still does; try again"
     );
+    others().context("the old recovery passphrase still opens this appliance; when that is mended, do the same again")?;
     for slot in old {
         slots::kill(volume.path(), slot.number)?;
     }
+    holder.replaces = None;
+    slots::describe(volume.path(), number, &holder)?;
     volume.save()
 }
 

@@ -14,9 +14,12 @@
 //! The key stands at a fixed offset, so that it can be used without vaultberry:
 //! `cryptsetup open --key-file FILE --keyfile-offset 32 --keyfile-size 64 DEVICE root`.
 
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use openssl::sha::sha256;
 use uuid::Uuid;
 
@@ -45,6 +48,60 @@ pub struct KeyFile {
 /// Where the key of `uuid` lies on a stick.
 pub fn path_on_stick(uuid: Uuid) -> PathBuf {
     Path::new("vaultberry").join(format!("{uuid}.key"))
+}
+
+/// What a new key file is called until it has taken the old one's place.
+pub fn new_name(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    PathBuf::from(name)
+}
+
+/// The key for the root `uuid` on a stick that is called `stick`, of which `read` gives the files; none when there is none.
+///
+/// Where the power went while a key was replaced, its name is missing, or isn't whole: then the new one counts.
+///
+/// # Errors
+/// It can't be read, or isn't that key.
+pub fn find(uuid: Uuid, stick: &str, read: impl Fn(&Path) -> Result<Option<Secret<Vec<u8>>>>) -> Result<Option<KeyFile>> {
+    let path = path_on_stick(uuid);
+    let key = |path: &Path| {
+        let bytes = read(path)?;
+        let decode = |bytes: Secret<Vec<u8>>| KeyFile::decode(bytes.expose(), uuid);
+        bytes.map(decode).transpose().map_err(|fault| anyhow!("the key on {stick} {fault}"))
+    };
+    match key(&path) {
+        Ok(Some(key)) => Ok(Some(key)),
+        missing => match (missing, key(&new_name(&path))) {
+            (_, Ok(Some(key))) => Ok(Some(key)),
+            (Ok(None), new) => new,
+            (fault, _) => fault,
+        },
+    }
+}
+
+/// Reads what may be a key file; none when nothing is there. No more is read than shows that it is too long.
+///
+/// # Errors
+/// It can't be read, or is something else than a file: links aren't followed, and a named pipe of that name stops nobody.
+pub fn read(path: &Path) -> Result<Option<Secret<Vec<u8>>>> {
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).context("opening the key file"),
+    };
+    ensure!(file.metadata().context("looking at the key file")?.is_file(), "the key file is not a file");
+    let mut bytes = Secret::new(vec![0; FILE_SIZE + 1]);
+    let mut length = 0;
+    while length < bytes.expose().len() {
+        match (&file).read(&mut bytes.expose_mut()[length..]).context("reading the key file")? {
+            0 => break,
+            read => length += read,
+        }
+    }
+    bytes.expose_mut().truncate(length);
+    Ok(Some(bytes))
 }
 
 /// `length` random bytes from the operating system.

@@ -1,7 +1,8 @@
 //! A stick at hand: its folder where it is mounted, its device, or an image of one. Key files are put on it, and read off it.
 //!
 //! A key file is replaced in three steps, of which each leaves a whole one: the new file beside the old, under the same name
-//! with `.new` behind it; the old one goes; the new one takes its name. The unlock takes `.new` where the name is missing.
+//! with `.new` behind it; the old one goes; the new one takes its name. The unlock takes `.new` where the name is missing, and
+//! the next replacement begins with the renaming that was left to do.
 //!
 //! What was put is then read from the stick itself, as the unlock reads it: a device is mounted anew for that.
 
@@ -18,23 +19,17 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::keyfile::{KeyFile, path_on_stick};
+use super::keyfile::{self, KeyFile, new_name, path_on_stick};
 use super::settle;
-use super::stick::PARTITION;
+use super::stick;
 use crate::devices::{self, Block};
+use crate::luks::slots::id;
 use crate::secret::Secret;
 use crate::{durable, process};
 
 /// How long somebody else's look at a stick is waited for, and how often.
 const LOOK: Duration = Duration::from_millis(100);
 const LOOKS: u32 = 50;
-
-/// What a new key file is called until it has taken the old one's place.
-pub fn new_name(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    PathBuf::from(name)
-}
 
 /// A stick, as its owner names it.
 #[derive(Debug)]
@@ -64,11 +59,8 @@ impl Stick {
         } else if kind.is_block_device() {
             Place::Mounted(Box::new(Mounted::new(path)?))
         } else {
-            let mut start = vec![0; 512];
-            let file = File::open(path).with_context(looking)?;
-            std::os::unix::fs::FileExt::read_exact_at(&file, &mut start, 0).with_context(looking)?;
-            // A FAT file system has a jump there, a partition table needn't.
-            let offset = if matches!(start[0], 0xeb | 0xe9) { 0 } else { PARTITION };
+            ensure!(kind.is_file(), "{}: it is neither a device, nor a folder, nor a file", looking());
+            let offset = stick::file_system_in(&File::open(path).with_context(looking)?).with_context(looking)?;
             Place::Image(format!("{}@@{offset}", path.display()))
         };
         Ok(Self { named: path.to_owned(), place })
@@ -84,13 +76,36 @@ impl Stick {
     /// # Errors
     /// It can't be read, or isn't that key.
     pub fn key(&self, uuid: Uuid) -> Result<Option<KeyFile>> {
+        keyfile::find(uuid, &self.name(), |path| self.read(path))
+    }
+
+    /// Makes sure that no key is lost when one for the root `uuid` is put on it: none is there under that name but `same`, or
+    /// what isn't a whole key.
+    ///
+    /// # Errors
+    /// There is one.
+    pub fn has_room_for(&self, uuid: Uuid, same: Option<&KeyFile>) -> Result<()> {
         let path = path_on_stick(uuid);
-        let bytes = match self.read(&path)? {
-            None => self.read(&new_name(&path))?,
-            bytes => bytes,
-        };
-        let decode = |bytes: Secret<Vec<u8>>| KeyFile::decode(bytes.expose(), uuid);
-        bytes.map(decode).transpose().map_err(|fault| anyhow::anyhow!("the key on {} {fault}", self.name()))
+        for name in [&path, &new_name(&path)] {
+            let bytes = self.read(name).ok().flatten();
+            let Some(there) = bytes.and_then(|bytes| KeyFile::decode_any(bytes.expose()).ok()) else { continue };
+            ensure!(
+                there.uuid == uuid,
+                "{} has the key of another appliance, {}, under the name of this one's\nhint: give {} its right name there",
+                self.name(),
+                there.uuid,
+                name.display()
+            );
+            ensure!(
+                same.is_some_and(|same| same.key.expose() == there.key.expose()),
+                "{} has another key for this root, {}, which may open another card of the same image, or this one after a rotation\n\
+                 hint: take another stick; or, if `vaultberry key check` says there that it opens nothing, remove {}",
+                self.name(),
+                id(there.key.expose()),
+                name.display()
+            );
+        }
+        Ok(())
     }
 
     /// Puts a key on it, in the place of the one for the same root.
@@ -104,12 +119,33 @@ impl Stick {
         if let Place::Mounted(mounted) = &self.place {
             mounted.again(Access::Write)?;
         }
+        self.finish(key.uuid).with_context(writing)?;
         self.write(&new, &bytes).with_context(writing)?;
         // Twice: the old key goes only when the new one lies there whole.
         self.comes_back(&new, &bytes).with_context(writing)?;
         self.replace(&new, &path).with_context(writing)?;
         self.settle(key.uuid)?;
         self.comes_back(&path, &bytes).with_context(writing)
+    }
+
+    /// Gives a key for the root `uuid` its name, where the power went before it had that. A later one can then come beside it.
+    ///
+    /// # Errors
+    /// It can't be renamed.
+    pub fn complete(&self, uuid: Uuid) -> Result<()> {
+        if let Place::Mounted(mounted) = &self.place {
+            mounted.again(Access::Write)?;
+        }
+        self.finish(uuid).with_context(|| format!("renaming the key on {}", self.name()))?;
+        self.settle(uuid)
+    }
+
+    fn finish(&self, uuid: Uuid) -> Result<()> {
+        let path = path_on_stick(uuid);
+        let uuid_of =
+            |path: &Path| self.read(path).ok().flatten().and_then(|bytes| Some(KeyFile::decode_any(bytes.expose()).ok()?.uuid));
+        let new = new_name(&path);
+        if uuid_of(&path).is_none() && uuid_of(&new) == Some(uuid) { self.replace(&new, &path) } else { Ok(()) }
     }
 
     /// Lets the key for the root `uuid` be read from the stick itself, as the unlock will find it, and not from memory.
@@ -143,11 +179,7 @@ impl Stick {
             let read = process::output(process::tool("mtype").args(["-i", drive]).arg(inside(path)), "reading the stick's image");
             return read.map(Secret::new).map(Some);
         }
-        match fs::read(self.folder().join(path)) {
-            Ok(bytes) => Ok(Some(Secret::new(bytes))),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("reading the key on {}", self.name())),
-        }
+        keyfile::read(&self.folder().join(path)).with_context(|| format!("reading the key on {}", self.name()))
     }
 
     fn write(&self, path: &Path, bytes: &Secret<Vec<u8>>) -> Result<()> {
@@ -160,8 +192,13 @@ impl Stick {
             return process::output_with_input(&mut copy, "writing to the stick's image", bytes.expose()).map(drop);
         }
         let folder = self.folder().join(folder);
-        if !folder.is_dir() {
-            durable::private_folder(&folder)?;
+        match fs::symlink_metadata(&folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => durable::private_folder(&folder)?,
+            // A link would lead the key elsewhere.
+            about => {
+                let about = about.with_context(|| format!("looking at {}", folder.display()))?;
+                ensure!(about.is_dir(), "{} is no folder\nhint: remove it from the stick", folder.display());
+            }
         }
         durable::write(&self.folder().join(path), bytes.expose(), 0o600)
     }
@@ -297,9 +334,9 @@ mod tests {
     use tempfile::TempDir;
     use uuid::Uuid;
 
-    use super::{Mounted, Place, Stick, new_name};
+    use super::{Mounted, Place, Stick};
     use crate::devices::tests::ext4;
-    use crate::keys::keyfile::{KeyFile, path_on_stick};
+    use crate::keys::keyfile::{KeyFile, new_name, path_on_stick};
     use crate::keys::stick::make_image;
 
     fn sticks(folder: &TempDir) -> [PathBuf; 2] {
@@ -334,9 +371,86 @@ mod tests {
         let path = folder.path().join(path_on_stick(uuid));
         fs::rename(&path, new_name(&path)).unwrap();
         assert_eq!(stick.key(uuid).unwrap().unwrap().key.expose(), key.key.expose());
+        // What the power cut has left of the name's own file doesn't hide it.
         fs::write(&path, b"damaged").unwrap();
+        assert_eq!(stick.key(uuid).unwrap().unwrap().key.expose(), key.key.expose());
+        fs::remove_file(new_name(&path)).unwrap();
         let error = stick.key(uuid).unwrap_err().to_string();
         assert!(error.ends_with("is too short: it has 7 of 128 bytes"), "{error}");
+    }
+
+    #[test]
+    fn the_renaming_that_was_left_to_do_comes_first() {
+        let folder = tempfile::tempdir().unwrap();
+        for (place, path) in sticks(&folder).into_iter().enumerate() {
+            let (stick, uuid) = (Stick::at(&path).unwrap(), Uuid::new_v4());
+            let name = path_on_stick(uuid);
+            let left = KeyFile::generate(uuid).unwrap();
+            stick.write(&new_name(&name), &left.encode()).unwrap();
+            stick.complete(uuid).unwrap();
+            assert!(stick.read(&new_name(&name)).unwrap().is_none(), "{place}: no other may be written over it");
+            assert_eq!(stick.key(uuid).unwrap().unwrap().key.expose(), left.key.expose());
+            // Beside a whole one it is only a leftover.
+            let other = KeyFile::generate(uuid).unwrap();
+            stick.write(&new_name(&name), &other.encode()).unwrap();
+            stick.complete(uuid).unwrap();
+            assert_eq!(stick.key(uuid).unwrap().unwrap().key.expose(), left.key.expose());
+        }
+    }
+
+    #[test]
+    fn no_key_that_may_open_something_is_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        for path in sticks(&folder) {
+            let (stick, uuid) = (Stick::at(&path).unwrap(), Uuid::new_v4());
+            let name = path_on_stick(uuid);
+            stick.has_room_for(uuid, None).unwrap();
+            let key = KeyFile::generate(uuid).unwrap();
+            stick.put(&key).unwrap();
+            stick.has_room_for(uuid, Some(&key)).unwrap();
+            let error = stick.has_room_for(uuid, None).unwrap_err().to_string();
+            assert!(error.contains("has another key for this root, ") && error.contains("\nhint: take another stick"), "{error}");
+            stick.write(&name, &KeyFile::generate(Uuid::nil()).unwrap().encode()).unwrap();
+            let error = stick.has_room_for(uuid, None).unwrap_err().to_string();
+            assert!(error.contains("has the key of another appliance, 00000000-"), "{error}");
+            stick.write(&name, &crate::secret::Secret::new(b"damaged".to_vec())).unwrap();
+            stick.has_room_for(uuid, None).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_no_stick_is_told_and_no_link_is_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let told = |name: &str| format!("{:#}", Stick::at(&path(name)).unwrap_err());
+        fs::write(path("short"), "no image").unwrap();
+        File::create(path("zeros")).unwrap().set_len(16 << 20).unwrap();
+        File::create(path("ext4")).unwrap().set_len(16 << 20).unwrap();
+        run(Command::new("mke2fs").args(["-q", "-F", "-t", "ext4"]).arg(path("ext4")));
+        nix::unistd::mkfifo(&path("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for (name, words) in [
+            ("short", "it is no image of a stick"),
+            ("zeros", "it is no image of a stick"),
+            ("ext4", "the image has ext4, and only FAT is read and written in a file\nhint: "),
+            ("pipe", "it is neither a device, nor a folder, nor a file"),
+        ] {
+            assert!(told(name).contains(words), "{}", told(name));
+        }
+        let (uuid, elsewhere) = (Uuid::new_v4(), path("elsewhere"));
+        for dir in ["stick", "elsewhere"] {
+            fs::create_dir(path(dir)).unwrap();
+        }
+        std::os::unix::fs::symlink(&elsewhere, path("stick/vaultberry")).unwrap();
+        let stick = Stick::at(&path("stick")).unwrap();
+        let error = format!("{:#}", stick.put(&KeyFile::generate(uuid).unwrap()).unwrap_err());
+        assert!(error.contains("vaultberry is no folder\nhint: remove it"), "{error}");
+        assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
+        // What is at a key's place blocks nobody.
+        fs::remove_file(path("stick/vaultberry")).unwrap();
+        fs::create_dir(path("stick/vaultberry")).unwrap();
+        nix::unistd::mkfifo(&path("stick").join(path_on_stick(uuid)), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let error = format!("{:#}", stick.key(uuid).unwrap_err());
+        assert!(error.contains("the key file is not a file"), "{error}");
     }
 
     /// An ext4 file system in a file, and a namespace of this thread's own to mount it in; none when this isn't root, who

@@ -42,23 +42,32 @@ pub fn normalize(typed: &str) -> Secret<String> {
 }
 
 /// The recovery sheet: a page to print and to keep away from the appliance. The passphrase stands on it in words and as a QR
-/// code (ISO/IEC 18004), which a phone shows as text.
+/// code (ISO/IEC 18004), which a phone shows as text. Without a `hostname` it is for root alone, of an appliance that doesn't
+/// know of it.
 ///
 /// # Errors
 /// There is no code for it.
-pub fn sheet(hostname: &str, uuid: Uuid, phrase: &Secret<String>) -> Result<Secret<String>> {
+pub fn sheet(hostname: Option<&str>, uuid: Uuid, phrase: &Secret<String>) -> Result<Secret<String>> {
     let code = QrCode::new(phrase.expose()).context("making the QR code of the recovery sheet")?;
     let code = Secret::new(code.render::<Dense1x2>().build());
+    let appliance = hostname.map(|name| format!("Appliance:    {name}\n")).unwrap_or_default();
+    let disk = if hostname.is_some() {
+        "It also opens the backup disk on any Linux machine:\n\n    \
+         cryptsetup open /dev/DISK backup\n    \
+         mount -o ro /dev/mapper/backup /mnt\n\n"
+    } else {
+        "It does not open the backup\n\
+         disk: that keeps its passphrase until `vaultberry key recovery rotate` is run on the\n\
+         appliance, which makes a sheet for both. Keep the sheet from before until then.\n\n"
+    };
     Ok(Secret::new(format!(
         "vaultberry recovery sheet\n\
          =========================\n\n\
-         Appliance:    {hostname}\n\
+         {appliance}\
          Root (LUKS):  {uuid}\n\n\
          Recovery passphrase:\n\n    {}\n\n\
          It opens the root of the SD card at boot, when the key stick is lost: type it at the\n\
-         prompt, which takes a US keyboard. It also opens the backup disk on any Linux machine:\n\n    \
-         cryptsetup open /dev/DISK backup\n    \
-         mount -o ro /dev/mapper/backup /mnt\n\n\
+         prompt, which takes a US keyboard. {disk}\
          Print this page, keep it away from the appliance, and remove the file.\n\n\
          The passphrase as a QR code:\n\n{}\n",
         phrase.expose(),

@@ -125,7 +125,7 @@ impl SecretsFolder {
         durable::private_folder(key_path.parent().expect("a key lies in a folder"))?;
         durable::write(&key_path, secrets.key.encode().expose(), 0o600)?;
         stick::make_image(&self.stick_image(secrets.uuid), &[&key_path])?;
-        let sheet = recovery::sheet(hostname, secrets.uuid, &secrets.passphrase)?;
+        let sheet = recovery::sheet(Some(hostname), secrets.uuid, &secrets.passphrase)?;
         durable::write(&folder.join("recovery.txt"), sheet.expose().as_bytes(), 0o600)?;
         durable::write(&folder.join("header.luks"), header, 0o600)?;
         for (name, mode) in [(ADMIN_KEY, 0o600), ("admin_ed25519.pub", 0o644)] {

@@ -33,6 +33,9 @@ pub const SECTOR_SIZE: u32 = 4096;
 /// Bytes of the binary header, before the JSON area (LUKS2 specification, section 2.1).
 pub const BINARY_HEADER_SIZE: usize = 4096;
 
+/// Where the second copy of the metadata begins in what libcryptsetup formats; it heals the first (section 2.2).
+const SECOND_HEADER: u64 = 16 << 10;
+
 /// After magic, version, length and sequence number: `label[48]` at offset 0x18.
 const LABEL_FIELD: Range<usize> = 0x18..0x48;
 /// Checksum algorithm and salt stand between: `uuid[40]` at offset 0xa8.
@@ -163,6 +166,13 @@ pub fn close(name: &str) -> Result<()> {
 
 /// The UUID of a LUKS2 volume; none when `path` isn't one.
 pub fn uuid(path: &Path) -> Option<Uuid> {
+    let mut area = Vec::new();
+    File::open(path).and_then(|file| file.take(SECOND_HEADER + 8).read_to_end(&mut area)).ok()?;
+    let second = area.get(usize::try_from(SECOND_HEADER).expect("it is small")..).unwrap_or_default();
+    // libcryptsetup writes to standard error what it misses, also where nobody says that it should be there.
+    if !area.starts_with(b"LUKS\xba\xbe") && !second.starts_with(b"SKUL\xba\xbe") {
+        return None;
+    }
     load(path).ok()?.status_handle().get_uuid().ok()
 }
 
@@ -225,6 +235,8 @@ pub fn read_header(path: &Path) -> Result<Vec<u8>> {
 pub fn restore_header(path: &Path, file: &Path) -> Result<()> {
     let restoring = || format!("restoring the LUKS header of {}", path.display());
     let header = read_header(file)?;
+    let room = File::open(path).and_then(|mut there| there.seek(SeekFrom::End(0))).with_context(restoring)?;
+    ensure!(room >= HEADER_SIZE, "{}: it is smaller than a header\nhint: name the partition, or the image", restoring());
     if let Some(there) = uuid(path) {
         let ours = uuid_of_header(&header);
         ensure!(ours == Some(there), "{}: {} is the header of another volume", restoring(), file.display());
@@ -371,6 +383,10 @@ pub(crate) mod tests {
             restore_header(&path, &saved).unwrap();
             assert_eq!(test_key(&path, Key::Random(&key)).unwrap(), Tried::Opened);
         }
+        let small = folder.path().join("small");
+        File::create(&small).unwrap().set_len(HEADER_SIZE - 512).unwrap();
+        let error = format!("{:#}", restore_header(&small, &saved).unwrap_err());
+        assert!(error.contains("it is smaller than a header\nhint: "), "{error}");
         assert_eq!(super::device_below(&path), None);
         let error = format!("{:#}", read_header(Path::new("/dev/zero")).unwrap_err());
         assert_eq!(error, "reading the LUKS header of /dev/zero: there is none");

@@ -13,6 +13,7 @@
 //! The token is there before its keyslot, without any in `keyslots` and with its number as `coming`. So no power cut leaves
 //! a keyslot of ours that doesn't say whose it is.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -22,11 +23,17 @@ use libcryptsetup_rs::{CryptDevice, LibcryptErr, TokenInput};
 use openssl::sha::Sha256;
 use serde::{Deserialize, Serialize};
 
-use super::{Key, Tried, cipher, load, set_derivation, tried};
+use super::{BINARY_HEADER_SIZE, Key, Tried, cipher, load, set_derivation, tried};
 use crate::digest::hex;
 
 /// The type of our tokens.
 const TYPE: &str = "vaultberry";
+
+/// What a new recovery passphrase `replaces` while others still open the volume.
+pub const ALL: &str = "all";
+
+/// The id of a recovery passphrase that root got from another machine: the appliance itself doesn't know it.
+pub const ELSEWHERE: &str = "changed elsewhere";
 
 /// LUKS2 has room for so many keyslots, and as many tokens (specification, section 3).
 const MOST: u32 = 32;
@@ -120,6 +127,24 @@ pub fn slots(path: &Path) -> Result<Vec<Slot>> {
     Ok(slots)
 }
 
+/// Whose keyslots there are, by a header that [`super::read_header`] gave: for one who can't ask libcryptsetup, which wants to
+/// lock the device.
+///
+/// The JSON area follows the binary header, which says at offset 8 how long both are, highest byte first (specification,
+/// section 2.1).
+pub fn holders(header: &[u8]) -> Vec<Holder> {
+    #[derive(Deserialize)]
+    struct Metadata {
+        tokens: BTreeMap<String, serde_json::Value>,
+    }
+    let length = header.get(8..16).map(|bytes| u64::from_be_bytes(bytes.try_into().expect("eight bytes")));
+    let area = length.and_then(|length| header.get(BINARY_HEADER_SIZE..usize::try_from(length).ok()?));
+    let text = area.and_then(|area| area.split(|byte| *byte == 0).next()).unwrap_or_default();
+    let tokens = serde_json::from_slice::<Metadata>(text).map(|metadata| metadata.tokens).unwrap_or_default();
+    let ours = tokens.into_values().filter_map(|json| serde_json::from_value::<Token>(json).ok());
+    ours.filter(|token| token.kind == TYPE && !token.keyslots.is_empty()).map(|token| token.holder).collect()
+}
+
 /// The number of the keyslot that takes `key`; none when there is none. Nothing is opened.
 ///
 /// # Errors
@@ -157,7 +182,10 @@ pub fn add(path: &Path, present: Key, new: Key, holder: &Holder) -> Result<Optio
 fn announce(device: &mut CryptDevice, holder: &Holder) -> Result<u32> {
     forget_coming(device)?;
     let is_free = |number: &u32| matches!(device.keyslot_handle().status(*number), Ok(KeyslotInfo::Inactive));
-    let number = (0..MOST).find(is_free).context("all keyslots are in use")?;
+    let number = (0..MOST).find(is_free);
+    let number = number.with_context(|| {
+        format!("all {MOST} keyslots are in use\nhint: `vaultberry key stick revoke` makes room: `vaultberry key stick list` shows them")
+    })?;
     let token = Token { kind: TYPE.to_owned(), keyslots: Vec::new(), coming: Some(number), holder: holder.clone() };
     device.token_handle().json_set(TokenInput::AddToken(&serde_json::to_value(token)?))?;
     Ok(number)

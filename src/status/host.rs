@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 use crate::kernel::note::{self, Note};
 use crate::kernel::trial;
 use crate::log::printable;
-use crate::process;
+use crate::luks::slots::{self, Holder, Kind};
+use crate::unlock::ROOT_NAME;
+use crate::{luks, process};
 
 /// How long apt may think. On a Pi with a slow card it takes a minute.
 const APT: Duration = Duration::from_mins(3);
@@ -119,6 +121,7 @@ pub fn look() -> Host {
         let active = ask("systemctl", &["is-active", unit], OTHERS).and_then(|answer| active(&answer.text));
         checks.push(check(name, active, &format!("look at `systemctl status {unit}`, and start it")));
     }
+    checks.extend(keys_of_root());
     checks.extend(newest_kernel(&Note::read(note::PATH.as_ref()), trial::booted().ok().flatten().as_deref()));
     let failed = ask("systemctl", &["list-units", "--failed", "--plain", "--no-legend"], OTHERS);
     let failed = failed.filter(|answer| answer.success).map(|answer| failed_units(&answer.text));
@@ -140,6 +143,26 @@ fn newest_kernel(note: &Result<Note>, booted: Option<&str>) -> Option<Check> {
     let hint =
         format!("{}; `vaultberry kernel list` tells more", printable(problem.lines().next().unwrap_or_default().as_bytes()));
     Some(check("the newest kernel boots", well, &hint))
+}
+
+/// Whether each change of root's keys came to its end; nothing where root isn't encrypted, or its header can't be read.
+fn keys_of_root() -> Option<Check> {
+    let header = luks::read_header(&luks::device_below(&luks::mapped(ROOT_NAME))?).ok()?;
+    let left = left_to_do(&slots::holders(&header));
+    Some(check("each change of root's keys is done", Some(left.is_none()), left.unwrap_or_default()))
+}
+
+/// What remains to be done about root's keys.
+fn left_to_do(holders: &[Holder]) -> Option<&'static str> {
+    let is = |wanted: fn(&Holder) -> bool| holders.iter().any(wanted);
+    if is(|holder| holder.kind == Kind::Recovery && holder.replaces.is_some()) {
+        return Some("a new recovery passphrase was cut short: keep the sheets, and run `vaultberry key recovery rotate` again");
+    }
+    if is(|holder| holder.id.as_deref() == Some(slots::ELSEWHERE)) {
+        return Some("root has a recovery passphrase from another machine, unknown here: run `vaultberry key recovery rotate`");
+    }
+    let cut = is(|holder| holder.kind == Kind::Key && holder.replaces.is_some());
+    cut.then_some("the rotation of a stick's key was cut short: `vaultberry key rotate STICK` finishes it")
 }
 
 /// Whether package lists were fetched lately. Without them apt knows of no update, and says so as if there were none.
@@ -223,8 +246,9 @@ mod tests {
     use std::process::Command;
     use std::time::{Duration, Instant, SystemTime};
 
-    use super::{State, Updates, active, answer, are_fresh, failed_units, newest_kernel, setting, updates};
+    use super::{State, Updates, active, answer, are_fresh, failed_units, left_to_do, newest_kernel, setting, updates};
     use crate::kernel::note::Note;
+    use crate::luks::slots::{self, Holder, Kind};
 
     #[test]
     fn what_programs_say_is_understood() {
@@ -253,6 +277,25 @@ mod tests {
         list("deb.debian.org_debian-security_dists_trixie-security_InRelease", day * 7);
         assert!(are_fresh(lists.path(), now));
         assert!(!are_fresh(lists.path(), now + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn what_remains_to_be_done_about_keys_is_told() {
+        let holder = |kind, id: Option<&str>, replaces: Option<&str>| Holder {
+            kind,
+            id: id.map(String::from),
+            name: None,
+            replaces: replaces.map(String::from),
+        };
+        let (key, phrase) = (holder(Kind::Key, Some("1a"), None), holder(Kind::Recovery, None, None));
+        assert_eq!(left_to_do(&[key.clone(), phrase.clone()]), None);
+        for (more, command) in [
+            (holder(Kind::Key, Some("2b"), Some("1a")), "`vaultberry key rotate STICK`"),
+            (holder(Kind::Recovery, None, Some(slots::ALL)), "`vaultberry key recovery rotate` again"),
+            (holder(Kind::Recovery, Some(slots::ELSEWHERE), None), "run `vaultberry key recovery rotate`"),
+        ] {
+            assert!(left_to_do(&[key.clone(), phrase.clone(), more]).unwrap().contains(command));
+        }
     }
 
     #[test]

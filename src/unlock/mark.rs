@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use anyhow::{Error, bail};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::devices::Block;
 
@@ -29,6 +30,20 @@ impl Mark {
             Mark::Serial(serial) => (serial, &block.serial),
         };
         found.as_ref() == Some(wanted)
+    }
+
+    /// Can it be on any device? A label has at most 16 bytes (ext4; FAT: 11), a partition's UUID is 128 bits long (GPT), or the
+    /// 32 of the disk with the partition's number (MBR).
+    pub fn can_fit(&self) -> bool {
+        match self {
+            Mark::Label(label) => label.len() <= 16 && label.trim() == label,
+            Mark::PartUuid(uuid) => {
+                let is_hex = |text: &str, digits| text.len() == digits && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+                let mbr = uuid.split_once('-').is_some_and(|(disk, number)| is_hex(disk, 8) && is_hex(number, 2));
+                mbr || (uuid.len() == 36 && Uuid::try_parse(uuid).is_ok())
+            }
+            Mark::Serial(serial) => serial.trim() == serial,
+        }
     }
 }
 
@@ -95,9 +110,18 @@ mod tests {
             ("serial:A", false),
         ] {
             let mark: Mark = mark.parse().unwrap();
+            assert!(mark.can_fit());
             assert_eq!(mark.fits(&stick), fits, "{mark}");
             assert_eq!(mark.to_string().parse::<Mark>().unwrap(), mark);
             assert!(!mark.fits(&block("/dev/sdb1", |_| ())));
+        }
+        for wrong in ["label: VB-KEY", "label:a-label-of-17-char", "partuuid:1a2b3c4d", "partuuid:sda1", "serial:7 "] {
+            assert!(!wrong.parse::<Mark>().unwrap().can_fit(), "{wrong:?}");
+        }
+        for right in
+            ["label:a-label-of-16-bytes"[..22].to_owned(), format!("partuuid:{}", uuid::Uuid::nil()), "serial:A 1".into()]
+        {
+            assert!(right.parse::<Mark>().unwrap().can_fit(), "{right:?}");
         }
         for wrong in ["", "VB-KEY", "label:", "uuid:1", "label:a\nb"] {
             assert!(wrong.parse::<Mark>().is_err(), "{wrong:?}");

@@ -141,20 +141,64 @@ fn a_rotation_that_was_cut_short_leaves_a_key_that_opens_and_is_finished() {
         scene.stick("first").put(&key).unwrap();
         let path = scene.folder.path().join("first").join(path_on_stick(key.uuid));
         if !renamed {
-            fs::rename(&path, super::super::plugged::new_name(&path)).unwrap();
+            fs::rename(&path, super::super::keyfile::new_name(&path)).unwrap();
         }
         let slot = rotate(&scene.volume(), &scene.stick("first")).unwrap();
         assert_eq!((slot.number, scene.slots()), (2, vec![1, 2]), "only the end was left to do");
+        assert!(path.exists(), "the next rotation writes its key beside it");
         assert_eq!(slots::slot_of(&scene.path, Key::Random(&old.key)).unwrap(), None);
         check(&scene.volume(), &scene.stick("first")).unwrap();
     }
 }
 
 #[test]
+fn a_passphrase_that_was_cut_short_leaves_the_old_one_and_is_told() {
+    let scene = Scene::new();
+    let (cut, new) = (Secret::new(String::from("eight words of one")), Secret::new(String::from("eight other words")));
+    let present = || Present::Key(scene.key("first"));
+    // Where others can't take it, the old one goes on to open everything.
+    let error = rotate_recovery(&scene.volume(), &present(), &cut, None, || anyhow::bail!("the disk is full")).unwrap_err();
+    let error = format!("{error:#}");
+    assert!(error.contains("still opens this appliance") && error.ends_with("the disk is full"), "{error}");
+    assert_eq!(slots::slot_of(&scene.path, Key::Passphrase(&scene.phrase)).unwrap(), Some(1));
+    let holders = || slots::holders(&crate::luks::read_header(&scene.path).unwrap());
+    assert!(holders().iter().any(|holder| holder.replaces.as_deref() == Some(slots::ALL)), "{:?}", holders());
+    // Again: both go.
+    let taken = std::cell::Cell::new(false);
+    let others = || {
+        assert_eq!(slots::slot_of(&scene.path, Key::Passphrase(&scene.phrase)).unwrap(), Some(1), "it still opens");
+        taken.set(true);
+        Ok(())
+    };
+    rotate_recovery(&scene.volume(), &present(), &new, Some(slots::ELSEWHERE), others).unwrap();
+    assert!(taken.get());
+    for old in [&scene.phrase, &cut] {
+        assert_eq!(slots::slot_of(&scene.path, Key::Passphrase(old)).unwrap(), None);
+    }
+    assert!(slots::slot_of(&scene.path, Key::Passphrase(&new)).unwrap().is_some());
+    let mut kinds: Vec<_> = holders().into_iter().map(|holder| (holder.id, holder.replaces)).collect();
+    kinds.sort();
+    let id = slots::id(scene.key("first").key.expose());
+    assert_eq!(kinds, [(Some(id), None), (Some(slots::ELSEWHERE.into()), None)]);
+    assert_eq!(slots::holders(b"no header"), []);
+}
+
+#[test]
+fn keys_are_changed_by_one_at_a_time() {
+    let scene = Scene::new();
+    let changing = Volume::to_change(Some(&scene.path)).unwrap();
+    let error = Volume::to_change(Some(&scene.path)).unwrap_err().to_string();
+    assert!(error.starts_with("another program is changing the keys of ") && error.contains("\nhint: wait"), "{error}");
+    Volume::at(Some(&scene.path)).unwrap();
+    drop(changing);
+    Volume::to_change(Some(&scene.path)).unwrap();
+}
+
+#[test]
 fn a_new_passphrase_takes_the_place_of_the_old_one() {
     let scene = Scene::new();
     let new = Secret::new(String::from("eight other words"));
-    rotate_recovery(&scene.volume(), &Present::Key(scene.key("first")), &new).unwrap();
+    rotate_recovery(&scene.volume(), &Present::Key(scene.key("first")), &new, None, || Ok(())).unwrap();
     assert_eq!(slots::slot_of(&scene.path, Key::Passphrase(&scene.phrase)).unwrap(), None);
     assert_eq!(slots::slot_of(&scene.path, Key::Passphrase(&new)).unwrap(), Some(2));
     check(&scene.volume(), &scene.stick("first")).unwrap();
@@ -181,7 +225,7 @@ fn a_key_that_is_added_or_rotated_costs_no_more_than_that_of_the_build_and_a_pas
     add(&scene.volume(), &scene.stick("second"), None, &scene.present()).unwrap();
     assert_eq!(rotate(&scene.volume(), &scene.stick("first")).unwrap().number, 3);
     let new = Secret::new(String::from("eight other words"));
-    rotate_recovery(&scene.volume(), &Present::Key(scene.key("first")), &new).unwrap();
+    rotate_recovery(&scene.volume(), &Present::Key(scene.key("first")), &new, None, || Ok(())).unwrap();
     let expected = [("0 argon2id", 131_072), ("2 pbkdf2", 1000), ("3 pbkdf2", 1000)];
     let expected: Vec<_> = expected.map(|(kind, cost)| (kind.to_owned(), serde_json::json!(cost))).into();
     assert_eq!(derivations(&scene), expected);

@@ -71,10 +71,11 @@ impl Guest {
         }
     }
 
+    /// The last that it said, but for the ticking of systemd's jobs that wait.
     fn tail(&self) -> String {
         let console = self.console();
-        let lines: Vec<&str> = console.lines().collect();
-        lines[lines.len().saturating_sub(60)..].join("\n")
+        let lines: Vec<&str> = console.lines().filter(|line| !line.contains("\u{1b}[K") && *line != "\u{1b}M").collect();
+        lines[lines.len().saturating_sub(150)..].join("\n")
     }
 }
 
