@@ -1,6 +1,7 @@
 //! How fast root opens, beside what Debian itself has for that: `cryptsetup-initramfs` with `passdev`, and a bare `cryptsetup
 //! open`, in the same guest with the same key. `make bench-unlock` runs it; it prints figures and holds none against a clock.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,32 +20,30 @@ const OPENINGS: usize = 20;
 /// The key on the stick as passdev and cryptsetup want it: nothing but its bytes.
 const RAW: &str = "vaultberry/raw.key";
 
-/// Opens root again and again, in turn by each program. What is counted is the stick's mount, since vaultberry-unlock does it
-/// too, and what comes after it.
+/// Opens root again and again, in turn by each program, while the kernel notes when each of them starts, mounts and ends.
 const MEASURE: &str = r#"#!/bin/sh
 modprobe -a -q dm-crypt algif_skcipher vfat nls_cp437 nls_ascii usb-storage
 until [ -b /dev/sda ] && [ -b /dev/vda ]; do sleep 1; done
 udevadm settle
-now() { read -r seconds _ </proc/uptime; echo "${seconds%.*}${seconds#*.}"; }
 mkdir -p /stick
-mounting=0 bare=0 ours=0
+ln -s "$(command -v cryptsetup)" /bare
+trace=/sys/kernel/tracing
+mount -t tracefs none $trace
+for event in syscalls/sys_exit_mount sched/sched_process_exec sched/sched_process_exit; do
+	echo 1 >$trace/events/$event/enable
+done
 for _ in $(seq OPENINGS); do
-	start=$(now)
 	mount -o ro -t vfat /dev/sda /stick
-	mounted=$(now)
-	cryptsetup open --key-file /stick/RAW /dev/vda root || echo 'cryptsetup failed'
-	open=$(now)
+	/bare open --key-file /stick/RAW /dev/vda root || echo 'cryptsetup failed'
 	umount /stick
 	cryptsetup close root
 	udevadm settle
-	mounting=$((mounting + mounted - start)) bare=$((bare + open - mounted))
-	start=$(now)
 	vaultberry-unlock || echo 'vaultberry-unlock failed'
-	ours=$((ours + $(now) - start))
 	cryptsetup close root
 	udevadm settle
 done
-echo "hundredths: mount $mounting, cryptsetup open $bare, vaultberry-unlock with its mount $ours" >/dev/console
+grep -E '^ *(bare|vaultberry-unl)-' $trace/trace >/dev/console
+echo 'that is all' >/dev/console
 poweroff -f
 "#;
 
@@ -129,10 +128,34 @@ fn beside_a_bare_cryptsetup_open() {
         Entry::file("scripts/local-top/ORDER", 0o644, 0, order.as_bytes()),
     ]);
     let mut running = tiny.start(&[&stick], &[]);
-    running.guest.wait_for("hundredths: ", 240);
+    running.guest.wait_for("that is all", 240);
     let console = running.guest.console();
     assert!(!console.contains(" failed"), "{console}");
     assert_eq!(console.matches("root is open, by the key on VB-KEY").count(), OPENINGS, "{console}");
-    let line = console.lines().find(|line| line.contains("hundredths: ")).unwrap();
-    eprintln!("{OPENINGS} openings, {line}");
+    let bare = spans(&console, "bare-", "sched_process_exec");
+    let ours = spans(&console, "vaultberry-unl-", "sys_mount");
+    assert_eq!((bare.len(), ours.len()), (OPENINGS, OPENINGS), "{console}");
+    eprintln!("from a mounted stick to the program's end, seconds: cryptsetup {bare:.2?}, vaultberry-unlock {ours:.2?}");
+    let (bare, ours) = (median(bare), median(ours));
+    eprintln!("medians: vaultberry-unlock {ours:.3} s, cryptsetup open {bare:.3} s, ratio {:.2}", ours / bare);
+}
+
+/// The seconds between the first event `from` and the end of each process whose name and dash are `of`, by the kernel's lines:
+/// `name-pid [cpu] flags seconds: event: …`.
+fn spans(console: &str, of: &str, from: &str) -> Vec<f64> {
+    let events = console.lines().filter_map(|line| {
+        let (process, rest) = line.trim_start().split_once(' ')?;
+        let pid = process.strip_prefix(of)?;
+        let (time, event) = rest.split_once(": ")?;
+        Some((pid, time.rsplit(' ').next()?.parse::<f64>().ok()?, event))
+    });
+    let (mut begun, mut spans) = (HashMap::new(), Vec::new());
+    for (pid, time, event) in events {
+        if event.starts_with(from) {
+            begun.entry(pid).or_insert(time);
+        } else if event.starts_with("sched_process_exit") {
+            spans.extend(begun.remove(pid).map(|start| time - start));
+        }
+    }
+    spans
 }
