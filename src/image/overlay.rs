@@ -35,13 +35,14 @@ const SYSTEM: [(&str, &str, u32); 6] = [
     ("usr/share/vaultberry/initramfs-modules", include_str!("../../initramfs/modules"), 0o644),
 ];
 
-const APPLIANCE: [(&str, &str, u32); 19] = [
+const APPLIANCE: [(&str, &str, u32); 20] = [
     root_file!("etc/apt/apt.conf.d/52vaultberry", 0o644),
     root_file!("etc/fail2ban/jail.d/vaultberry.conf", 0o644),
     root_file!("etc/ssh/sshd_config.d/vaultberry.conf", 0o644),
     root_file!("etc/systemd/journald.conf.d/vaultberry.conf", 0o644),
     root_file!("etc/systemd/network/10-ethernet.network", 0o644),
     root_file!("etc/systemd/resolved.conf.d/vaultberry.conf", 0o644),
+    root_file!("etc/systemd/system.conf.d/vaultberry.conf", 0o644),
     root_file!("usr/lib/systemd/system/emergency.service.d/vaultberry.conf", 0o644),
     root_file!("usr/lib/systemd/system/multi-user.target.d/vaultberry.conf", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-backup.service", 0o644),
@@ -300,7 +301,7 @@ impl Archive {
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use super::{APPLIANCE, refuse_unreachable, unit_word, writable_paths};
+    use super::{APPLIANCE, SYSTEM, refuse_unreachable, unit_word, writable_paths};
     use crate::config::{EXAMPLE, Metrics, Ping, parse};
     use crate::outcome::Outcome;
 
@@ -309,6 +310,22 @@ mod tests {
         let (_, settings, mode) = APPLIANCE.iter().find(|(path, ..)| *path == "etc/apt/apt.conf.d/52vaultberry").unwrap();
         assert!(settings.contains("\nAPT::Periodic::Update-Package-Lists \"1\";\n"), "{settings}");
         assert_eq!(*mode, 0o644);
+    }
+
+    #[test]
+    fn each_file_below_image_root_is_in_an_overlay() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("image/root");
+        let (mut folders, mut files) = (vec![root.clone()], Vec::new());
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() { folders.push(path) } else { files.push(path) }
+            }
+        }
+        for file in files {
+            let path = file.strip_prefix(&root).unwrap().to_str().unwrap();
+            assert!(SYSTEM.iter().chain(&APPLIANCE).any(|(known, ..)| *known == path), "{path} goes nowhere");
+        }
     }
 
     #[test]

@@ -105,6 +105,13 @@ fn disks_that_come_and_go_are_opened_one_at_a_time_and_a_run_writes_to_nothing_e
     ssh.expect("sudo vaultberry disk grow");
     let size: u64 = ssh.expect("df --output=size -B1 /mnt/backup | tail -n 1").trim().parse().unwrap();
     assert!(size > 400 << 20, "{size}");
+
+    // Both are in when their units start, as at boot: the config's order counts.
+    ports.plug_in_disk(&home, SERIAL);
+    ssh.wait_for(&format!("sudo vaultberry disk list | grep -F {SERIAL} | grep -F 'backup disk, not open'"), 60);
+    ssh.expect("sudo systemctl restart 'vaultberry-disk@*'");
+    ssh.wait_for(&format!("sudo vaultberry disk list | grep -F {SERIAL} | grep -F 'backup disk, open'"), 60);
+    assert_eq!(ssh.expect("sudo cat /mnt/backup/note").trim(), "kept");
     let failed = ssh.expect("systemctl list-units --failed --plain --no-legend");
     assert!(!failed.contains("vaultberry-disk@"), "{failed}");
 }
