@@ -113,6 +113,9 @@ fn list(config: Option<&Config>, as_json: bool, out: &mut impl Write) -> Result<
         let when = used.get(serial).map_or("never used".to_owned(), |when| format!("last used {when:.0}"));
         writeln!(text, "{serial}: backup disk, not here, {when}").expect("writing to a string doesn't fail");
     }
+    if text.is_empty() {
+        text.push_str("no disk is here\n");
+    }
     say(out, &text)
 }
 

@@ -14,7 +14,7 @@ use crate::config::{self, Config};
 use crate::image::emulate::root_uuid;
 use crate::image::outputs;
 use crate::keys::change::{self, Present};
-use crate::keys::plugged::Stick;
+use crate::keys::plugged::{self, Stick};
 use crate::keys::secrets::SecretsFolder;
 use crate::keys::volume::Volume;
 use crate::keys::{recovery, stick};
@@ -59,7 +59,11 @@ pub fn run(command: &Key, out: &mut impl Write) -> Result<Outcome> {
         }
         Key::Recovery(Recovery::Rotate { sheet, with, root, on }) => rotate_recovery(sheet, with, root, &on.config, out),
         Key::Header(Header::Backup { file, root }) => {
-            ensure!(!file.exists(), "copying the header: {} is there already\nhint: name another file", file.display());
+            ensure!(
+                file.symlink_metadata().is_err(),
+                "copying the header: {} is there already\nhint: name another file",
+                file.display()
+            );
             durable::write(file, &luks::read_header(volume(root)?.path())?, 0o600)?;
             say(out, &format!("the header is in {}: with it, each key of today opens root\n", file.display()))
         }
@@ -145,13 +149,18 @@ fn make(path: &Path, image: &Path, secrets: &Path, out: &mut impl Write) -> Resu
     );
     if path.exists() {
         let stick = Stick::at(path)?;
+        ensure!(
+            !stick.is_with(image)?,
+            "{} is the image itself\nhint: name a stick, or a new file that ends in .img",
+            stick.name()
+        );
         stick.has_room_for(uuid, Some(&key))?;
         stick.put(&key)?;
     } else {
         ensure!(
             path.extension().is_some_and(|end| end == "img") && !path.starts_with("/dev"),
-            "there is no stick {}\nhint: `lsblk -f` shows those that are plugged in; the image of a stick gets a name that ends in .img",
-            path.display()
+            "{}\nhint: the image of a stick gets a name that ends in .img",
+            plugged::missing(path)
         );
         stick::make_image(path, &[&file])?;
     }
@@ -187,7 +196,7 @@ fn outdate<W: Write>(config: &Config, out: &mut W, change: impl FnOnce(&mut W) -
 
 fn rotate_recovery(sheet: &Path, with: &With, root: &Root, config: &Path, out: &mut impl Write) -> Result<Outcome> {
     ensure!(
-        !sheet.exists(),
+        sheet.symlink_metadata().is_err(),
         "writing the recovery sheet: {} is there already\n\
          hint: name another file; what stands on a sheet of a change that was cut short may open nothing",
         sheet.display()
@@ -250,7 +259,12 @@ fn restore_header(file: &Path, yes: bool, root: &Path, out: &mut impl Write) -> 
         file.display()
     );
     Volume::restore(root, file)?;
-    say(out, &format!("{} has the header of {} again\n", root.display(), file.display()))?;
+    let uuid = Volume::at(Some(root))?.uuid;
+    let (place, file) = (root.display(), file.display());
+    say(
+        out,
+        &format!("{place} has the header of {file} again, {uuid}: try which keys open it (`vaultberry key check STICK`)\n"),
+    )?;
     outdated(Some(root), out)
 }
 
@@ -308,7 +322,7 @@ mod tests {
         fn make_at(&self, stick: PathBuf) -> Result<(), String> {
             let stick = crate::cli::key::Stick { stick };
             let make = Sticks::Make { stick, image: self.path("card.img"), secrets: self.path("secrets") };
-            run(&Key::Stick(make), &mut Vec::new()).map(drop).map_err(|error| error.to_string())
+            run(&Key::Stick(make), &mut Vec::new()).map(drop).map_err(|error| format!("{error:#}"))
         }
 
         fn root(&self) -> Root {
@@ -361,6 +375,8 @@ mod tests {
             assert!(error.contains("there is no stick ") && error.contains("\nhint: `lsblk -f`"), "{error}");
             assert!(!scene.path(missing).exists());
         }
+        let error = scene.make_at(scene.path("card.img")).unwrap_err();
+        assert!(error.contains("it is no image of a stick"), "{error}");
         scene.make_at(scene.path("new.img")).unwrap();
         scene.make().unwrap();
         let stick = || crate::cli::key::Stick { stick: scene.path("stick") };
@@ -385,12 +401,26 @@ mod tests {
         says(&Key::Header(Header::Backup { file: file.clone(), root: scene.root() }));
         let whole = fs::read(&image).unwrap();
         let spoiled = File::options().write(true).open(&image).unwrap();
-        spoiled.write_all_at(&vec![0; 1 << 20], ROOT_START).unwrap();
         let restore =
             |file: PathBuf| run(&Key::Header(Header::Restore { file, yes: true, root: image.clone() }), &mut Vec::new());
-        restore(file).unwrap();
+        let spoil = || spoiled.write_all_at(&vec![0; 1 << 20], ROOT_START).unwrap();
+        spoil();
+        restore(file.clone()).unwrap();
         assert!(fs::read(&image).unwrap() == whole, "it isn't the same image again");
-        // That of another volume.
+        // Without its partition table it is one by its root alone; without both nothing tells where root was.
+        spoiled.write_all_at(&[0; 512], 0).unwrap();
+        restore(file.clone()).unwrap();
+        spoil();
+        let error = restore(file.clone()).unwrap_err().to_string();
+        assert!(error.contains("it has neither a volume nor the partitions of an image\nhint: "), "{error}");
+        assert!(fs::read(&image).unwrap()[..1 << 20].iter().all(|byte| *byte == 0), "it was written to");
+        spoiled.write_all_at(&whole[..512], 0).unwrap();
+        restore(file).unwrap();
+        // That of another volume, and what is no file.
+        let pipe = scene.path("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let error = restore(pipe).unwrap_err().to_string();
+        assert!(error.contains("pipe: there is none"), "{error}");
         let other = luks::tests::blank(&scene.path("secrets"));
         format(&other, Uuid::new_v4(), "root", Cipher::Aes, None, &[luks::Key::Random(&keyfile::random(64).unwrap())]).unwrap();
         let error = format!("{:#}", restore(other).unwrap_err());

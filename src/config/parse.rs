@@ -280,12 +280,18 @@ paths = [\"/srv\"]
                 "[unlock]\nreboot_after = \"25h\"",
                 "2:16: unlock.reboot_after",
                 "25h is longer than 24h",
-                "write at most 24h, as in \"10m\"",
+                "write 1m to 24h, as in \"10m\"",
             ),
             (
                 "[unlock]\nreboot_after = \"30s\"",
                 "2:16: unlock.reboot_after",
-                "the reboot after 30s would come before the wait of 30s is over",
+                "30s leaves nobody the time to plug a stick in",
+                "write 1m to 24h, as in \"10m\"",
+            ),
+            (
+                "[unlock]\nwait = \"2m\"\nreboot_after = \"2m\"",
+                "3:16: unlock.reboot_after",
+                "the reboot after 2m would come before the wait of 2m is over",
                 "make reboot_after longer than wait",
             ),
             (

@@ -62,7 +62,12 @@ pub(super) fn unlock(report: &mut Report<'_>, root: &DeTable<'_>) -> Unlock {
         value::at_most(text, Duration::from_mins(10), "write 0s to 10m, as in \"30s\"")
     });
     let reboot_after = section.text(report, "reboot_after", Duration::from_mins(10), |text| {
-        value::at_most(text, Duration::from_hours(24), "write at most 24h, as in \"10m\"")
+        let time = value::at_most(text, Duration::from_hours(24), "write 1m to 24h, as in \"10m\"")?;
+        if time < Duration::from_mins(1) {
+            let message = format!("{} leaves nobody the time to plug a stick in", value::duration_text(time));
+            return Err(Fault::new(message, "write 1m to 24h, as in \"10m\""));
+        }
+        Ok(time)
     });
     if wait.sound() && reboot_after.sound() && reboot_after.value <= wait.value {
         // The default of one may be what the other collides with: point to the one that was set.

@@ -13,6 +13,9 @@ use crate::luks::Key;
 use crate::luks::slots::{self, Holder, Kind, Slot, id};
 use crate::secret::Secret;
 
+/// Characters of what an owner calls a key: they stand in the header, which has little room.
+const LONGEST_NAME: usize = 40;
+
 /// A key that opens root already, so that another can be added.
 #[derive(Debug)]
 pub enum Present {
@@ -56,20 +59,38 @@ pub fn add(volume: &Volume, stick: &Stick, name: Option<&str>, present: &Present
     {
         bail!("{} has a key that opens this appliance\nhint: `vaultberry key rotate` replaces it", stick.name());
     }
+    ensure!(
+        !stick.is_with(volume.place())?,
+        "{} is where root is: a key there would go with it to the thief, and the unlock looks for none\n\
+         hint: take a stick of its own",
+        stick.name()
+    );
+    stick.has_room_for(volume.uuid, None)?;
+    if let Some(key) = stick.brought(volume.uuid)
+        && let Some(slot) = slot_of(volume, &key)?
+    {
+        // The power went when it had its keyslot.
+        stick.take_place(volume.uuid)?;
+        return check(volume, stick).map(|_| slot);
+    }
     if let Some(name) = name {
+        ensure!(
+            name.trim() == name && (1..=LONGEST_NAME).contains(&name.chars().count()),
+            "a key is called by 1 to {LONGEST_NAME} characters, without blanks around them\nhint: give another --name"
+        );
         let taken = slots::slots(volume.path())?.into_iter().any(|slot| is_called(&slot, name));
         ensure!(
             !taken,
             "there is a key that is called {name:?}\nhint: `vaultberry key stick list` shows them; take another name"
         );
     }
-    stick.has_room_for(volume.uuid, None)?;
     ensure!(slots::slot_of(volume.path(), present.as_key())?.is_some(), refusal(present));
     let key = KeyFile::generate(volume.uuid)?;
     let holder = Holder { name: name.map(String::from), ..Holder::of(&Key::Random(&key.key)) };
     // The stick first: a keyslot whose key is nowhere would count as a key.
-    stick.put(&key)?;
+    stick.bring(&key)?;
     let number = add_slot(volume, present, &Key::Random(&key.key), &holder)?;
+    stick.take_place(volume.uuid)?;
     check(volume, stick)?;
     Ok(Slot { number, holder: Some(holder) })
 }
@@ -228,7 +249,9 @@ fn is_recovery(slot: &Slot) -> bool {
 }
 
 fn is_called(slot: &Slot, which: &str) -> bool {
-    slot.holder.as_ref().is_some_and(|holder| [&holder.id, &holder.name].into_iter().flatten().any(|text| text == which))
+    slot.holder.as_ref().is_some_and(|holder| {
+        holder.name.as_deref() == Some(which) || holder.id.as_ref().is_some_and(|id| id.eq_ignore_ascii_case(which))
+    })
 }
 
 #[cfg(test)]

@@ -52,8 +52,17 @@ pub fn path_on_stick(uuid: Uuid) -> PathBuf {
 
 /// What a new key file is called until it has taken the old one's place.
 pub fn new_name(path: &Path) -> PathBuf {
+    beside(path, ".new")
+}
+
+/// What the key file of a stick that is added is called until it has a keyslot. The unlock doesn't look at it.
+pub fn coming_name(path: &Path) -> PathBuf {
+    beside(path, ".coming")
+}
+
+fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".new");
+    name.push(end);
     PathBuf::from(name)
 }
 

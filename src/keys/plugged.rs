@@ -8,7 +8,7 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::keyfile::{self, KeyFile, new_name, path_on_stick};
+use super::keyfile::{self, KeyFile, coming_name, new_name, path_on_stick};
 use super::settle;
 use super::stick;
 use crate::devices::{self, Block};
@@ -53,7 +53,10 @@ impl Stick {
     /// There is none, or it can't be mounted: also where somebody else has mounted it to write to it.
     pub fn at(path: &Path) -> Result<Self> {
         let looking = || format!("looking at the stick {}", path.display());
-        let kind = fs::metadata(path).with_context(looking)?.file_type();
+        let kind = match fs::metadata(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => bail!(missing(path)),
+            about => about.with_context(looking)?.file_type(),
+        };
         let place = if kind.is_dir() {
             Place::Folder(path.to_owned())
         } else if kind.is_block_device() {
@@ -69,6 +72,24 @@ impl Stick {
     /// The stick as its owner named it.
     pub fn name(&self) -> String {
         self.named.display().to_string()
+    }
+
+    /// Whether it is the image that `root` is in, or on root's own disk: a key there goes with root to the thief, and the unlock
+    /// doesn't look for one.
+    ///
+    /// # Errors
+    /// One of the two can't be looked at.
+    pub fn is_with(&self, root: &Path) -> Result<bool> {
+        let about = |path: &Path| fs::metadata(path).with_context(|| format!("looking at {}", path.display()));
+        let (own, other) = (about(&self.named)?, about(root)?);
+        if other.is_file() {
+            return Ok((own.dev(), own.ino()) == (other.dev(), other.ino()));
+        }
+        let present = devices::present()?;
+        let disk = present.iter().find(|block| about(&block.node).is_ok_and(|node| node.rdev() == other.rdev()));
+        let Some(disk) = disk.map(|block| &block.disk) else { return Ok(false) };
+        let here = if own.is_dir() { own.dev() } else { own.rdev() };
+        Ok(present.iter().any(|block| block.disk == *disk && about(&block.node).is_ok_and(|node| node.rdev() == here)))
     }
 
     /// The key for the root `uuid`; none when there is no such file.
@@ -128,6 +149,40 @@ impl Stick {
         self.comes_back(&path, &bytes).with_context(writing)
     }
 
+    /// Puts a key beside its place, where no boot looks for it, as long as it has no keyslot.
+    ///
+    /// # Errors
+    /// As for [`Stick::put`].
+    pub fn bring(&self, key: &KeyFile) -> Result<()> {
+        let (path, bytes) = (coming_name(&path_on_stick(key.uuid)), key.encode());
+        let writing = || format!("writing the key to {}", self.name());
+        if let Place::Mounted(mounted) = &self.place {
+            mounted.again(Access::Write)?;
+        }
+        self.write(&path, &bytes).with_context(writing)?;
+        self.settle(key.uuid)?;
+        self.comes_back(&path, &bytes).with_context(writing)
+    }
+
+    /// The key for the root `uuid` that was brought, and hasn't taken its place.
+    pub fn brought(&self, uuid: Uuid) -> Option<KeyFile> {
+        let bytes = self.read(&coming_name(&path_on_stick(uuid))).ok().flatten()?;
+        KeyFile::decode(bytes.expose(), uuid).ok()
+    }
+
+    /// Gives the key that was brought its place.
+    ///
+    /// # Errors
+    /// It can't be renamed.
+    pub fn take_place(&self, uuid: Uuid) -> Result<()> {
+        if let Place::Mounted(mounted) = &self.place {
+            mounted.again(Access::Write)?;
+        }
+        let path = path_on_stick(uuid);
+        self.replace(&coming_name(&path), &path).with_context(|| format!("giving the key on {} its name", self.name()))?;
+        self.settle(uuid)
+    }
+
     /// Gives a key for the root `uuid` its name, where the power went before it had that. A later one can then come beside it.
     ///
     /// # Errors
@@ -157,7 +212,7 @@ impl Stick {
         match &self.place {
             Place::Folder(folder) => {
                 let path = folder.join(path_on_stick(uuid));
-                settle::folder(folder, &[new_name(&path), path]).with_context(settling)
+                settle::folder(folder, &[new_name(&path), coming_name(&path), path]).with_context(settling)
             }
             Place::Mounted(mounted) => mounted.again(Access::Read),
             Place::Image(_) => File::open(&self.named).and_then(|image| image.sync_all()).with_context(settling),
@@ -166,7 +221,10 @@ impl Stick {
 
     fn comes_back(&self, path: &Path, bytes: &Secret<Vec<u8>>) -> Result<()> {
         let back = self.read(path)?;
-        ensure!(back.is_some_and(|back| back.expose() == bytes.expose()), "it doesn't come back as it was written");
+        ensure!(
+            back.is_some_and(|back| back.expose() == bytes.expose()),
+            "it doesn't come back as it was written\nhint: the stick may be full, or broken"
+        );
         Ok(())
     }
 
@@ -189,7 +247,10 @@ impl Stick {
             let _ = process::tool("mmd").args(["-D", "s", "-i", drive]).arg(inside(folder)).output();
             let mut copy = process::tool("mcopy");
             copy.args(["-o", "-i", drive, "-"]).arg(inside(path));
-            return process::output_with_input(&mut copy, "writing to the stick's image", bytes.expose()).map(drop);
+            let copied = process::output_with_input(&mut copy, "writing to the stick's image", bytes.expose());
+            return copied
+                .map(drop)
+                .context("copying the key\nhint: `mdir -i` shows whether the image is full, or can't be written");
         }
         let folder = self.folder().join(folder);
         match fs::symlink_metadata(&folder) {
@@ -222,6 +283,11 @@ impl Stick {
             Place::Image(_) => unreachable!("an image is reached by mtools"),
         }
     }
+}
+
+/// What is said of a stick that isn't there.
+pub fn missing(path: &Path) -> String {
+    format!("there is no stick {}\nhint: `lsblk -f` shows those that are plugged in, and where they are mounted", path.display())
 }
 
 /// A path as mtools want it.

@@ -1,6 +1,7 @@
 //! The volume whose keys are changed: root's device on the appliance, or the root in an image on the builder's machine.
 
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
@@ -8,12 +9,16 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc::{F_WRLCK, SEEK_SET, flock};
-use tempfile::TempDir;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use uuid::Uuid;
 
 use crate::image::disk::ROOT_START;
 use crate::luks;
 use crate::secret::Secret;
+
+/// Characters of the name of a file in memory, by which messages name the image; each may have four of the 249 bytes that
+/// Linux takes.
+const LONGEST_NAME: usize = 60;
 
 /// A LUKS volume.
 #[derive(Debug)]
@@ -21,8 +26,8 @@ pub struct Volume {
     path: PathBuf,
     /// The LUKS UUID, by which its keys are named.
     pub uuid: Uuid,
-    /// The image that the header at `path` is a copy from.
-    image: Option<(PathBuf, TempDir)>,
+    /// The image that the header at `path` is a copy from, and that copy, which lies in memory.
+    image: Option<(PathBuf, File)>,
     /// Held while its keys are changed.
     _lock: Option<File>,
 }
@@ -38,16 +43,15 @@ impl Volume {
             None => luks::device_below(&luks::mapped(crate::unlock::ROOT_NAME))
                 .context("this machine's root is no encrypted volume\nhint: name an image or a device with --root")?,
         };
+        let is_device = is_device(&path)?;
         if let Some(uuid) = luks::uuid(&path) {
             return Ok(Self { path, uuid, image: None, _lock: None });
         }
         let looking = || format!("looking for an encrypted root in {}", path.display());
-        let kind = fs::metadata(&path).with_context(looking)?.file_type();
-        ensure!(!kind.is_block_device(), "{}: it is no LUKS volume\nhint: name the partition", looking());
-        let none = || format!("{}: there is none", looking());
-        let (copy, folder) = copy_header(&path).with_context(none)?;
-        let uuid = luks::uuid(&copy).with_context(none)?;
-        Ok(Self { path: copy, uuid, image: Some((path, folder)), _lock: None })
+        ensure!(!is_device, "{}: it is no LUKS volume\nhint: name the partition", looking());
+        let (copy, memory) = copy_header(&path)?;
+        let uuid = luks::uuid(&copy).with_context(|| format!("{}: there is none", looking()))?;
+        Ok(Self { path: copy, uuid, image: Some((path, memory)), _lock: None })
     }
 
     /// Puts the header that [`luks::read_header`] gave back to the root at `path`: a device, or an image.
@@ -55,16 +59,22 @@ impl Volume {
     /// # Errors
     /// It is no header, or that of another volume, or something else than a volume is there, or it can't be written.
     pub fn restore(path: &Path, header: &Path) -> Result<()> {
-        let mut start = [0; 512];
-        let kind = fs::metadata(path).with_context(|| format!("looking at {}", path.display()))?.file_type();
-        let image = kind.is_file() && File::open(path).is_ok_and(|file| file.read_exact_at(&mut start, 0).is_ok());
-        if !image || luks::uuid(path).is_some() || !start.ends_with(&[0x55, 0xaa]) {
+        if is_device(path)? || luks::uuid(path).is_some() {
             return luks::restore_header(path, header);
         }
-        let (copy, folder) = copy_header(path)?;
-        luks::restore_header(&copy, header).with_context(|| format!("restoring the header in {}", path.display()))?;
+        let (copy, memory) = copy_header(path)?;
+        let mut start = [0; 512];
+        let table =
+            File::open(path).is_ok_and(|file| file.read_exact_at(&mut start, 0).is_ok()) && start.ends_with(&[0x55, 0xaa]);
+        ensure!(
+            table || luks::uuid(&copy).is_some(),
+            "restoring the LUKS header of {}: it has neither a volume nor the partitions of an image\n\
+             hint: where a volume in a file has lost its header, `cryptsetup luksHeaderRestore` puts it there",
+            path.display()
+        );
+        luks::restore_header(&copy, header)?;
         let uuid = luks::uuid(&copy).context("reading the header that was restored")?;
-        Self { path: copy, uuid, image: Some((path.to_owned(), folder)), _lock: None }.save()
+        Self { path: copy, uuid, image: Some((path.to_owned(), memory)), _lock: None }.save()
     }
 
     /// The same, for changing its keys: nobody else does meanwhile.
@@ -73,7 +83,7 @@ impl Volume {
     /// There is none, or somebody else is at it, or it can't be written.
     pub fn to_change(path: Option<&Path>) -> Result<Self> {
         let before = Self::at(path)?;
-        let place = before.image.as_ref().map_or(&before.path, |(image, _)| image);
+        let place = before.place();
         let opening = || format!("opening {} to change its keys", place.display());
         let file = File::options().read(true).write(true).open(place).with_context(opening)?;
         let small = |number| i16::try_from(number).expect("it is a small number");
@@ -90,9 +100,9 @@ impl Volume {
         Ok(Self { _lock: Some(file), ..now })
     }
 
-    /// The image; none when it is a device.
-    pub fn image(&self) -> Option<&Path> {
-        self.image.as_ref().map(|(image, _)| image.as_path())
+    /// Where it is: the device, or the image.
+    pub fn place(&self) -> &Path {
+        self.image.as_ref().map_or(&self.path, |(image, _)| image)
     }
 
     /// What libcryptsetup works on.
@@ -113,15 +123,24 @@ impl Volume {
     }
 }
 
-/// Copies the place of root's header in an image to a file, and a little more, as it would be on a device: libcryptsetup takes
-/// no offset into a file.
-fn copy_header(image: &Path) -> Result<(PathBuf, TempDir)> {
+fn is_device(path: &Path) -> Result<bool> {
+    let kind = fs::metadata(path).with_context(|| format!("looking at {}", path.display()))?.file_type();
+    ensure!(kind.is_file() || kind.is_block_device(), "{} is neither a device nor an image", path.display());
+    Ok(kind.is_block_device())
+}
+
+/// Copies the place of root's header in an image into memory, as it would be on a device: libcryptsetup takes no offset into
+/// a file. Nothing is left of it when this program ends, however that comes.
+fn copy_header(image: &Path) -> Result<(PathBuf, File)> {
+    let copying = || format!("reading the header of root in {}", image.display());
     let mut header = Secret::new(vec![0; usize::try_from(luks::HEADER_SIZE).expect("a header is small")]);
-    let file = File::open(image).with_context(|| format!("opening {}", image.display()))?;
-    file.read_exact_at(header.expose_mut(), ROOT_START)
-        .with_context(|| format!("reading root's header in {}", image.display()))?;
-    let folder = tempfile::tempdir().context("making a folder for the header")?;
-    let path = folder.path().join("header");
-    fs::write(&path, header.expose()).with_context(|| format!("writing {}", path.display()))?;
-    Ok((path, folder))
+    let file = File::open(image).with_context(copying)?;
+    let read = file.read_exact_at(header.expose_mut(), ROOT_START);
+    read.with_context(|| format!("{}: it is no image of an appliance, or not all of it", copying()))?;
+    let name = image.display().to_string();
+    let name: String = name.chars().rev().take(LONGEST_NAME).collect::<Vec<_>>().into_iter().rev().collect();
+    let memory = File::from(memfd_create(name.as_str(), MFdFlags::MFD_CLOEXEC).with_context(copying)?);
+    memory.write_all_at(header.expose(), 0).with_context(copying)?;
+    // By the number of this process: `blkid` looks at it, too.
+    Ok((PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), memory.as_raw_fd())), memory))
 }

@@ -14,6 +14,8 @@ use libcryptsetup_rs::{CryptDevice, LibcryptErr};
 use openssl::sha::sha256;
 use serde_json::Value;
 
+use super::shown;
+
 /// A volume's cipher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cipher {
@@ -52,11 +54,10 @@ impl Cipher {
     pub fn of_volume(path: &Path) -> Result<Self> {
         let mut device = super::load(path)?;
         let mut status = device.status_handle();
-        let part =
-            |part: Result<String, LibcryptErr>| part.with_context(|| format!("asking for the cipher of {}", path.display()));
+        let part = |part: Result<String, LibcryptErr>| part.with_context(|| format!("asking for the cipher of {}", shown(path)));
         let name = format!("{}-{}", part(status.get_cipher())?, part(status.get_cipher_mode())?);
         let known = [Self::Aes, Self::Adiantum].into_iter().find(|cipher| cipher.name() == name);
-        known.with_context(|| format!("{} is under {name}, which no volume of an appliance is", path.display()))
+        known.with_context(|| format!("{} is under {name}, which no volume of an appliance is", shown(path)))
     }
 
     /// What dm-crypt and a LUKS2 header call it.
@@ -101,7 +102,7 @@ const SUM_LENGTH: usize = 64;
 /// # Errors
 /// It isn't such a volume, or can't be read or written.
 pub fn set(path: &Path, cipher: Cipher) -> Result<()> {
-    let setting = || format!("setting the cipher of {}", path.display());
+    let setting = || format!("setting the cipher of {}", shown(path));
     let file = File::options().read(true).write(true).open(path).with_context(setting)?;
     let mut start = [0; LENGTH_FIELD + 8];
     file.read_exact_at(&mut start, 0).with_context(setting)?;

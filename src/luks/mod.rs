@@ -10,7 +10,7 @@ pub mod slots;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -130,10 +130,10 @@ pub fn format(
     device
         .context_handle()
         .format::<CryptParamsLuks2Ref>(EncryptionFormat::Luks2, ("aes", "xts-plain64"), Some(uuid), volume_key, Some(&mut params))
-        .with_context(|| format!("writing a LUKS2 header to {}", path.display()))?;
+        .with_context(|| format!("writing a LUKS2 header to {}", shown(path)))?;
     for key in keys {
         set_derivation(&mut device, key)?;
-        let adding = || format!("adding a keyslot to {}", path.display());
+        let adding = || format!("adding a keyslot to {}", shown(path));
         let number = device.keyslot_handle().add_by_key(None, None, key.bytes(), CryptVolumeKey::empty()).with_context(adding)?;
         slots::write(&mut device, number, &Holder::of(key)).with_context(adding)?;
     }
@@ -144,7 +144,7 @@ pub fn format(
 /// Some bridges between USB and a disk keep the last sector for themselves, and libcryptsetup takes no half encryption sector.
 fn sector_size(path: &Path) -> Result<u32> {
     let length = File::open(path).and_then(|mut device| device.seek(SeekFrom::End(0)));
-    let length = length.with_context(|| format!("asking for the size of {}", path.display()))?;
+    let length = length.with_context(|| format!("asking for the size of {}", shown(path)))?;
     Ok(if length.is_multiple_of(u64::from(SECTOR_SIZE)) { SECTOR_SIZE } else { 512 })
 }
 
@@ -188,7 +188,7 @@ pub fn uuid_of_header(header: &[u8]) -> Option<Uuid> {
 /// # Errors
 /// It can't be read, or isn't a LUKS2 volume.
 pub fn label(path: &Path) -> Result<String> {
-    let reading = || format!("reading the label of the volume {}", path.display());
+    let reading = || format!("reading the label of the volume {}", shown(path));
     // libcryptsetup makes sure that it is a volume, but this binding of it doesn't tell labels.
     load(path)?;
     let mut start = vec![0; BINARY_HEADER_SIZE];
@@ -202,7 +202,7 @@ pub fn label(path: &Path) -> Result<String> {
 /// # Errors
 /// It can't be written, or isn't a LUKS2 volume.
 pub fn set_label(path: &Path, label: &str) -> Result<()> {
-    let setting = || format!("labelling the volume {}", path.display());
+    let setting = || format!("labelling the volume {}", shown(path));
     load(path)?.context_handle().set_label(Some(label), None).with_context(setting)
 }
 
@@ -213,7 +213,7 @@ pub fn volume_key(path: &Path, key: Key) -> Result<Secret<Vec<u8>>> {
     let mut volume_key = vec![0; usize::try_from(size).context("asking for the size of a volume key")?];
     let got = device.volume_key_handle().get(None, &mut volume_key, Some(key.bytes()));
     let volume_key = Secret::new(volume_key);
-    got.with_context(|| format!("getting the volume key of {}", path.display()))?;
+    got.with_context(|| format!("getting the volume key of {}", shown(path)))?;
     Ok(volume_key)
 }
 
@@ -221,7 +221,9 @@ pub fn volume_key(path: &Path, key: Key) -> Result<Secret<Vec<u8>>> {
 /// opens the volume with the keys of that time. Read without libcryptsetup, which wants to lock the device in a folder that a
 /// run can't write to.
 pub fn read_header(path: &Path) -> Result<Vec<u8>> {
-    let reading = || format!("reading the LUKS header of {}", path.display());
+    let reading = || format!("reading the LUKS header of {}", shown(path));
+    let kind = fs::metadata(path).with_context(reading)?.file_type();
+    ensure!(kind.is_file() || kind.is_block_device(), "{}: there is none", reading());
     let mut header = Vec::new();
     File::open(path).and_then(|file| file.take(HEADER_SIZE).read_to_end(&mut header)).with_context(reading)?;
     ensure!(header.len() as u64 == HEADER_SIZE && uuid_of_header(&header).is_some(), "{}: there is none", reading());
@@ -233,7 +235,7 @@ pub fn read_header(path: &Path) -> Result<Vec<u8>> {
 /// # Errors
 /// It is no header, or that of another volume, or something else than a volume is there, or it can't be written.
 pub fn restore_header(path: &Path, file: &Path) -> Result<()> {
-    let restoring = || format!("restoring the LUKS header of {}", path.display());
+    let restoring = || format!("restoring the LUKS header of {}", shown(path));
     let header = read_header(file)?;
     let room = File::open(path).and_then(|mut there| there.seek(SeekFrom::End(0))).with_context(restoring)?;
     ensure!(room >= HEADER_SIZE, "{}: it is smaller than a header\nhint: name the partition, or the image", restoring());
@@ -245,8 +247,7 @@ pub fn restore_header(path: &Path, file: &Path) -> Result<()> {
         if let Some(found) = signature(path).with_context(restoring)? {
             bail!(
                 "{}: it has a partition table or a file system\n\
-                 hint: `blkid` calls it {found}; name the partition: `lsblk -f` shows it; if all of that is to go, \
-                 `wipefs --all` removes its signs",
+                 hint: `blkid` calls it {found}; name the partition of root: `lsblk -f` shows it",
                 restoring()
             );
         }
@@ -283,6 +284,13 @@ pub fn device_below(mapped: &Path) -> Option<PathBuf> {
     (below.next().is_none() && uuid_of_header(&start).is_some()).then_some(device)
 }
 
+/// How a person knows a volume: where a copy of its header in memory is worked on, by the name of that.
+fn shown(path: &Path) -> String {
+    let link = path.starts_with("/proc").then(|| fs::read_link(path).ok()).flatten();
+    let name = link.as_deref().and_then(|link| link.to_str()?.strip_prefix("/memfd:")?.strip_suffix(" (deleted)"));
+    name.map_or_else(|| path.display().to_string(), str::to_owned)
+}
+
 /// The node of an open volume.
 pub fn mapped(name: &str) -> PathBuf {
     Path::new("/dev/mapper").join(name)
@@ -291,7 +299,7 @@ pub fn mapped(name: &str) -> PathBuf {
 fn activate(path: &Path, name: Option<&str>, key: Key) -> Result<Tried> {
     let mut device = load(path)?;
     let activated = device.activate_handle().activate_by_passphrase(name, None, key.bytes(), CryptActivate::empty());
-    tried(activated.map(drop), || format!("opening {}", path.display()))
+    tried(activated.map(drop), || format!("opening {}", shown(path)))
 }
 
 /// Tells a key that doesn't fit (`EPERM`) from everything else.
@@ -304,7 +312,7 @@ fn tried(result: Result<(), LibcryptErr>, doing: impl FnOnce() -> String) -> Res
 }
 
 fn init(path: &Path) -> Result<CryptDevice> {
-    CryptInit::init(path).with_context(|| format!("opening {} for LUKS", path.display()))
+    CryptInit::init(path).with_context(|| format!("opening {} for LUKS", shown(path)))
 }
 
 fn load(path: &Path) -> Result<CryptDevice> {
@@ -312,7 +320,7 @@ fn load(path: &Path) -> Result<CryptDevice> {
     device
         .context_handle()
         .load::<()>(Some(EncryptionFormat::Luks2), None)
-        .with_context(|| format!("reading the LUKS2 header of {}", path.display()))?;
+        .with_context(|| format!("reading the LUKS2 header of {}", shown(path)))?;
     Ok(device)
 }
 

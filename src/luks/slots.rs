@@ -23,7 +23,7 @@ use libcryptsetup_rs::{CryptDevice, LibcryptErr, TokenInput};
 use openssl::sha::Sha256;
 use serde::{Deserialize, Serialize};
 
-use super::{BINARY_HEADER_SIZE, Key, Tried, cipher, load, set_derivation, tried};
+use super::{BINARY_HEADER_SIZE, Key, Tried, cipher, load, set_derivation, shown, tried};
 use crate::digest::hex;
 
 /// The type of our tokens.
@@ -37,6 +37,10 @@ pub const ELSEWHERE: &str = "changed elsewhere";
 
 /// LUKS2 has room for so many keyslots, and as many tokens (specification, section 3).
 const MOST: u32 = 32;
+
+/// What helps where no keyslot is free, or before that the 12 KiB of JSON are full, which hold some 28 keyslots with their
+/// tokens.
+const MAKE_ROOM: &str = "hint: `vaultberry key stick revoke` makes room; `vaultberry key stick list` shows what there is";
 
 /// What kind of key a keyslot takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,7 +157,7 @@ pub fn slot_of(path: &Path, key: Key) -> Result<Option<u32>> {
     let mut device = load(path)?;
     let mut number = None;
     let found = device.activate_handle().activate_by_passphrase(None, None, key.bytes(), CryptActivate::empty());
-    let outcome = tried(found.map(|slot| number = Some(slot)), || format!("trying a key on {}", path.display()))?;
+    let outcome = tried(found.map(|slot| number = Some(slot)), || format!("trying a key on {}", shown(path)))?;
     Ok(if outcome == Tried::Opened { number } else { None })
 }
 
@@ -163,7 +167,17 @@ pub fn slot_of(path: &Path, key: Key) -> Result<Option<u32>> {
 /// # Errors
 /// There is no room, or it can't be written.
 pub fn add(path: &Path, present: Key, new: Key, holder: &Holder) -> Result<Option<u32>> {
-    let adding = || format!("adding a keyslot to {}", path.display());
+    add_if_there_is_room(path, present, new, holder).map_err(|error| {
+        let full = error.chain().any(|cause| {
+            let cause = cause.downcast_ref::<LibcryptErr>();
+            matches!(cause, Some(LibcryptErr::IOError(error)) if error.raw_os_error() == Some(nix::libc::ENOSPC))
+        });
+        if full { error.context(format!("the header of {} is full\n{MAKE_ROOM}", shown(path))) } else { error }
+    })
+}
+
+fn add_if_there_is_room(path: &Path, present: Key, new: Key, holder: &Holder) -> Result<Option<u32>> {
+    let adding = || format!("adding a keyslot to {}", shown(path));
     let mut device = load(path)?;
     let number = announce(&mut device, holder).with_context(adding)?;
     set_derivation(&mut device, &new)?;
@@ -183,9 +197,7 @@ fn announce(device: &mut CryptDevice, holder: &Holder) -> Result<u32> {
     forget_coming(device)?;
     let is_free = |number: &u32| matches!(device.keyslot_handle().status(*number), Ok(KeyslotInfo::Inactive));
     let number = (0..MOST).find(is_free);
-    let number = number.with_context(|| {
-        format!("all {MOST} keyslots are in use\nhint: `vaultberry key stick revoke` makes room: `vaultberry key stick list` shows them")
-    })?;
+    let number = number.with_context(|| format!("all {MOST} keyslots are in use\n{MAKE_ROOM}"))?;
     let token = Token { kind: TYPE.to_owned(), keyslots: Vec::new(), coming: Some(number), holder: holder.clone() };
     device.token_handle().json_set(TokenInput::AddToken(&serde_json::to_value(token)?))?;
     Ok(number)
@@ -209,7 +221,7 @@ fn forget_coming(device: &mut CryptDevice) -> Result<()> {
 /// # Errors
 /// It can't be written.
 pub fn describe(path: &Path, number: u32, holder: &Holder) -> Result<()> {
-    write(&mut load(path)?, number, holder).with_context(|| format!("naming a keyslot of {}", path.display()))
+    write(&mut load(path)?, number, holder).with_context(|| format!("naming a keyslot of {}", shown(path)))
 }
 
 /// Destroys a keyslot: its key opens this volume no more. What it held is overwritten.
@@ -217,7 +229,7 @@ pub fn describe(path: &Path, number: u32, holder: &Holder) -> Result<()> {
 /// # Errors
 /// It is the only one, or it can't be written.
 pub fn kill(path: &Path, number: u32) -> Result<()> {
-    let killing = || format!("destroying keyslot {number} of {}", path.display());
+    let killing = || format!("destroying keyslot {number} of {}", shown(path));
     ensure!(
         slots(path)?.iter().any(|slot| slot.number != number),
         "{}: it is the last one\nhint: add another key before this one goes",

@@ -94,6 +94,46 @@ fn a_second_stick_has_a_key_of_its_own_and_is_revoked_though_it_is_lost() {
 }
 
 #[test]
+fn an_addition_that_was_cut_short_is_finished_by_the_same_command() {
+    // Before the keyslot came: the stick has a key that no boot looks at.
+    let scene = Scene::new();
+    let uuid = scene.volume().uuid;
+    let again = || add(&scene.volume(), &scene.stick("second"), Some("spare"), &scene.present());
+    scene.stick("second").bring(&KeyFile::generate(uuid).unwrap()).unwrap();
+    assert!(scene.stick("second").key(uuid).unwrap().is_none());
+    let added = again().unwrap();
+    assert_eq!(check(&scene.volume(), &scene.stick("second")).unwrap(), added);
+    assert_eq!(scene.slots(), [0, 1, 2]);
+
+    // After it: only the name was missing.
+    let path = scene.folder.path().join("second").join(path_on_stick(uuid));
+    fs::rename(&path, super::super::keyfile::coming_name(&path)).unwrap();
+    assert_eq!(again().unwrap(), added);
+    assert_eq!(check(&scene.volume(), &scene.stick("second")).unwrap(), added);
+    assert_eq!(scene.slots(), [0, 1, 2]);
+}
+
+#[test]
+fn a_header_without_room_and_an_odd_name_are_told() {
+    let scene = Scene::new();
+    for name in ["", " spare", &"x".repeat(41)] {
+        let error = add(&scene.volume(), &scene.stick("second"), Some(name), &scene.present()).unwrap_err().to_string();
+        assert!(error.starts_with("a key is called by 1 to 40 characters"), "{error}");
+    }
+    let opens = scene.key("first");
+    let error = (0..32).find_map(|number| {
+        let key = Key::Random(&opens.key);
+        let holder = Holder { name: Some(format!("{number:040}")), ..Holder::of(&key) };
+        slots::add(&scene.path, key, key, &holder).err()
+    });
+    let error = error.unwrap().to_string();
+    assert!(error.contains("is full\nhint: `vaultberry key stick revoke` makes room"), "{error}");
+    // It takes one again when another has gone.
+    slots::kill(&scene.path, 5).unwrap();
+    add(&scene.volume(), &scene.stick("second"), None, &Present::Key(opens)).unwrap();
+}
+
+#[test]
 fn a_new_key_takes_the_old_one_s_place_on_the_stick() {
     let scene = Scene::new();
     let old = scene.key("first");

@@ -92,6 +92,8 @@ fn the_keys_of_an_image_are_added_rotated_and_revoked() {
 
     let phrase = format!("{}\n", CARD.passphrase().expose());
     scene.refused(&["stick", "add", text(&spare)], "not this one\n", "this passphrase doesn't open this appliance\nhint: ");
+    // Its firmware partition would take a key, in clear, and no boot would look there.
+    scene.refused(&["stick", "add", text(&scene.image)], &phrase, "is where root is: a key there would go with it to the thief");
     scene.works(&["stick", "add", text(&spare), "--name", "spare"], &phrase);
     assert_eq!(scene.names(), ["key", "recovery", "spare"]);
     scene.works(&["check", text(&spare)], "");
