@@ -8,7 +8,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use sequoia_openpgp::Cert;
 use sequoia_openpgp::armor::{Kind, Reader, ReaderMode};
+use sequoia_openpgp::cert::amalgamation::key::PrimaryKey as _;
 use sequoia_openpgp::cert::prelude::CertParser;
+use sequoia_openpgp::packet::Signature;
 use sequoia_openpgp::parse::Parse as _;
 
 use super::error::Fault;
@@ -52,10 +54,13 @@ pub(super) fn recipient(text: &str) -> Result<Recipient, Fault> {
         ));
     }
     // What may be encrypted to is judged on the day; but a certificate that only signs never will do.
+    let says_so = |signature: &Signature| {
+        signature.key_flags().is_some_and(|flags| flags.for_storage_encryption() || flags.for_transport_encryption())
+    };
     let can_encrypt = certificate.keys().any(|key| {
-        let may = key.self_signatures().any(|signature| {
-            signature.key_flags().is_some_and(|flags| flags.for_storage_encryption() || flags.for_transport_encryption())
-        });
+        // GnuPG writes what the primary key is for beside the user's name.
+        let may = key.self_signatures().any(says_so)
+            || key.primary() && certificate.userids().any(|user| user.self_signatures().any(says_so));
         may && key.key().pk_algo().for_encryption()
     });
     if !can_encrypt {

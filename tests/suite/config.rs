@@ -221,4 +221,6 @@ fn a_certificate_that_nothing_can_be_sealed_for_is_refused_and_one_that_soon_exp
     assert_eq!((code, stdout.as_str()), (0, "appliance.toml: valid\n"));
     assert!(stderr.contains(" expires in ") && stderr.contains("\nhint: extend it with"), "{stderr}");
     assert_eq!(check(&GnuPg::new()).2, "");
+    // The primary key is the one to encrypt to, as in old certificates.
+    assert_eq!(check(&GnuPg::single("rsa3072")), (0, "appliance.toml: valid\n".into(), String::new()));
 }

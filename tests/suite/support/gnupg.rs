@@ -41,6 +41,13 @@ impl GnuPg {
         owner
     }
 
+    /// One with a single key, for everything.
+    pub fn single(algorithm: &str) -> Self {
+        let owner = Self::empty("");
+        owner.gpg(&[], &["--quick-generate-key", "owner@example.org", algorithm, "sign,encr", "never"]);
+        owner
+    }
+
     fn make(passphrase: &str, options: &[&str], expires: &str) -> Self {
         let gnupg = Self::empty(passphrase);
         let generate = ["--quick-generate-key", "owner@example.org", "future-default", "default", expires];
