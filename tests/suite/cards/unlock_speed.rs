@@ -42,7 +42,7 @@ for _ in $(seq OPENINGS); do
 	cryptsetup close root
 	udevadm settle
 done
-grep -E '^ *(bare|vaultberry-unl)-' $trace/trace >/dev/console
+grep -E '^ *(bare|vaultberry-unlo)-' $trace/trace >/dev/console
 echo 'that is all' >/dev/console
 poweroff -f
 "#;
@@ -133,7 +133,7 @@ fn beside_a_bare_cryptsetup_open() {
     assert!(!console.contains(" failed"), "{console}");
     assert_eq!(console.matches("root is open, by the key on VB-KEY").count(), OPENINGS, "{console}");
     let bare = spans(&console, "bare-", "sched_process_exec");
-    let ours = spans(&console, "vaultberry-unl-", "sys_mount");
+    let ours = spans(&console, "vaultberry-unlo-", "sys_mount");
     assert_eq!((bare.len(), ours.len()), (OPENINGS, OPENINGS), "{console}");
     eprintln!("from a mounted stick to the program's end, seconds: cryptsetup {bare:.2?}, vaultberry-unlock {ours:.2?}");
     let (bare, ours) = (median(bare), median(ours));
