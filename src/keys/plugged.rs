@@ -137,9 +137,7 @@ impl Stick {
         let (path, bytes) = (path_on_stick(key.uuid), key.encode());
         let writing = || format!("writing the key to {}", self.name());
         let new = new_name(&path);
-        if let Place::Mounted(mounted) = &self.place {
-            mounted.again(Access::Write)?;
-        }
+        self.open_to_write()?;
         self.finish(key.uuid).with_context(writing)?;
         self.write(&new, &bytes).with_context(writing)?;
         // Twice: the old key goes only when the new one lies there whole.
@@ -156,9 +154,7 @@ impl Stick {
     pub fn bring(&self, key: &KeyFile) -> Result<()> {
         let (path, bytes) = (coming_name(&path_on_stick(key.uuid)), key.encode());
         let writing = || format!("writing the key to {}", self.name());
-        if let Place::Mounted(mounted) = &self.place {
-            mounted.again(Access::Write)?;
-        }
+        self.open_to_write()?;
         self.write(&path, &bytes).with_context(writing)?;
         self.settle(key.uuid)?;
         self.comes_back(&path, &bytes).with_context(writing)
@@ -175,9 +171,7 @@ impl Stick {
     /// # Errors
     /// It can't be renamed.
     pub fn take_place(&self, uuid: Uuid) -> Result<()> {
-        if let Place::Mounted(mounted) = &self.place {
-            mounted.again(Access::Write)?;
-        }
+        self.open_to_write()?;
         let path = path_on_stick(uuid);
         self.replace(&coming_name(&path), &path).with_context(|| format!("giving the key on {} its name", self.name()))?;
         self.settle(uuid)
@@ -188,11 +182,13 @@ impl Stick {
     /// # Errors
     /// It can't be renamed.
     pub fn complete(&self, uuid: Uuid) -> Result<()> {
-        if let Place::Mounted(mounted) = &self.place {
-            mounted.again(Access::Write)?;
-        }
+        self.open_to_write()?;
         self.finish(uuid).with_context(|| format!("renaming the key on {}", self.name()))?;
         self.settle(uuid)
+    }
+
+    fn open_to_write(&self) -> Result<()> {
+        if let Place::Mounted(mounted) = &self.place { mounted.again(Access::Write) } else { Ok(()) }
     }
 
     fn finish(&self, uuid: Uuid) -> Result<()> {
