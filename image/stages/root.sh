@@ -44,7 +44,7 @@ mkdir "$work/kernel"
 (
 	cd "$tree"
 	cp -r --parents boot/vmlinuz-* boot/initrd.img-* usr/lib/modules/*/modules.* usr/lib/linux-image-*/broadcom/bcm*.dtb \
-		usr/lib/raspi-firmware "$work/kernel"
+		usr/lib/raspi-firmware usr/lib/u-boot/rpi_arm64/u-boot.bin "$work/kernel"
 )
 
 mke2fs -q -t ext4 -b 4096 -m 1 -L root -U "$uuid" -E "hash_seed=$uuid,lazy_itable_init=1,nodiscard" \

@@ -1,7 +1,8 @@
 //! Booting an image in QEMU, with the stick plugged in: for a look before flashing, and for the tests.
 //!
-//! QEMU runs no Pi firmware, so kernel, initramfs, device tree and command line are read out of the image's own firmware
-//! partition. The image itself is never written to: the guest's writes go to a temporary file, unless asked for.
+//! QEMU runs no Pi firmware, so what that would load is read out of the image's own firmware partition: the boot loader, its
+//! device tree and command line. On QEMU's own board it can't run, so kernel and initramfs are read out for that one.
+//! The image itself is never written to: the guest's writes go to a temporary file, unless asked for.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -14,6 +15,9 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
 use super::disk::{ROOT_START, read_firmware};
+use crate::kernel::boot_loader;
+use crate::kernel::pair::{COMMAND_LINE, INITRD, KERNEL};
+use crate::kernel::switch::{self, Switch};
 use crate::keys::secrets::SecretsFolder;
 use crate::stop::Stop;
 use crate::{luks, process};
@@ -91,23 +95,19 @@ pub fn boot(guest: &Guest, stop: &Stop) -> Result<ExitStatus> {
     }
 }
 
-/// The QEMU command of a guest. Kernel, initramfs and device tree are put into `files`, which must outlive the guest.
+/// The QEMU command of a guest. What the firmware would load is put into `files`, which must outlive the guest.
 pub fn command(guest: &Guest, files: &Path) -> Result<Command> {
-    let firmware = Firmware::extract(guest, files)?;
+    let firmware = Firmware::of(guest, files)?;
     // The guest ends with whoever started it.
     let mut command = process::tool("setpriv");
-    command
-        .args(["--pdeathsig", "TERM", "qemu-system-aarch64", "-nographic", "-no-reboot"])
-        .arg("-kernel")
-        .arg(&firmware.kernel)
-        .arg("-initrd")
-        .arg(&firmware.initrd);
+    command.args(["--pdeathsig", "TERM", "qemu-system-aarch64", "-nographic", "-no-reboot", "-kernel"]);
     let snapshot = if guest.write { "off" } else { "on" };
     let image = format!("file={},format=raw,snapshot={snapshot}", escaped(&guest.image));
     match guest.machine {
         Machine::Virt => {
+            command.arg(firmware.copy(KERNEL)?).arg("-initrd").arg(firmware.copy(INITRD)?);
+            command.arg("-append").arg(format!("{} console=ttyAMA0", firmware.command_line()?));
             command.args(["-M", "virt", "-cpu", "cortex-a72", "-smp", "2", "-m", "1024"]);
-            command.arg("-append").arg(format!("{} console=ttyAMA0", firmware.command_line));
             command.arg("-drive").arg(format!("{image},if=none,id=card")).args(["-device", "virtio-blk-pci,drive=card"]);
             command.args(["-device", "qemu-xhci"]);
             network(&mut command, guest.ssh_port);
@@ -121,8 +121,9 @@ pub fn command(guest: &Guest, files: &Path) -> Result<Command> {
                 guest.disk.is_none() && guest.ssh_port.is_none(),
                 "the emulated raspi3b has no network and one USB port, for the stick\nhint: --machine virt has a network and a backup disk"
             );
+            command.arg(firmware.copy(boot_loader::NAME)?).arg("-dtb").arg(firmware.copy("bcm2837-rpi-3-b.dtb")?);
+            command.arg("-append").arg(firmware.command_line()?);
             command.args(["-M", "raspi3b", "-serial", "null", "-serial", "mon:stdio"]);
-            command.arg("-dtb").arg(&firmware.device_tree).arg("-append").arg(&firmware.command_line);
             command.arg("-drive").arg(format!("{image},if=sd"));
         }
     }
@@ -149,34 +150,31 @@ fn escaped(path: &Path) -> String {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string().replace(',', ",,")
 }
 
-/// What the Pi's firmware would load.
-struct Firmware {
-    kernel: PathBuf,
-    initrd: PathBuf,
-    device_tree: PathBuf,
-    command_line: String,
+/// The pair that the Pi's firmware would load.
+struct Firmware<'a> {
+    image: &'a Path,
+    pair: String,
+    /// Where copies of its files are put.
+    files: &'a Path,
 }
 
-impl Firmware {
-    fn extract(guest: &Guest, files: &Path) -> Result<Self> {
+impl<'a> Firmware<'a> {
+    fn of(guest: &'a Guest, files: &'a Path) -> Result<Self> {
         let image = &guest.image;
         ensure!(image.is_file(), "there is no image {}\nhint: `make image` builds one", image.display());
-        let config = text(image, "config.txt")?;
-        let copy = |prefix: &str, name: &str| -> Result<PathBuf> {
-            let path = files.join(name);
-            fs::write(&path, read_firmware(image, &format!("{prefix}{name}"))?)
-                .with_context(|| format!("writing {}", path.display()))?;
-            Ok(path)
-        };
-        let kernel = setting(&config, "kernel=").context("config.txt names no kernel")?;
-        let initrd = setting(&config, "initramfs ").context("config.txt names no initramfs")?;
-        let prefix = setting(&config, "os_prefix=").unwrap_or_default();
-        Ok(Self {
-            kernel: copy(prefix, kernel)?,
-            initrd: copy(prefix, initrd)?,
-            device_tree: copy(prefix, "bcm2837-rpi-3-b.dtb")?,
-            command_line: text(image, &format!("{prefix}cmdline.txt"))?.trim().to_owned(),
-        })
+        let switch = Switch::parse(&text(image, switch::NAME)?).context("config.txt names no pair")?;
+        Ok(Self { image, pair: switch.boots, files })
+    }
+
+    fn copy(&self, name: &str) -> Result<PathBuf> {
+        let path = self.files.join(name);
+        let content = read_firmware(self.image, &format!("{}/{name}", self.pair))?;
+        fs::write(&path, content).with_context(|| format!("writing {}", path.display()))?;
+        Ok(path)
+    }
+
+    fn command_line(&self) -> Result<String> {
+        Ok(text(self.image, &format!("{}/{COMMAND_LINE}", self.pair))?.trim().to_owned())
     }
 }
 
@@ -200,28 +198,10 @@ fn text(image: &Path, name: &str) -> Result<String> {
     String::from_utf8(read_firmware(image, name)?).with_context(|| format!("reading {name}"))
 }
 
-/// The first word of the last line that begins with `key`.
-fn setting<'a>(config: &'a str, key: &str) -> Option<&'a str> {
-    config.lines().rev().find_map(|line| line.trim().strip_prefix(key)).and_then(|value| value.split_whitespace().next())
-}
-
 fn read_at(path: &Path, offset: u64, length: usize) -> Result<Vec<u8>> {
     use std::os::unix::fs::FileExt;
     let mut bytes = vec![0; length];
     let file = fs::File::open(path).with_context(|| format!("opening {}", path.display()))?;
     file.read_exact_at(&mut bytes, offset).with_context(|| format!("reading {}", path.display()))?;
     Ok(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::setting;
-
-    #[test]
-    fn config_txt_is_read_like_the_firmware_reads_it() {
-        let config = "# kernel=no\nkernel=old\n kernel=vmlinuz-6.12 \ninitramfs initrd.img-6.12 followkernel\n";
-        assert_eq!(setting(config, "kernel="), Some("vmlinuz-6.12"));
-        assert_eq!(setting(config, "initramfs "), Some("initrd.img-6.12"));
-        assert_eq!(setting(config, "dtb="), None);
-    }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::boot_loader;
 use super::firmware;
 use super::pair::{self, Pair};
 use super::switch::{Switch, Trial};
@@ -45,8 +46,9 @@ pub enum Installed {
 /// The pair would not boot, has failed before, or has no room, or something can't be written. What boots is as it was.
 pub fn install(request: &Request, prove: impl FnOnce(&str) -> Result<()>) -> Result<Installed> {
     let version = newest(request)?;
-    let pair = Pair::of(request.tree, &version)?;
     let switch = Switch::read(request.firmware)?;
+    let old = switch.as_ref().map(|switch| request.firmware.join(switch.proven()));
+    let pair = Pair::of(request.tree, &version, boot_loader::for_new_pair(request.tree, old.as_deref())?)?;
     if let Some(installed) = switch.as_ref().and_then(|switch| present(switch, &pair.name)) {
         let folder = request.firmware.join(&pair.name);
         pair::verify(&folder)
@@ -134,7 +136,7 @@ mod tests {
     use super::super::pair::verify;
     use super::super::switch::Switch;
     use super::super::trial::{begin, settle};
-    use super::super::{firmware, tree::Tree};
+    use super::super::{boot_loader, firmware, tree::Tree};
     use super::{Installed, Request, install};
 
     struct Scene {
@@ -215,7 +217,8 @@ mod tests {
         scene.change("second");
         let error = scene.install(&[], |_| bail!("no dm-crypt")).unwrap_err();
         assert_eq!(format!("{error:#}"), "looking whether Linux 6.12-arm64 would open root: no dm-crypt");
-        let pair = super::Pair::of(&scene.tree, "6.12-arm64").unwrap().name;
+        let loader = fs::read(scene.firmware().join(&first).join(boot_loader::NAME)).unwrap();
+        let pair = super::Pair::of(&scene.tree, "6.12-arm64", loader).unwrap().name;
         let error = scene.install(std::slice::from_ref(&pair), |_| Ok(())).unwrap_err().to_string();
         assert!(error.starts_with(&format!("{pair} was tried and didn't come up\nhint: ")), "{error}");
         assert_eq!(firmware::pairs(scene.firmware()).unwrap(), [first.as_str()]);
@@ -242,6 +245,24 @@ mod tests {
         fs::remove_file(newer.initrd("6.13-arm64")).unwrap();
         let Installed::Armed(trial) = scene.install(&[], |_| Ok(())).unwrap() else { panic!() };
         assert!(trial.old == first && trial.new.starts_with("6.12-arm64-"), "{trial:?}");
+    }
+
+    #[test]
+    fn the_boot_loader_that_has_started_this_board_stays() {
+        let scene = Scene::new();
+        let Installed::First(first) = scene.install(&[], |_| Ok(())).unwrap() else { panic!() };
+        let loader = |pair: &str| fs::read(scene.firmware().join(pair).join(boot_loader::NAME)).unwrap();
+        let kept = loader(&first);
+        fs::write(scene.tree.boot_loader(), "a newer one").unwrap();
+        scene.change("second");
+        // Its helper puts back what Debian had; an update doesn't.
+        fs::write(scene.tree.boot_loader(), "a newer one").unwrap();
+        let Installed::Armed(trial) = scene.install(&[], |_| Ok(())).unwrap() else { panic!() };
+        assert_eq!(loader(&trial.new), kept);
+        // A damaged one starts nothing, and isn't handed on.
+        fs::write(scene.firmware().join(&first).join(boot_loader::NAME), "rot").unwrap();
+        let error = scene.install(&[], |_| Ok(())).unwrap_err().to_string();
+        assert!(error.ends_with("u-boot.bin isn't what was written to it"), "{error}");
     }
 
     #[test]

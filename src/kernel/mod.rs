@@ -11,6 +11,7 @@
 
 pub mod appliance;
 pub mod boards;
+pub mod boot_loader;
 pub mod cpio;
 pub mod devicetree;
 pub mod drivers;

@@ -12,14 +12,15 @@ use anyhow::{Context, Result, ensure};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use openssl::sha::sha256;
 
+use super::boot_loader;
 use super::tree::Tree;
 use super::trial::PARAMETER;
 use crate::{digest, durable};
 
-/// The kernel's name in a pair's folder, which `config.txt` says.
+/// The kernel's name in a pair's folder.
 pub const KERNEL: &str = "vmlinuz";
 
-/// The initramfs' name, which `config.txt` says, too.
+/// The initramfs' name.
 pub const INITRD: &str = "initrd.img";
 
 /// The command line's name, which the Pi's firmware gives it.
@@ -48,16 +49,17 @@ pub struct Pair {
     pub version: String,
     /// Names in the folder, where each file is now, and its SHA-256.
     files: Vec<(String, PathBuf, String)>,
+    boot_loader: Vec<u8>,
     command_line: String,
     own_lines: String,
 }
 
 impl Pair {
-    /// The pair of a kernel in a tree.
+    /// The pair of a kernel in a tree, started by `boot_loader`.
     ///
     /// # Errors
     /// A file of it can't be read.
-    pub fn of(tree: &Tree, version: &str) -> Result<Self> {
+    pub fn of(tree: &Tree, version: &str, boot_loader: Vec<u8>) -> Result<Self> {
         let mut files = vec![(KERNEL.to_owned(), tree.kernel(version)), (INITRD.to_owned(), tree.initrd(version))];
         for path in tree.device_trees(version)? {
             let name = path.file_name().and_then(|name| name.to_str()).context("a device tree has a name")?.to_owned();
@@ -68,10 +70,11 @@ impl Pair {
         let own = tree.setting("raspi-extra-cmdline")?;
         let arguments = [ARGUMENTS].into_iter().chain(own.split_whitespace()).collect::<Vec<_>>().join(" ");
         let own_lines = tree.setting("raspi-firmware-custom")?;
-        let content = format!("{}{arguments}\n{own_lines}", sums(&files));
+        let loader = sum_line(&digest::hex(&sha256(&boot_loader)), boot_loader::NAME);
+        let content = format!("{}{loader}{arguments}\n{own_lines}", sums(&files));
         let name = format!("{version}-{}", &digest::hex(&sha256(content.as_bytes()))[..DIGITS]);
         let command_line = format!("{arguments} {PARAMETER}{name}\n");
-        Ok(Self { name, version: version.to_owned(), files, command_line, own_lines })
+        Ok(Self { name, version: version.to_owned(), files, boot_loader, command_line, own_lines })
     }
 
     /// Bytes that the pair takes on the partition.
@@ -79,7 +82,7 @@ impl Pair {
     /// # Errors
     /// A file can't be looked at.
     pub fn size(&self) -> Result<u64> {
-        let mut size = 3 * CLUSTER;
+        let mut size = 4 * CLUSTER + (self.boot_loader.len() as u64).next_multiple_of(CLUSTER);
         for (_, path, _) in &self.files {
             let file = fs::metadata(path).with_context(|| format!("looking at {}", path.display()))?;
             size += file.len().next_multiple_of(CLUSTER);
@@ -101,9 +104,14 @@ impl Pair {
             put(&part.join(name), &mut from)?;
         }
         let mut sums = sums(&self.files);
-        for (name, text) in [(COMMAND_LINE, &self.command_line), (OWN_LINES, &self.own_lines)] {
-            put(&part.join(name), &mut text.as_bytes())?;
-            sums += &sum_line(&digest::hex(&sha256(text.as_bytes())), name);
+        let made = [
+            (boot_loader::NAME, self.boot_loader.as_slice()),
+            (COMMAND_LINE, self.command_line.as_bytes()),
+            (OWN_LINES, self.own_lines.as_bytes()),
+        ];
+        for (name, mut content) in made {
+            sums += &sum_line(&digest::hex(&sha256(content)), name);
+            put(&part.join(name), &mut content)?;
         }
         put(&part.join(SUMS), &mut sums.as_bytes())?;
         durable::sync_folder_of(&part.join(SUMS))?;
@@ -122,15 +130,36 @@ const CLUSTER: u64 = 16 << 10;
 /// # Errors
 /// A file isn't there, can't be read, or isn't what it was.
 pub fn verify(folder: &Path) -> Result<()> {
+    let sums = read_sums(folder)?;
+    ensure!(sums.len() > 2, "{} is cut short", folder.join(SUMS).display());
+    sums.iter().try_for_each(|(name, sum)| compare(&folder.join(name), sum))
+}
+
+/// The same for one file of a pair.
+///
+/// # Errors
+/// As of [`verify`].
+pub fn verify_file(path: &Path) -> Result<()> {
+    let folder = path.parent().context("a pair's file lies in its folder")?;
+    let sums = read_sums(folder)?;
+    let (_, sum) = sums
+        .iter()
+        .find(|(name, _)| path.ends_with(name))
+        .with_context(|| format!("{} has no sum in {}", path.display(), folder.join(SUMS).display()))?;
+    compare(path, sum)
+}
+
+/// Names and sums of a pair's files.
+fn read_sums(folder: &Path) -> Result<Vec<(String, String)>> {
     let list = folder.join(SUMS);
     let text = fs::read_to_string(&list).with_context(|| format!("reading {}", list.display()))?;
-    ensure!(text.lines().count() > 2, "{} is cut short", list.display());
-    for line in text.lines() {
-        let (sum, name) = line.split_once("  ").with_context(|| format!("{} is damaged", list.display()))?;
-        let path = folder.join(name);
-        forget(&path).with_context(|| format!("reading {}", path.display()))?;
-        ensure!(digest::sha256_of(&path)? == sum, "{} isn't what was written to it", path.display());
-    }
+    let parse = |line: &str| line.split_once("  ").map(|(sum, name)| (name.to_owned(), sum.to_owned()));
+    text.lines().map(parse).collect::<Option<_>>().with_context(|| format!("{} is damaged", list.display()))
+}
+
+fn compare(path: &Path, sum: &str) -> Result<()> {
+    forget(path).with_context(|| format!("reading {}", path.display()))?;
+    ensure!(digest::sha256_of(path)? == sum, "{} isn't what was written to it", path.display());
     Ok(())
 }
 
@@ -201,8 +230,9 @@ pub(crate) mod tests {
     use std::path::Path;
     use std::process::Command;
 
+    use super::super::boot_loader;
     use super::super::tree::Tree;
-    use super::{COMMAND_LINE, INITRD, Pair, SUMS, is_name, own_lines, verify};
+    use super::{COMMAND_LINE, INITRD, Pair, SUMS, is_name, own_lines, verify, verify_file};
 
     /// A tree with one kernel of this version, whose files say `content`.
     pub(crate) fn tree(root: &Path, version: &str, content: &str) -> Tree {
@@ -217,6 +247,8 @@ pub(crate) mod tests {
         for name in ["start4.elf", "overlays/README.md"] {
             fs::write(root.join("usr/lib/raspi-firmware").join(name), format!("{name} {content}")).unwrap();
         }
+        fs::create_dir_all(tree.boot_loader().parent().unwrap()).unwrap();
+        fs::write(tree.boot_loader(), boot_loader::tests::program(600)).unwrap();
         tree
     }
 
@@ -226,9 +258,11 @@ pub(crate) mod tests {
         let (root, firmware) = (folder.path().join("root"), folder.path().join("firmware"));
         fs::create_dir(&firmware).unwrap();
         let tree = tree(&root, "6.12-arm64", "one");
-        let pair = Pair::of(&tree, "6.12-arm64").unwrap();
+        let of = || Pair::of(&tree, "6.12-arm64", b"loader".to_vec()).unwrap();
+        let pair = of();
         assert!(pair.name.starts_with("6.12-arm64-") && pair.name.len() == "6.12-arm64-".len() + 8, "{}", pair.name);
-        assert_eq!(Pair::of(&tree, "6.12-arm64").unwrap().name, pair.name);
+        assert_eq!(of().name, pair.name);
+        assert_ne!(Pair::of(&tree, "6.12-arm64", b"another".to_vec()).unwrap().name, pair.name);
         pair.write(&firmware).unwrap();
         let written = firmware.join(&pair.name);
         verify(&written).unwrap();
@@ -240,19 +274,21 @@ pub(crate) mod tests {
             ["overlays", "vaultberry", "my-photos", "6.12-arm64", "6.12-1234567G", "photos-20240101"].map(is_name),
             [false; 6]
         );
-        assert_eq!(fs::read_dir(&written).unwrap().count(), 6);
+        assert_eq!(fs::read_dir(&written).unwrap().count(), 7);
 
         fs::write(root.join("etc/default/raspi-extra-cmdline"), "quiet\nloglevel=3\n").unwrap();
-        let other = Pair::of(&tree, "6.12-arm64").unwrap();
+        let other = of();
         assert!(other.name != pair.name && other.command_line.contains(" panic=10 quiet loglevel=3 vaultberry.pair="));
 
         fs::write(root.join("etc/default/raspi-firmware-custom"), "gpu_mem=16\n").unwrap();
-        let third = Pair::of(&tree, "6.12-arm64").unwrap();
+        let third = of();
         assert_ne!(third.name, other.name);
         third.write(&firmware).unwrap();
         assert_eq!(own_lines(&firmware.join(&third.name)).unwrap(), "gpu_mem=16\n");
 
+        verify_file(&written.join(boot_loader::NAME)).unwrap();
         fs::write(written.join(INITRD), "else").unwrap();
+        assert!(verify_file(&written.join(INITRD)).is_err() && verify_file(&written.join("start4.elf")).is_err());
         assert!(verify(&written).unwrap_err().to_string().ends_with("initrd.img isn't what was written to it"));
     }
 }

@@ -1,6 +1,6 @@
 //! `config.txt`, the file that the Pi's firmware reads first, and in it the switch: which pair boots.
 //!
-//! `os_prefix` names the folder that kernel, initramfs, device tree and command line are read from (Raspberry Pi's
+//! `os_prefix` names the folder that boot loader, kernel, initramfs, device tree and command line are read from (Raspberry Pi's
 //! documentation of config.txt). While a pair is on trial, a comment says so, since that must change with the switch, in one
 //! write. The file is always replaced as a whole. The owner's own lines belong to a pair, and come and go with it: what they
 //! break, the old pair's lines mend.
@@ -16,6 +16,10 @@ use crate::durable;
 /// The file's name on the firmware partition.
 pub const NAME: &str = "config.txt";
 
+/// In the folder of a pair on trial, until that has begun: what the boot loader puts in the place of `config.txt` before it
+/// starts the pair.
+pub const FALLBACK: &str = "fallback.txt";
+
 /// Names the folder that boots.
 const PREFIX: &str = "os_prefix=";
 
@@ -24,7 +28,7 @@ const TRIAL: &str = "# on trial, and what boots unless it comes up: ";
 
 /// What every appliance's `config.txt` says beside the switch.
 const COMMON: &str = "# Written by `vaultberry kernel install`. Lines of your own belong into /etc/default/raspi-firmware-custom.\n\
-    arm_64bit=1\nenable_uart=1\nupstream_kernel=1\nkernel=vmlinuz\ninitramfs initrd.img\n";
+    arm_64bit=1\nenable_uart=1\nupstream_kernel=1\nkernel=u-boot.bin\n";
 
 /// The content of a `config.txt`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +80,23 @@ impl Switch {
         Self { boots: pair.to_owned(), trial: None }
     }
 
+    /// Whether the next start begins the trial.
+    pub fn is_armed(&self) -> bool {
+        self.trial.as_ref().is_some_and(|trial| trial.new == self.boots)
+    }
+
+    /// The pair that has come up before, if any has.
+    pub fn proven(&self) -> &str {
+        self.trial.as_ref().map_or(&self.boots, |trial| &trial.old)
+    }
+
+    /// As it is once a trial has begun: the old pair boots, unless the new one comes up.
+    #[must_use]
+    pub fn given_back(&self) -> Self {
+        let trial = self.trial.clone().map(|trial| Trial { undecided: false, ..trial });
+        Self { boots: self.proven().to_owned(), trial }
+    }
+
     /// Reads the one on the firmware partition; none where it names no pair.
     ///
     /// # Errors
@@ -88,7 +109,8 @@ impl Switch {
         }
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// What a `config.txt` says; none where it names no pair.
+    pub fn parse(text: &str) -> Option<Self> {
         let value = |name| text.lines().filter_map(|line| line.strip_prefix(name)).next_back();
         let boots = value(PREFIX)?.trim().trim_end_matches('/').to_owned();
         Some(Self { boots, trial: value(TRIAL).and_then(Trial::parse) })
@@ -99,12 +121,30 @@ impl Switch {
     /// # Errors
     /// It can't be written; the old one is still there.
     pub fn write(&self, firmware: &Path) -> Result<()> {
-        let switching = "switching what boots";
+        self.write_fallback(firmware)
+            .and_then(|()| durable::write(&firmware.join(NAME), self.text(firmware)?.as_bytes(), 0o644))
+            .context("switching what boots")
+    }
+
+    /// Before the switch: the pair that it leads to has a way back when that is on trial, and else none.
+    fn write_fallback(&self, firmware: &Path) -> Result<()> {
+        let path = firmware.join(&self.boots).join(FALLBACK);
+        if self.is_armed() {
+            return durable::write(&path, self.given_back().text(firmware)?.as_bytes(), 0o644);
+        }
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => {
+                removed.with_context(|| format!("removing {}", path.display())).and_then(|()| durable::sync_folder_of(&path))
+            }
+        }
+    }
+
+    fn text(&self, firmware: &Path) -> Result<String> {
         let trial = self.trial.as_ref().map_or(String::new(), Trial::text);
-        let own = pair::own_lines(&firmware.join(&self.boots)).context(switching)?;
+        let own = pair::own_lines(&firmware.join(&self.boots))?;
         let end = if own.is_empty() || own.ends_with('\n') { "" } else { "\n" };
-        let text = format!("{trial}{PREFIX}{}/\n{COMMON}{own}{end}", self.boots);
-        durable::write(&firmware.join(NAME), text.as_bytes(), 0o644).context(switching)
+        Ok(format!("{trial}{PREFIX}{}/\n{COMMON}{own}{end}", self.boots))
     }
 }
 
@@ -138,7 +178,12 @@ mod tests {
         }
         assert!(text().starts_with("# on trial, and what boots unless it comes up: 6.13-bb 6.12-aa 2 undecided\n"), "{}", text());
         Switch::to("6.13-bb").write(firmware).unwrap();
-        assert!(text().ends_with("initramfs initrd.img\n"), "{}", text());
-        assert_eq!(Switch::parse("kernel=vmlinuz\n"), None);
+        assert!(text().ends_with("kernel=u-boot.bin\n"), "{}", text());
+        assert_eq!(Switch::parse("kernel=u-boot.bin\n"), None);
+        assert_eq!(
+            Switch::parse("os_prefix=6.12-aa/\nos_prefix=6.13-bb/\n"),
+            Some(Switch::to("6.13-bb")),
+            "the last line counts"
+        );
     }
 }

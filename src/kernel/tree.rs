@@ -79,6 +79,11 @@ impl Tree {
         Ok(files)
     }
 
+    /// Debian's build of U-Boot for 64-bit Raspberry Pis.
+    pub fn boot_loader(&self) -> PathBuf {
+        self.root.join("usr/lib/u-boot/rpi_arm64/u-boot.bin")
+    }
+
     /// A file below `/etc/default` that its owner may have written for raspi-firmware; empty where it isn't there.
     ///
     /// # Errors

@@ -1,9 +1,9 @@
 //! A new pair's trial: it boots once, and the old one boots ever after unless the system has come up with it.
 //!
-//! The Pi's firmware has a means for that, `tryboot`, but Debian's kernel can't ask for it, and a Pi 3 can't be asked to boot
-//! another kernel from a running one. So the new pair itself gives the switch back: its initramfs, before it opens root,
-//! writes that the old one boots ([`begin`]). Whatever happens from then on, each restart leads to the old pair, until the
-//! system is up and says that the new one stays ([`settle`]). Each step is one replacement of `config.txt`.
+//! The Pi's firmware has a means for that, `tryboot`, but Debian's kernel can't ask for it. So the boot loader gives the switch
+//! back before it starts the new pair ([`boot_loader`](super::boot_loader)); where there is none, or it can't, the new pair's
+//! initramfs does, before it opens root ([`begin`]). Whatever happens from then on, each restart leads to the old pair, until
+//! the system is up and says that the new one stays ([`settle`]). Each step is one replacement of `config.txt`.
 //!
 //! A boot that ends because no stick came says nothing of the pair. Its initramfs notes that ([`leave_undecided`]), and when
 //! the old pair has come up, the new one is tried again: a few times, as a kernel that doesn't see sticks looks the same.
@@ -36,29 +36,24 @@ fn pair_of(line: &str) -> Option<String> {
     line.split_whitespace().find_map(|word| word.strip_prefix(PARAMETER)).map(str::to_owned)
 }
 
-/// Whether `booted` is on trial, and this is its only boot.
+/// What `config.txt` says of the trial of `booted`; none where that isn't on trial.
 ///
 /// # Errors
 /// `config.txt` can't be read.
-pub fn is_first_boot(firmware: &Path, booted: &str) -> Result<bool> {
+pub fn of(firmware: &Path, booted: &str) -> Result<Option<Switch>> {
     let switch = Switch::read(firmware)?;
-    Ok(switch.is_some_and(|switch| switch.boots == booted && switch.trial.is_some_and(|trial| trial.new == booted)))
+    Ok(switch.filter(|switch| switch.trial.as_ref().is_some_and(|trial| trial.new == booted)))
 }
 
-/// In the initramfs: gives the switch back to the old pair when `booted` is on trial. Gives the old pair's name then.
+/// In the initramfs: gives the switch back to the old pair when `booted` is on trial and the boot loader hasn't done so.
 ///
 /// # Errors
 /// `config.txt` can't be read or written.
-pub fn begin(firmware: &Path, booted: &str) -> Result<Option<String>> {
-    if !is_first_boot(firmware, booted)? {
-        return Ok(None);
+pub fn begin(firmware: &Path, booted: &str) -> Result<()> {
+    match of(firmware, booted)? {
+        Some(switch) if switch.is_armed() => switch.given_back().write(firmware),
+        _ => Ok(()),
     }
-    let Some(mut switch) = Switch::read(firmware)? else { return Ok(None) };
-    let Some(trial) = &mut switch.trial else { return Ok(None) };
-    trial.undecided = false;
-    switch.boots.clone_from(&trial.old);
-    switch.write(firmware)?;
-    Ok(Some(switch.boots))
 }
 
 /// In the initramfs, after [`begin`]: notes that no key came, so that nothing is known of the new pair. Gives whether it is
@@ -129,8 +124,10 @@ pub fn settle(firmware: &Path, booted: &str) -> Result<Settled> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::switch::{Switch, Trial};
-    use super::{MAX_KEYLESS, Settled, begin, leave_undecided, pair_of, settle};
+    use std::fs;
+
+    use super::super::switch::{FALLBACK, Switch, Trial};
+    use super::{MAX_KEYLESS, Settled, begin, leave_undecided, of, pair_of, settle};
 
     #[test]
     fn the_command_line_names_the_pair() {
@@ -143,18 +140,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let firmware = folder.path();
         let boots = || Switch::read(firmware).unwrap().unwrap().boots;
+        let on_trial = |pair: &str| of(firmware, pair).unwrap().is_some();
+        fs::create_dir(firmware.join("new")).unwrap();
         let arm = || {
             Switch { boots: "new".to_owned(), trial: Some(Trial::of("new", "old")) }.write(firmware).unwrap();
         };
-        assert_eq!(begin(firmware, "new").unwrap(), None, "there is no config.txt");
+        begin(firmware, "new").unwrap();
+        assert!(!on_trial("new") && !firmware.join("config.txt").exists());
         arm();
         // Before it is booted, nothing is decided.
-        assert_eq!(begin(firmware, "old").unwrap(), None);
+        begin(firmware, "old").unwrap();
         assert_eq!(settle(firmware, "old").unwrap(), Settled::Nothing);
-        assert_eq!(boots(), "new");
+        assert!(boots() == "new" && on_trial("new") && !on_trial("old"));
         // It comes up.
-        assert_eq!(begin(firmware, "new").unwrap().as_deref(), Some("old"));
-        assert_eq!(boots(), "old");
+        begin(firmware, "new").unwrap();
+        assert!(boots() == "old" && on_trial("new"));
         assert_eq!(settle(firmware, "new").unwrap(), Settled::Proven("new".to_owned()));
         assert_eq!((boots().as_str(), settle(firmware, "new").unwrap()), ("new", Settled::Nothing));
         // It doesn't.
@@ -167,11 +167,33 @@ mod tests {
         assert_eq!(settle(firmware, "new").unwrap(), Settled::Proven("new".to_owned()));
         assert_eq!(boots(), "new");
     }
+
+    #[test]
+    fn what_the_boot_loader_gives_back_is_what_the_initramfs_would_and_goes_with_the_trial() {
+        let folder = tempfile::tempdir().unwrap();
+        let firmware = folder.path();
+        fs::create_dir(firmware.join("new")).unwrap();
+        let armed =
+            Switch { boots: "new".to_owned(), trial: Some(Trial { keyless: 1, undecided: true, ..Trial::of("new", "old") }) };
+        let (config, fallback) = (firmware.join("config.txt"), firmware.join("new").join(FALLBACK));
+        armed.write(firmware).unwrap();
+        let by_boot_loader = fs::read_to_string(&fallback).unwrap();
+        begin(firmware, "new").unwrap();
+        assert_eq!(fs::read_to_string(&config).unwrap(), by_boot_loader);
+        begin(firmware, "new").unwrap();
+        assert_eq!(fs::read_to_string(&config).unwrap(), by_boot_loader, "it was given back already");
+        // The boot loader had no way to remove it.
+        assert!(fallback.exists());
+        assert_eq!(settle(firmware, "new").unwrap(), Settled::Proven("new".to_owned()));
+        assert!(!fallback.exists(), "what stays has no way back");
+    }
+
     #[test]
     fn a_pair_that_got_no_key_is_tried_again_a_few_times() {
         let folder = tempfile::tempdir().unwrap();
         let firmware = folder.path();
         let boots = || Switch::read(firmware).unwrap().unwrap().boots;
+        fs::create_dir(firmware.join("new")).unwrap();
         Switch { boots: "new".to_owned(), trial: Some(Trial::of("new", "old")) }.write(firmware).unwrap();
         assert!(!leave_undecided(firmware, "new").unwrap(), "it hasn't begun");
         for _ in 1..MAX_KEYLESS {

@@ -1,4 +1,4 @@
-//! The beginning of a new kernel's trial: before root is opened, the firmware partition is told to boot the old one next time.
+//! A new kernel's trial, before root is opened: says that there is one, and sees to it that the old one boots next time.
 
 use std::path::{Path, PathBuf};
 
@@ -57,13 +57,15 @@ impl Trial {
     }
 }
 
-/// Most boots only look: the partition is written to when there is a trial.
+/// Most boots only look: the partition is written to when the boot loader hasn't given the switch back. Gives what boots next
+/// when this pair is on trial.
 fn begin(node: &Path) -> Result<Option<String>> {
     let Some(booted) = trial::booted()? else { return Ok(None) };
-    if !mounted(node, MsFlags::MS_RDONLY, |folder| trial::is_first_boot(folder, &booted))? {
-        return Ok(None);
+    let Some(switch) = mounted(node, MsFlags::MS_RDONLY, |folder| trial::of(folder, &booted))? else { return Ok(None) };
+    if switch.is_armed() {
+        on_firmware(node, trial::begin)?;
     }
-    Ok(on_firmware(node, trial::begin)?.flatten())
+    Ok(Some(switch.given_back().boots))
 }
 
 /// Writes to the firmware partition for the pair that runs; none where the command line doesn't say which.

@@ -2,6 +2,7 @@
 //! them beside the others.
 
 mod boot;
+mod boot_loader;
 mod building;
 mod disks;
 mod kernels;

@@ -1,6 +1,6 @@
 //! Opening root with every kind of stick and passphrase, in tiny guests that have an image's own kernel and initramfs.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -233,6 +233,7 @@ fn a_new_kernel_that_gets_no_key_is_left_undecided() {
     let drive = format!("{}@@1M", card.display());
     let folder = scratch();
     let armed = Switch { boots: "new".to_owned(), trial: Some(Trial::of("new", "old")) };
+    fs::create_dir(folder.path().join("new")).unwrap();
     armed.write(folder.path()).unwrap();
     tool(Command::new("mcopy").args(["-i", &drive]).arg(folder.path().join("config.txt")).arg("::"));
     let now = || {

@@ -2,6 +2,7 @@
 
 pub mod appliance;
 pub mod card;
+pub mod firmware;
 pub mod garage;
 pub mod gnupg;
 pub mod guest;
