@@ -154,9 +154,15 @@ impl Ssh<'_> {
             if output.status.success() {
                 return String::from_utf8(output.stdout).unwrap();
             }
-            assert!(Instant::now() < deadline, "{command}: not in {seconds} s: {output:?}");
+            assert!(Instant::now() < deadline, "{command}: not in {seconds} s: {output:?}\n{}", self.state());
             sleep(Duration::from_secs(2));
         }
+    }
+
+    /// What the guest waits for, and its newest lines.
+    fn state(&self) -> String {
+        let state = self.run("systemctl list-jobs; systemctl --failed; sudo journalctl --no-pager --lines 60", "");
+        String::from_utf8_lossy(&state.stdout).into_owned()
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -133,21 +134,27 @@ pub fn greylist() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
-        let mut known = Vec::new();
+        let known = Arc::new(Mutex::new(Vec::new()));
         for connection in listener.incoming() {
-            let mut answers = connection.unwrap();
-            let mut asked = Vec::new();
-            for line in BufReader::new(answers.try_clone().unwrap()).lines().map_while(Result::ok) {
-                if line.starts_with("sender=") || line.starts_with("recipient=") {
-                    asked.push(line);
-                } else if line.is_empty() {
-                    let is_known = known.contains(&asked);
-                    known.push(std::mem::take(&mut asked));
-                    let action = if is_known { "DUNNO" } else { "DEFER_IF_PERMIT 4.2.0 Greylisted" };
-                    write!(answers, "action={action}\n\n").unwrap();
-                }
-            }
+            let known = Arc::clone(&known);
+            // Postfix keeps a connection for its next question, while another process of it asks through one of its own.
+            thread::spawn(move || defer_once(&connection.unwrap(), &known));
         }
     });
     port
+}
+
+fn defer_once(mut connection: &TcpStream, known: &Mutex<Vec<Vec<String>>>) {
+    let mut asked = Vec::new();
+    for line in BufReader::new(connection).lines().map_while(Result::ok) {
+        if line.starts_with("sender=") || line.starts_with("recipient=") {
+            asked.push(line);
+        } else if line.is_empty() {
+            let asked = std::mem::take(&mut asked);
+            let mut known = known.lock().unwrap();
+            let action = if known.contains(&asked) { "DUNNO" } else { "DEFER_IF_PERMIT 4.2.0 Greylisted" };
+            known.push(asked);
+            write!(connection, "action={action}\n\n").unwrap();
+        }
+    }
 }
