@@ -9,6 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use tracing::warn;
 
 use super::pair::{self, INITRD, KERNEL};
 use super::switch::{self, FALLBACK};
@@ -21,25 +22,26 @@ pub const NAME: &str = "u-boot.bin";
 const BEGIN: &[u8] = b"\0bootcmd=";
 
 /// The boot loader of a new pair. The one that has started `old` on this board stays for good: no trial could show that
-/// another one starts anything. Without an old pair it is Debian's, from the tree.
+/// another one starts anything. Debian's, from the tree, is taken where there is no old pair, or it starts nothing any more.
 ///
 /// # Errors
-/// It can't be read, is damaged, or isn't built as expected.
+/// It can't be read, or isn't built as expected.
 pub fn for_new_pair(tree: &Tree, old: Option<&Path>) -> Result<Vec<u8>> {
-    let path = match old.map(|folder| folder.join(NAME)).filter(|path| path.exists()) {
-        Some(path) => {
-            pair::verify_file(&path)?;
-            return fs::read(&path).with_context(|| format!("reading {}", path.display()));
+    let read = |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
+    if let Some(path) = old.map(|folder| folder.join(NAME)) {
+        match pair::verify_file(&path).and_then(|()| read(&path)) {
+            Ok(program) => return Ok(program),
+            Err(error) => warn!("the boot loader is damaged, so the new pair gets Debian's: {error:#}"),
         }
-        None => tree.boot_loader(),
-    };
-    let program = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-    with_environment(&program).with_context(|| format!("putting an environment into {}", path.display()))
+    }
+    let path = tree.boot_loader();
+    with_environment(&read(&path)?).with_context(|| format!("putting an environment into {}", path.display()))
 }
 
 /// What it does: on the first card that has a `config.txt`, it takes the pair's name from there. If that pair is on trial, it
-/// puts the file that leads to the old one in the place of `config.txt`; then it starts the pair, with the device tree and the
-/// command line that the firmware has read. It doesn't wait for keys.
+/// writes the file that leads to the old one over `config.txt`; then it starts the pair, with the device tree and the command
+/// line that the firmware has read. It doesn't wait for keys. That file stays where it is, since removing it would be one more
+/// write that a power cut may spoil, and nothing leads to it any more.
 ///
 /// The addresses are free on every board: the kernel's at a multiple of 2 MiB, the initramfs' far enough behind it, and what
 /// the firmware has put into memory at 128 MiB or higher.
@@ -48,11 +50,11 @@ fn environment() -> String {
     [
         String::from("bootdelay=-2"),
         format!(
-            "bootcmd=for n in 0 1; do setenv c mmc $n:1; if load $c 400000 {config} && env import -t 400000 $filesize os_prefix; \
+            "bootcmd=for n in 0 1; do setenv c mmc $n:1; if load $c 400000 {config} && env import -t -r 400000 $filesize os_prefix; \
              then run back; run go; fi; done; reset"
         ),
         format!(
-            "back=setenv f ${{os_prefix}}{FALLBACK}; if load $c 400000 $f; then fatwrite $c 400000 {config} $filesize && fatrm $c $f; fi"
+            "back=setenv f ${{os_prefix}}{FALLBACK}; if load $c 400000 $f; then fatwrite $c 400000 {config} $filesize; fi"
         ),
         format!(
             "go=load $c 200000 ${{os_prefix}}{KERNEL} && load $c 4000000 ${{os_prefix}}{INITRD} && \

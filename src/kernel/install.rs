@@ -54,6 +54,10 @@ pub fn install(request: &Request, prove: impl FnOnce(&str) -> Result<()>) -> Res
         pair::verify(&folder)
             .context("what boots is damaged\nhint: `update-initramfs -u` makes it anew, in a folder of its own")?;
         firmware::update_programs(request.tree, request.firmware)?;
+        if let (Installed::Waits(_), Some(switch)) = (&installed, &switch) {
+            // Its way back too, where that was lost.
+            switch.write(request.firmware)?;
+        }
         return Ok(installed);
     }
     prove(&version).with_context(|| format!("looking whether Linux {version} would open root"))?;
@@ -134,7 +138,7 @@ mod tests {
 
     use super::super::pair::tests::tree;
     use super::super::pair::verify;
-    use super::super::switch::Switch;
+    use super::super::switch::{FALLBACK, Switch};
     use super::super::trial::{begin, settle};
     use super::super::{boot_loader, firmware, tree::Tree};
     use super::{Installed, Request, install};
@@ -259,10 +263,20 @@ mod tests {
         fs::write(scene.tree.boot_loader(), "a newer one").unwrap();
         let Installed::Armed(trial) = scene.install(&[], |_| Ok(())).unwrap() else { panic!() };
         assert_eq!(loader(&trial.new), kept);
+        // The way back comes again when it was lost.
+        let fallback = scene.firmware().join(&trial.new).join(FALLBACK);
+        fs::remove_file(&fallback).unwrap();
+        assert_eq!(scene.install(&[], |_| Ok(())).unwrap(), Installed::Waits(trial.new));
+        assert!(fallback.exists());
         // A damaged one starts nothing, and isn't handed on.
-        fs::write(scene.firmware().join(&first).join(boot_loader::NAME), "rot").unwrap();
-        let error = scene.install(&[], |_| Ok(())).unwrap_err().to_string();
-        assert!(error.ends_with("u-boot.bin isn't what was written to it"), "{error}");
+        scene.change("third");
+        for damage in [Some("rot"), None] {
+            let path = scene.firmware().join(&first).join(boot_loader::NAME);
+            damage.map_or_else(|| fs::remove_file(&path), |rot| fs::write(&path, rot)).unwrap();
+            let Installed::Armed(trial) = scene.install(&[], |_| Ok(())).unwrap() else { panic!() };
+            assert_eq!(loader(&trial.new), kept, "made anew");
+            scene.change("fourth");
+        }
     }
 
     #[test]

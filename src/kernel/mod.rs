@@ -1,7 +1,7 @@
 //! Kernels: how they get to the firmware partition, and the proof that they can open root from there.
 //!
 //! A kernel and its initramfs boot together or not at all. So a [`pair`] has a folder of its own on the firmware partition, with
-//! device trees and command line, and one line of `config.txt` names the folder that boots: the [`switch`]. A new pair is made
+//! [`boot_loader`], device trees and command line, and one line of `config.txt` names the folder that boots: the [`switch`]. A new pair is made
 //! beside the old one, shown to hold what a boot needs ([`proof`]), read back from the card, and then put on [`trial`]: the old
 //! one comes back by itself unless the system has come up with the new one. [`install()`] does all of it, for the builder, which
 //! fills an empty partition, and on the appliance, after each change of kernel or initramfs.

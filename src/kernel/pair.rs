@@ -29,6 +29,13 @@ pub const COMMAND_LINE: &str = "cmdline.txt";
 /// The owner's lines for `config.txt`, as this pair was made with.
 pub const OWN_LINES: &str = "own-lines.txt";
 
+/// Below `/etc/default`, where the owner writes them.
+const CUSTOM: &str = "raspi-firmware-custom";
+
+/// What leads the firmware past the boot loader, or that past the pair, so that no old pair could mend it.
+const RESERVED: [&str; 9] =
+    ["=", "arm_64bit=", "cmdline=", "device_tree=", "enable_uart=", "initramfs ", "kernel=", "os_prefix=", "upstream_kernel="];
+
 /// The list of all other files with their sums. A folder without it is no pair.
 pub const SUMS: &str = "SHA256SUMS";
 
@@ -69,7 +76,8 @@ impl Pair {
         let files: Vec<_> = files.into_iter().map(with_sum).collect::<Result<_>>()?;
         let own = tree.setting("raspi-extra-cmdline")?;
         let arguments = [ARGUMENTS].into_iter().chain(own.split_whitespace()).collect::<Vec<_>>().join(" ");
-        let own_lines = tree.setting("raspi-firmware-custom")?;
+        let own_lines = tree.setting(CUSTOM)?;
+        check_own_lines(&own_lines)?;
         let loader = sum_line(&digest::hex(&sha256(&boot_loader)), boot_loader::NAME);
         let content = format!("{}{loader}{arguments}\n{own_lines}", sums(&files));
         let name = format!("{version}-{}", &digest::hex(&sha256(content.as_bytes()))[..DIGITS]);
@@ -188,6 +196,19 @@ pub fn own_lines(folder: &Path) -> Result<String> {
     }
 }
 
+fn check_own_lines(text: &str) -> Result<()> {
+    for (number, line) in text.lines().enumerate() {
+        let reserved = RESERVED.iter().find(|start| line.trim_start().starts_with(*start));
+        ensure!(
+            reserved.is_none(),
+            "line {} of /etc/default/{CUSTOM}, `{}`, would lead past what is tried and kept here\nhint: remove it",
+            number + 1,
+            line.trim()
+        );
+    }
+    Ok(())
+}
+
 /// Removes a folder with what is in it, the list of sums first, so that what is left of it is no pair.
 ///
 /// # Errors
@@ -285,6 +306,13 @@ pub(crate) mod tests {
         assert_ne!(third.name, other.name);
         third.write(&firmware).unwrap();
         assert_eq!(own_lines(&firmware.join(&third.name)).unwrap(), "gpu_mem=16\n");
+
+        fs::write(root.join("etc/default/raspi-firmware-custom"), "gpu_mem=16\n kernel=mine.img\n").unwrap();
+        let error = Pair::of(&tree, "6.12-arm64", Vec::new()).unwrap_err().to_string();
+        assert!(
+            error.starts_with("line 2 of /etc/default/raspi-firmware-custom, `kernel=mine.img`, would lead past "),
+            "{error}"
+        );
 
         verify_file(&written.join(boot_loader::NAME)).unwrap();
         fs::write(written.join(INITRD), "else").unwrap();

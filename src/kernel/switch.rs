@@ -16,8 +16,7 @@ use crate::durable;
 /// The file's name on the firmware partition.
 pub const NAME: &str = "config.txt";
 
-/// In the folder of a pair on trial, until that has begun: what the boot loader puts in the place of `config.txt` before it
-/// starts the pair.
+/// In the folder of a pair on trial: what the boot loader writes over `config.txt` before it starts that pair.
 pub const FALLBACK: &str = "fallback.txt";
 
 /// Names the folder that boots.

@@ -3,7 +3,7 @@
 //! The Pi's firmware has a means for that, `tryboot`, but Debian's kernel can't ask for it. So the boot loader gives the switch
 //! back before it starts the new pair ([`boot_loader`](super::boot_loader)); where there is none, or it can't, the new pair's
 //! initramfs does, before it opens root ([`begin`]). Whatever happens from then on, each restart leads to the old pair, until
-//! the system is up and says that the new one stays ([`settle`]). Each step is one replacement of `config.txt`.
+//! the system is up and says that the new one stays ([`settle`]). Each step is one write of `config.txt`.
 //!
 //! A boot that ends because no stick came says nothing of the pair. Its initramfs notes that ([`leave_undecided`]), and when
 //! the old pair has come up, the new one is tried again: a few times, as a kernel that doesn't see sticks looks the same.

@@ -295,20 +295,6 @@ fn the_recovery_passphrase_opens_root_at_the_prompt() {
 }
 
 #[test]
-fn the_emulated_pi_boots_from_card_and_stick() {
-    let _turn = Turn::take();
-    // As a person does it.
-    let mut boot = Command::new(env!("CARGO_BIN_EXE_vaultberry"));
-    boot.arg("boot").arg(CARD.image()).args(["--machine", "raspi3b", "--secrets"]).arg(CARD.secrets());
-    let mut guest = Guest::start(boot);
-    guest.wait_for("root is open, by the key on VB-KEY", 240);
-    guest.wait_for("vaultberry login:", 400);
-    // QEMU's own key: the end.
-    guest.type_in("\u{1}x");
-    guest.wait_for_end(30);
-}
-
-#[test]
 fn the_image_is_whole_and_holds_no_key_in_clear() {
     let out = CARD.out();
     tool(Command::new("sha256sum").args(["--check", "--quiet", "SHA256SUMS"]).current_dir(&out));

@@ -1,21 +1,28 @@
-//! The boot loader on the emulated Pi, with kernels that die as soon as they are started.
+//! The boot loader on the emulated Pi: with kernels that die as soon as they are started, and with one that comes up.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use vaultberry::digest::sha256_of;
-use vaultberry::image::disk::{self, Layout, read_firmware};
+use vaultberry::image::disk::{self, FIRMWARE_START, Layout, read_firmware};
 use vaultberry::image::emulate::{self, Machine};
 use vaultberry::kernel::boot_loader;
 use vaultberry::kernel::pair::{COMMAND_LINE, INITRD, KERNEL};
-use vaultberry::kernel::switch::{self, FALLBACK, Switch, Trial};
+use vaultberry::kernel::switch::{self, Switch, Trial};
 
 use crate::cards::boot::{CARD, guest};
 use crate::support::Turn;
-use crate::support::card::scratch;
+use crate::support::card::{scratch, tool};
 use crate::support::firmware::Firmware;
 use crate::support::guest::Guest;
+
+/// Names as real pairs have them.
+const OLD: &str = "6.12.90+deb13-arm64-0a1b2c3d";
+const NEW: &str = "6.12.118+deb13-arm64-8910325a";
 
 /// What a real card's boot loader and the emulated board need of a pair.
 const BOARD: &str = "bcm2837-rpi-3-b.dtb";
@@ -42,10 +49,9 @@ impl Pairs {
     fn new(new_kernel: &[u8], switch: &Switch) -> Self {
         let folder = scratch();
         let firmware = folder.path().join("firmware");
-        let real = String::from_utf8(read_firmware(&CARD.image(), switch::NAME).unwrap()).unwrap();
-        let real = Switch::parse(&real).unwrap().boots;
+        let real = switch_on(&CARD.image()).boots;
         let copy = |name: &str| read_firmware(&CARD.image(), &format!("{real}/{name}")).unwrap();
-        for (pair, kernel) in [("old", dead_kernel(4096)), ("new", new_kernel.to_vec())] {
+        for (pair, kernel) in [(OLD, dead_kernel(4096)), (NEW, new_kernel.to_vec())] {
             fs::create_dir_all(firmware.join(pair)).unwrap();
             let files = [
                 (boot_loader::NAME, copy(boot_loader::NAME)),
@@ -93,13 +99,15 @@ impl Pairs {
         let firmware = self.firmware();
         firmware.assert_sound();
         assert_eq!(firmware.switch(), armed().given_back());
-        let names = firmware.names("new");
-        assert!(names.contains(KERNEL) && !names.contains(FALLBACK), "{names}");
     }
 }
 
 fn armed() -> Switch {
-    Switch { boots: "new".to_owned(), trial: Some(Trial::of("new", "old")) }
+    Switch { boots: NEW.to_owned(), trial: Some(Trial::of(NEW, OLD)) }
+}
+
+fn switch_on(image: &Path) -> Switch {
+    Switch::parse(&String::from_utf8(read_firmware(image, switch::NAME).unwrap()).unwrap()).unwrap()
 }
 
 #[test]
@@ -124,4 +132,41 @@ fn a_kernel_that_is_none_gives_way_to_the_old_one() {
     guest.wait_for_end(60);
     pairs.assert_given_back();
     pairs.dies(4096);
+}
+
+#[test]
+fn the_emulated_pi_boots_from_card_and_stick_and_a_new_pair_that_comes_up_stays() {
+    let _turn = Turn::take();
+    // The card's own pair, under another name beside the first, is on trial.
+    let folder = scratch();
+    let (image, tree) = (folder.path().join("card.img"), folder.path().join("firmware"));
+    tool(Command::new("cp").arg("--sparse=always").arg(CARD.image()).arg(&image));
+    fs::create_dir(&tree).unwrap();
+    let drive = format!("{}@@{FIRMWARE_START}", image.display());
+    let old = switch_on(&image).boots;
+    tool(Command::new("mcopy").args(["-s", "-Q", "-i", &drive, &format!("::{old}")]).arg(&tree));
+    fs::rename(tree.join(&old), tree.join(NEW)).unwrap();
+    let line = tree.join(NEW).join(COMMAND_LINE);
+    fs::write(&line, fs::read_to_string(&line).unwrap().replace(&old, NEW)).unwrap();
+    Switch { boots: NEW.to_owned(), trial: Some(Trial::of(NEW, &old)) }.write(&tree).unwrap();
+    tool(Command::new("mcopy").args(["-s", "-Q", "-o", "-i", &drive]).args([tree.join(NEW), tree.join(switch::NAME)]).arg("::"));
+
+    // As a person does it.
+    let mut boot = Command::new(env!("CARGO_BIN_EXE_vaultberry"));
+    boot.arg("boot").arg(&image).args(["--write", "--machine", "raspi3b", "--secrets"]).arg(CARD.secrets());
+    let mut guest = Guest::start(boot);
+    guest.wait_for("Starting kernel", 240);
+    assert_eq!(switch_on(&image).boots, old, "before anything of the new pair has run");
+    guest.wait_for(&format!("this kernel is on trial: unless the system comes up, {old} boots next"), 120);
+    guest.wait_for("root is open, by the key on VB-KEY", 120);
+    guest.wait_for("vaultberry login:", 400);
+    let deadline = Instant::now() + Duration::from_mins(5);
+    while switch_on(&image) != Switch::to(NEW) {
+        assert!(Instant::now() < deadline, "it came up and doesn't stay: {:?}", switch_on(&image));
+        sleep(Duration::from_secs(2));
+    }
+    Firmware::of(&image).assert_sound();
+    // QEMU's own key: the end.
+    guest.type_in("\u{1}x");
+    guest.wait_for_end(30);
 }

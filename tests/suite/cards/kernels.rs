@@ -218,7 +218,7 @@ impl Written {
         self.folder.path().join("card.img")
     }
 
-    /// Starts it as the firmware does: by what `config.txt` says now.
+    /// Starts what `config.txt` says now.
     fn start(&self) -> Running {
         let files = scratch();
         let socket = files.path().join("qmp");

@@ -58,6 +58,7 @@ impl Firmware {
     pub fn assert_sound(&self) {
         let checked = Command::new("/usr/sbin/fsck.vfat").arg("-n").arg(self.partition()).output().unwrap();
         let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+        assert!(said.contains(" files, "), "fsck.vfat has looked at all of it: {said} {:?}", checked.stderr);
         assert!(!said.contains("Contains a free cluster") && !said.contains("Truncating"), "{said}");
     }
 }
