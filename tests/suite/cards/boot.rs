@@ -26,8 +26,9 @@ pub const SERIAL: &str = "VBTEST01";
 /// That of a second one, which changes places with it.
 pub const OTHER: &str = "VBTEST02";
 
-/// A passphrase is asked for soon and a closed root doesn't stay long, so that the tests don't either.
-const UNLOCK: &str = "[unlock]\nwait = \"5s\"\nreboot_after = \"60s\"\n";
+/// A passphrase is asked for soon and a closed root doesn't stay long, so that the tests don't either. The emulated Pi has seen
+/// its stick after a minute and more, beside other tests.
+const UNLOCK: &str = "[unlock]\nwait = \"5s\"\nreboot_after = \"4m\"\n";
 
 /// A card that no test changes.
 pub static CARD: LazyLock<Card> = LazyLock::new(|| {
@@ -278,7 +279,7 @@ fn without_the_stick_there_is_a_prompt_and_no_shell() {
     let (mut guest, _files) = prompted();
     guest.type_in("echo a-shell-says-$((40 + 2))\n");
     guest.wait_for("the recovery passphrase doesn't open this appliance", 60);
-    guest.wait_for("root stays closed; rebooting", 120);
+    guest.wait_for("root stays closed; rebooting", 300);
     guest.wait_for_end(60);
     let console = guest.console();
     assert!(!console.contains("a-shell-says-42"), "there is a shell:\n{console}");

@@ -106,8 +106,9 @@ fn armed() -> Switch {
     Switch { boots: NEW.to_owned(), trial: Some(Trial::of(NEW, OLD)) }
 }
 
+/// What boots from an image now.
 fn switch_on(image: &Path) -> Switch {
-    Switch::parse(&String::from_utf8(read_firmware(image, switch::NAME).unwrap()).unwrap()).unwrap()
+    Firmware::of(image).switch()
 }
 
 #[test]
