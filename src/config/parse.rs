@@ -181,11 +181,11 @@ paths = [\"/srv\"]
             (
                 "colour = 1\nname",
                 "5:1: source[1].colour: unknown setting\n  \
-                 hint: [[source]] has name, host, port, user, identity, host_keys, jump, jump_host_keys, retries, bandwidth, quota, postgresql, postgresql_format, postgresql_globals, mariadb, sqlite, least_dump_percent, paths, exclude, largest_file, one_file_system, sentinels, max_deletions, keep",
+                 hint: [[source]] has name, host, port, user, identity, host_keys, jump, jump_host_keys, retries, bandwidth, quota, postgresql, postgresql_format, postgresql_globals, mariadb, sqlite, least_dump_percent, paths, exclude, largest_file, one_file_system, sentinels, max_deletions, keep, [[source.command]]",
             ),
             (
                 "\"a b\\u001b\" = 1\nname",
-                "5:1: source[1].(unprintable): unknown setting\n  hint: [[source]] has name, host, port, user, identity, host_keys, jump, jump_host_keys, retries, bandwidth, quota, postgresql, postgresql_format, postgresql_globals, mariadb, sqlite, least_dump_percent, paths, exclude, largest_file, one_file_system, sentinels, max_deletions, keep",
+                "5:1: source[1].(unprintable): unknown setting\n  hint: [[source]] has name, host, port, user, identity, host_keys, jump, jump_host_keys, retries, bandwidth, quota, postgresql, postgresql_format, postgresql_globals, mariadb, sqlite, least_dump_percent, paths, exclude, largest_file, one_file_system, sentinels, max_deletions, keep, [[source.command]]",
             ),
         ] {
             assert_eq!(errors("name", to), expected);

@@ -339,12 +339,16 @@ impl<'a> Section<'a> {
             if self.shape.keys.iter().any(|known| known.name == name) || self.shape.inner.contains(&name) {
                 continue;
             }
-            let hint = if let Some(near) = nearest(name, self.shape.keys.iter().map(|known| known.name)) {
+            let hint = if let Some(near) =
+                nearest(name, self.shape.keys.iter().map(|known| known.name).chain(self.shape.inner.iter().copied()))
+            {
                 format!("did you mean {near}?")
             } else if let Some(home) = home_of(name) {
                 home
             } else {
-                let names: Vec<_> = self.shape.keys.iter().map(|known| known.name).collect();
+                let keys = self.shape.keys.iter().map(|known| String::from(known.name));
+                let inner = self.shape.inner.iter().map(|inner| format!("[[{}.{inner}]]", self.shape.name));
+                let names: Vec<_> = keys.chain(inner).collect();
                 format!("{} has {}", self.shape.head(), names.join(", "))
             };
             let path = self.path(&printable(name));

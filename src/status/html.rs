@@ -145,9 +145,14 @@ fn of_source(facts: &Facts, source: &SourceFacts) -> String {
             })
             .collect();
         let below = format!("{} at first, {} at last", amount(first.bytes), amount(last.bytes));
-        html.push_str(&chart(&format!("Size and outcome, last {} runs", bars.len()), &bars, &below));
+        html.push_str(&chart(&over("Size and outcome", bars.len()), &bars, &below));
     }
     html
+}
+
+/// The heading of a chart with a bar for each of the last runs.
+fn over(what: &str, runs: usize) -> String {
+    if runs == 1 { format!("{what}, one run so far") } else { format!("{what}, last {runs} runs") }
 }
 
 /// Outcome and duration of the runs as a whole.
@@ -170,7 +175,7 @@ fn runs(history: &[Night]) -> String {
         count(Outcome::Failed),
         duration(longest)
     );
-    chart(&format!("Duration and outcome, last {} runs", bars.len()), &bars, &below)
+    chart(&over("Duration and outcome", bars.len()), &bars, &below)
 }
 
 fn of_appliance(facts: &Facts) -> String {
