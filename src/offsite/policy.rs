@@ -34,6 +34,10 @@ const ON_BUCKET: [&str; 2] = ["s3:ListBucket", "s3:ListBucketMultipartUploads"];
 const ON_OBJECTS: [&str; 5] =
     ["s3:PutObject", "s3:GetObject", "s3:GetObjectRetention", "s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"];
 
+/// What who has written an object may do with it at Ceph unless it is denied, since it is theirs. It knows no Deny of all but some
+/// actions (`NotAction`).
+const OF_WRITERS: [&str; 4] = ["s3:PutObjectRetention", "s3:PutObjectLegalHold", "s3:PutObjectAcl", "s3:PutObjectVersionAcl"];
+
 /// For how many days copies are locked.
 pub fn locked_days(offsite: &Offsite) -> u64 {
     offsite.locked.map_or(LOCKED_DAYS, |locked| locked.as_secs().div_ceil(86_400))
@@ -56,7 +60,7 @@ pub fn script(offsite: &Offsite, kind: Kind, expire: u16) -> String {
             "The appliance's own user and access key, which may do just what a push, its resuming and its proof need. It may \
              list without a prefix, since otherwise the store says \"no\" where it should say \"there is none\".",
         );
-        script.document("appliance.json", &allowed(offsite, None));
+        script.document("appliance.json", &policy(&allowed(offsite)));
         let api = script.api.clone();
         script.line(&format!("{api} iam create-user --user-name {USER}"));
         script.line(&format!(
@@ -70,14 +74,20 @@ pub fn script(offsite: &Offsite, kind: Kind, expire: u16) -> String {
         script.document("bucket.json", &no_overwriting(offsite));
     } else {
         script.comment(&format!(
-            "Make the user {USER} first (`radosgw-admin user create --uid={USER} --display-name={USER}`): its access key is the \
-             appliance's. This bucket belongs to you, and lets that user do just what a push, its resuming and its proof need."
+            "Make the user {USER} first, who can make no buckets (`radosgw-admin user create --uid={USER} --display-name={USER} \
+             --max-buckets=-1`): its access key is the appliance's. This bucket belongs to you, and lets that user do just what a \
+             push, its resuming and its proof need. What it writes is its own there: so it is denied to lock and publish \
+             that, and you are allowed to read it."
         ));
-        script.document("bucket.json", &allowed(offsite, Some(&format!("arn:aws:iam:::user/{USER}"))));
+        let api = script.api.clone();
+        script.line(&format!("owner=$({api} s3api list-buckets --query Owner.ID --output text)"));
+        script.document_with_variables("bucket.json", &policy(&allowed_by_bucket(offsite)));
         script.comment(
             "Ceph's policies don't know the condition s3:if-none-match, so an intruder can write over a copy. The copy stays as \
              an older version, for as long as the lifecycle below says: `vaultberry offsite verify` finds that, and its versions \
-             bring it back.",
+             bring it back. Nor do they forbid to write an object with a lock of its own, so an intruder can leave junk that stays \
+             for a century: a quota bounds how much (`radosgw-admin quota`), and who runs the cluster gets rid of it \
+             (`radosgw-admin bucket rm --purge-objects`, when the good copies are elsewhere).",
         );
     }
     script.command("s3api put-bucket-policy", "--policy file://bucket.json");
@@ -120,32 +130,44 @@ fn location(offsite: &Offsite, kind: Kind) -> String {
     format!(" --create-bucket-configuration LocationConstraint={}", offsite.region)
 }
 
-/// What the appliance may do; in a policy of the bucket, `principal` says who that is.
-fn allowed(offsite: &Offsite, principal: Option<&str>) -> Value {
-    let mut statements = [
+/// What the appliance may do.
+fn allowed(offsite: &Offsite) -> [Value; 2] {
+    [
         json!({"Effect": "Allow", "Action": ON_BUCKET, "Resource": bucket(offsite)}),
         json!({"Effect": "Allow", "Action": ON_OBJECTS, "Resource": objects(offsite)}),
-    ];
-    if let Some(principal) = principal {
-        for statement in &mut statements {
-            statement["Principal"] = json!({"AWS": [principal]});
-        }
+    ]
+}
+
+/// The same for Ceph's user [`USER`]. What that one writes is its own there: so it must be denied what comes with that, and the
+/// bucket's owner, whom the script knows, must be allowed to read it.
+fn allowed_by_bucket(offsite: &Offsite) -> Vec<Value> {
+    let all = [bucket(offsite), format!("{}/*", bucket(offsite))];
+    let denied = json!({"Effect": "Deny", "Action": OF_WRITERS, "Resource": all});
+    let mut statements = [allowed(offsite).as_slice(), &[denied]].concat();
+    for statement in &mut statements {
+        statement["Principal"] = ceph_user(USER);
     }
+    statements.push(json!({"Effect": "Allow", "Action": "s3:*", "Resource": all, "Principal": ceph_user("$owner")}));
+    statements
+}
+
+fn ceph_user(name: &str) -> Value {
+    json!({"AWS": [format!("arn:aws:iam:::user/{name}")]})
+}
+
+fn policy(statements: &[Value]) -> Value {
     json!({"Version": "2012-10-17", "Statement": statements})
 }
 
 /// Denies what creates an object where one may be. Beginning an upload in parts, and its parts, create none.
 fn no_overwriting(offsite: &Offsite) -> Value {
-    json!({
-        "Version": "2012-10-17",
-        "Statement": [{
-            "Effect": "Deny",
-            "Principal": "*",
-            "Action": "s3:PutObject",
-            "Resource": objects(offsite),
-            "Condition": {"Null": {"s3:if-none-match": "true"}, "Bool": {"s3:ObjectCreationOperation": "true"}}
-        }]
-    })
+    policy(&[json!({
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:PutObject",
+        "Resource": objects(offsite),
+        "Condition": {"Null": {"s3:if-none-match": "true"}, "Bool": {"s3:ObjectCreationOperation": "true"}}
+    })])
 }
 
 fn lock(days: u64) -> Value {
@@ -208,8 +230,17 @@ impl Script<'_> {
     }
 
     fn document(&mut self, name: &str, document: &Value) {
+        self.file(name, "'END'", document);
+    }
+
+    /// The same, in which the shell puts values for variables.
+    fn document_with_variables(&mut self, name: &str, document: &Value) {
+        self.file(name, "END", document);
+    }
+
+    fn file(&mut self, name: &str, end: &str, document: &Value) {
         let json = serde_json::to_string_pretty(document).expect("a document of ours is JSON");
-        self.line(&format!("cat >{name} <<'END'\n{json}\nEND"));
+        self.line(&format!("cat >{name} <<{end}\n{json}\nEND"));
     }
 
     fn command(&mut self, command: &str, options: &str) {
@@ -228,18 +259,28 @@ mod tests {
     use std::path::Path;
     use std::time::Duration;
 
+    use serde_json::Value;
+
     use super::{Kind, script};
     use crate::config::{Offsite, sample};
+
+    /// The statements of a document in the script.
+    fn statements(script: &str, document: &str) -> Vec<Value> {
+        let rest = script.split_once(&format!("cat >{document} <<")).unwrap().1.split_once('\n').unwrap().1;
+        let document: Value = serde_json::from_str(rest.split_once("\nEND").unwrap().0).unwrap();
+        document["Statement"].as_array().unwrap().clone()
+    }
 
     #[test]
     fn the_appliance_may_neither_delete_nor_lock() {
         let offsite = sample::offsite("https://s3.example.org", Path::new("/x"));
-        for kind in [Kind::Aws, Kind::Ceph] {
+        for (kind, document) in [(Kind::Aws, "appliance.json"), (Kind::Ceph, "bucket.json")] {
             let text = script(&offsite, kind, 365);
-            for forbidden in
-                ["s3:Delete", "PutObjectRetention", "PutObjectLegalHold", "BypassGovernance", "\"s3:*\"", "PutBucket"]
-            {
-                assert!(!text.contains(forbidden), "{forbidden}");
+            let of_others = |statement: &Value| statement["Effect"] == "Deny" || statement.to_string().contains("user/$owner");
+            let allowed: Vec<Value> = statements(&text, document).into_iter().filter(|one| !of_others(one)).collect();
+            assert_eq!(allowed.len(), 2, "{text}");
+            for forbidden in ["Delete", "PutObjectRetention", "LegalHold", "BypassGovernance", "s3:*", "PutBucket", "Acl"] {
+                assert!(!format!("{allowed:?}").contains(forbidden), "{forbidden}");
             }
             assert!(
                 text.contains("arn:aws:s3:::backups/vaultberry/*")

@@ -1,5 +1,6 @@
 //! Off-site copies: pushed into a real S3 server by the library, opened by GnuPG and GNU tar, and fetched by the program.
 
+mod ceph;
 mod far;
 mod faults;
 mod fetched;

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -19,6 +20,7 @@ use vaultberry::stop::Stop;
 use vaultberry::warnings::Warnings;
 
 use crate::support::appliance::{Run, names};
+use crate::support::assert_same;
 use crate::support::gnupg::GnuPg;
 use crate::support::store::{self, Store};
 use crate::support::way::{Fate, Way};
@@ -123,6 +125,59 @@ impl Scene {
         let error = self.push_until(&config, archive, Outcome::Complete, &stop).unwrap_err();
         self.readdress(way.port, store.port);
         error
+    }
+
+    /// What an appliance and its owner need of a store, with these lines more in `[offsite]`: a push that is broken off goes on,
+    /// is proven, and is listed, verified, fetched and restored; and the next one stands beside it.
+    pub fn there_and_back(&self, port: u16, more: &str) {
+        let archive = self.snapshot(MONDAY, 41 << 20, Outcome::Complete);
+        let (stop, parts) = (Stop::default(), Arc::new(Mutex::new(Vec::new())));
+        let (asked, seen) = (stop.clone(), Arc::clone(&parts));
+        let way = Way::to(port, move |line| {
+            let mut seen = seen.lock().unwrap();
+            seen.extend(line.split_once("partNumber=").map(|(_, rest)| rest.split(['&', ' ']).next().unwrap().to_owned()));
+            if seen.len() == 2 {
+                asked.request();
+            }
+            Fate::Pass
+        });
+        let config = self.config_at(&format!("http://127.0.0.1:{}", way.port), &format!("{more}\nparallel = 1"));
+        self.push_until(&config, &archive, Outcome::Complete, &stop).unwrap_err();
+        let pushed = self.push(&config, &archive, Outcome::Complete).unwrap();
+        assert_eq!(pushed.problem, None);
+        let mut parts = parts.lock().unwrap().clone();
+        parts.sort();
+        assert!(parts.len() >= 3 && parts.len() <= 4, "only what was in flight is sent again: {parts:?}");
+        parts.dedup();
+        assert_eq!(parts, ["1", "2", "3"]);
+        let multiparts = self.s3cmd(&["multipart", &format!("s3://{}", store::BUCKET)]);
+        assert!(!multiparts.contains("tar.gz.pgp"), "{multiparts}");
+
+        let config = self.config_at(&format!("http://127.0.0.1:{port}"), more);
+        let run = self.vaultberry(&["offsite", "list"], "");
+        assert!(run.code == Some(0) && run.stdout.contains(MONDAY), "{run:?}");
+        let run = self.vaultberry(&["offsite", "verify"], "");
+        assert_eq!(run.code, Some(0), "{run:?}");
+        let run = self.fetch(&format!("web/{MONDAY}"), "fetched", Some(&self.owner.private_key()), "");
+        assert_eq!(run.code, Some(0), "{run:?}");
+        assert!(names(&self.path("fetched")).iter().any(|name| name.ends_with(".tar.gz")));
+
+        // And without vaultberry.
+        let sealed = self.path("sealed.pgp");
+        self.s3cmd(&["get", &format!("s3://{}/{}", store::BUCKET, key(MONDAY, "tar.gz.pgp")), sealed.to_str().unwrap()]);
+        assert!(fs::metadata(&sealed).unwrap().len() < pushed.bytes);
+        assert!(self.owner.decrypt(&sealed) == fs::read(&archive).unwrap());
+
+        let from = format!("s3://{}/vaultberry/web/{MONDAY}", store::BUCKET);
+        let (private, to) = (self.owner.private_key(), self.path("restored"));
+        let run = self.vaultberry(&["restore", &from, "--to", to.to_str().unwrap(), "--key", private.to_str().unwrap()], "");
+        assert_eq!(run.code, Some(0), "{run:?}");
+        assert_same(&self.path("mirror"), &to);
+
+        let again = self.snapshot(TUESDAY, 1000, Outcome::Complete);
+        self.push(&config, &again, Outcome::Complete).unwrap();
+        let listed = self.s3cmd(&["ls", &format!("s3://{}/vaultberry/web/", store::BUCKET)]);
+        assert_eq!(listed.matches(".commit.json").count(), 2, "{listed}");
     }
 
     /// The push clock's file; null when there is none.

@@ -1,15 +1,13 @@
 //! A real Garage on loopback: one node, as `tools/setup garage` builds it.
 
 use std::fs;
-use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use tempfile::TempDir;
 
 use super::cached;
 use super::guest::free_port;
+use super::server::Server;
 use super::store::BUCKET;
 
 /// Its access key: Garage wants keys of this form.
@@ -21,7 +19,7 @@ pub const REGION: &str = "garage";
 
 /// A running node with an empty bucket. Dropped, it is ended.
 pub struct Garage {
-    server: Child,
+    _server: Server,
     _folder: TempDir,
     /// The port on 127.0.0.1 at which it speaks S3.
     pub port: u16,
@@ -40,20 +38,12 @@ impl Garage {
              [s3_api]\ns3_region = \"{REGION}\"\napi_bind_addr = \"127.0.0.1:{port}\"\nroot_domain = \".s3.localhost\"\n"
         );
         fs::write(&config, text).unwrap();
-        let log = fs::File::create(folder.path().join("log")).unwrap();
         let mut command = Command::new(cached("garage-2.5.0", "garage").join("bin/garage"));
         command.arg("--config").arg(&config).args(["server", "--single-node", "--default-bucket"]);
         command.env("GARAGE_DEFAULT_ACCESS_KEY", ACCESS_KEY).env("GARAGE_DEFAULT_SECRET_KEY", SECRET_KEY);
         command.env("GARAGE_DEFAULT_BUCKET", BUCKET);
-        let mut server = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        let deadline = Instant::now() + Duration::from_mins(1);
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            let log = || fs::read_to_string(folder.path().join("log")).unwrap();
-            assert!(server.try_wait().unwrap().is_none(), "Garage ended: {}", log());
-            assert!(Instant::now() < deadline, "Garage doesn't answer: {}", log());
-            sleep(Duration::from_millis(50));
-        }
-        Self { server, _folder: folder, port }
+        let server = Server::start(command, &folder.path().join("log"), port);
+        Self { _server: server, _folder: folder, port }
     }
 
     /// Its access key, as an appliance's credentials file.
@@ -68,12 +58,5 @@ impl Garage {
             "[default]\naccess_key = {ACCESS_KEY}\nsecret_key = {SECRET_KEY}\nhost_base = {host}\nhost_bucket = {host}\n\
              bucket_location = {REGION}\nuse_https = False\n"
         )
-    }
-}
-
-impl Drop for Garage {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod appliance;
 pub mod card;
+pub mod ceph;
 pub mod firmware;
 pub mod garage;
 pub mod gnupg;
@@ -12,6 +13,7 @@ pub mod peer;
 pub mod ports;
 pub mod postfix;
 pub mod postgresql;
+pub mod server;
 pub mod servers;
 pub mod small_disk;
 pub mod store;

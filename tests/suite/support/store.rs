@@ -4,22 +4,21 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
 use super::cached;
 use super::guest::free_port;
+use super::server::Server;
 
 /// The bucket of the tests.
 pub const BUCKET: &str = "backups";
 
 /// A running store. Dropped, it is ended.
 pub struct Store {
-    moto: Child,
-    folder: TempDir,
+    moto: Server,
+    _folder: TempDir,
     /// Its port on 127.0.0.1.
     pub port: u16,
 }
@@ -89,29 +88,19 @@ impl Store {
 
     fn launch_with(port: u16, options: &[&str], environment: &[(&str, String)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let log = fs::File::create(folder.path().join("log")).unwrap();
         let mut command = Command::new(python());
         command.envs(environment.iter().map(|(name, value)| (*name, value.as_str())));
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/support/s3_server.py"));
         command.args(["-H", "127.0.0.1", "-p", &port.to_string()]).args(options);
         // It asks nobody for the data of a cloud's machine.
         command.env("AWS_EC2_METADATA_DISABLED", "true").current_dir(folder.path());
-        let moto = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        let mut store = Self { moto, folder, port };
-        let deadline = Instant::now() + Duration::from_mins(1);
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            let log = || fs::read_to_string(store.folder.path().join("log")).unwrap();
-            assert!(store.moto.try_wait().unwrap().is_none(), "moto ended: {}", log());
-            assert!(Instant::now() < deadline, "moto doesn't answer: {}", log());
-            sleep(Duration::from_millis(50));
-        }
-        store
+        let moto = Server::start(command, &folder.path().join("log"), port);
+        Self { moto, _folder: folder, port }
     }
 
     /// Ends it, as a store that is down.
     pub fn end(&mut self) {
-        let _ = self.moto.kill();
-        self.moto.wait().unwrap();
+        self.moto.end();
     }
 
     /// The object at `key`, or none.
@@ -144,12 +133,6 @@ impl Store {
         assert_eq!(answer.status, 200);
         let text = String::from_utf8(answer.body).unwrap();
         text.split(&format!("<{tag}>")).skip(1).map(|rest| rest.split('<').next().unwrap().to_owned()).collect()
-    }
-}
-
-impl Drop for Store {
-    fn drop(&mut self) {
-        self.end();
     }
 }
 
