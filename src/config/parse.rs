@@ -174,6 +174,12 @@ paths = [\"/srv\"]
     }
 
     #[test]
+    fn a_section_that_stands_inside_another_is_meant_too() {
+        let errors = parse(&format!("{SMALL}[[report.falback]]\nserver = \"mail.lan\"\n")).unwrap_err().to_string();
+        assert!(errors.contains("report.falback: unknown setting\n  hint: did you mean [[report.fallback]]?"), "{errors}");
+    }
+
+    #[test]
     fn unknown_names_are_told_with_the_one_that_was_meant() {
         for (to, expected) in [
             ("hostkeys = 1\nname", "5:1: source[1].hostkeys: unknown setting\n  hint: did you mean host_keys?"),

@@ -339,17 +339,17 @@ impl<'a> Section<'a> {
             if self.shape.keys.iter().any(|known| known.name == name) || self.shape.inner.contains(&name) {
                 continue;
             }
-            let hint = if let Some(near) =
-                nearest(name, self.shape.keys.iter().map(|known| known.name).chain(self.shape.inner.iter().copied()))
-            {
-                format!("did you mean {near}?")
+            let keys = self.shape.keys.iter().map(|known| (known.name, String::from(known.name)));
+            let inner = self.shape.inner.iter().map(|inner| (*inner, format!("[[{}.{inner}]]", self.shape.name)));
+            let known: Vec<(&str, String)> = keys.chain(inner).collect();
+            let near = nearest(name, known.iter().map(|(name, _)| *name));
+            let hint = if let Some((_, shown)) = known.iter().find(|(known, _)| near == Some(*known)) {
+                format!("did you mean {shown}?")
             } else if let Some(home) = home_of(name) {
                 home
             } else {
-                let keys = self.shape.keys.iter().map(|known| String::from(known.name));
-                let inner = self.shape.inner.iter().map(|inner| format!("[[{}.{inner}]]", self.shape.name));
-                let names: Vec<_> = keys.chain(inner).collect();
-                format!("{} has {}", self.shape.head(), names.join(", "))
+                let shown: Vec<&str> = known.iter().map(|(_, shown)| shown.as_str()).collect();
+                format!("{} has {}", self.shape.head(), shown.join(", "))
             };
             let path = self.path(&printable(name));
             report.add(&key.span(), path, Fault::new("unknown setting", hint));

@@ -36,7 +36,16 @@ const ON_OBJECTS: [&str; 5] =
 
 /// What who has written an object may do with it at Ceph unless it is denied, since it is theirs. It knows no Deny of all but some
 /// actions (`NotAction`).
-const OF_WRITERS: [&str; 4] = ["s3:PutObjectRetention", "s3:PutObjectLegalHold", "s3:PutObjectAcl", "s3:PutObjectVersionAcl"];
+const OF_WRITERS: [&str; 8] = [
+    "s3:PutObjectRetention",
+    "s3:PutObjectLegalHold",
+    "s3:PutObjectAcl",
+    "s3:PutObjectVersionAcl",
+    "s3:PutObjectTagging",
+    "s3:PutObjectVersionTagging",
+    "s3:DeleteObjectTagging",
+    "s3:DeleteObjectVersionTagging",
+];
 
 /// For how many days copies are locked.
 pub fn locked_days(offsite: &Offsite) -> u64 {
@@ -53,42 +62,18 @@ pub fn script(offsite: &Offsite, kind: Kind, expire: u16) -> String {
          comes near the appliance. A bucket for the appliance alone is best: its key can list the names of all objects.",
         offsite.bucket
     ));
+    script.line("set -eu");
+    if kind == Kind::Ceph {
+        script.comment(&format!(
+            "First, who runs the cluster makes the appliance's user, who can make no buckets: `radosgw-admin user create --uid={USER} \
+             --display-name={USER} --max-buckets=-1`. Its access key is the appliance's."
+        ));
+    }
     script.comment("A bucket that keeps versions and locks objects. That can only be said when it is made.");
     script.command("s3api create-bucket", &format!("--object-lock-enabled-for-bucket{}", location(offsite, kind)));
-    if kind == Kind::Aws {
-        script.comment(
-            "The appliance's own user and access key, which may do just what a push, its resuming and its proof need. It may \
-             list without a prefix, since otherwise the store says \"no\" where it should say \"there is none\".",
-        );
-        script.document("appliance.json", &policy(&allowed(offsite)));
-        let api = script.api.clone();
-        script.line(&format!("{api} iam create-user --user-name {USER}"));
-        script.line(&format!(
-            "{api} iam put-user-policy --user-name {USER} --policy-name copies --policy-document file://appliance.json"
-        ));
-        script.line(&format!("{api} iam create-access-key --user-name {USER}"));
-        script.comment(
-            "Nothing is overwritten: who writes an object must say that there may be none (If-None-Match), which vaultberry does. \
-             It holds for the owner's keys, too.",
-        );
-        script.document("bucket.json", &no_overwriting(offsite));
-    } else {
-        script.comment(&format!(
-            "Make the user {USER} first, who can make no buckets (`radosgw-admin user create --uid={USER} --display-name={USER} \
-             --max-buckets=-1`): its access key is the appliance's. This bucket belongs to you, and lets that user do just what a \
-             push, its resuming and its proof need. What it writes is its own there: so it is denied to lock and publish \
-             that, and you are allowed to read it."
-        ));
-        let api = script.api.clone();
-        script.line(&format!("owner=$({api} s3api list-buckets --query Owner.ID --output text)"));
-        script.document_with_variables("bucket.json", &policy(&allowed_by_bucket(offsite)));
-        script.comment(
-            "Ceph's policies don't know the condition s3:if-none-match, so an intruder can write over a copy. The copy stays as \
-             an older version, for as long as the lifecycle below says: `vaultberry offsite verify` finds that, and its versions \
-             bring it back. Nor do they forbid to write an object with a lock of its own, so an intruder can leave junk that stays \
-             for a century: a quota bounds how much (`radosgw-admin quota`), and who runs the cluster gets rid of it \
-             (`radosgw-admin bucket rm --purge-objects`, when the good copies are elsewhere).",
-        );
+    match kind {
+        Kind::Aws => access_at_aws(&mut script, offsite),
+        Kind::Ceph => access_at_ceph(&mut script, offsite),
     }
     script.command("s3api put-bucket-policy", "--policy file://bucket.json");
     script.comment(&format!(
@@ -115,12 +100,58 @@ pub fn script(offsite: &Offsite, kind: Kind, expire: u16) -> String {
     script.command("s3api put-bucket-lifecycle-configuration", "--lifecycle-configuration file://lifecycle.json");
     script.comment(
         "What a store can't do. Garage: who may write may delete and write over, there are no versions, and Object Lock is \
-         accepted and ignored without a word, and so is If-None-Match: give copies there a second store that can. MinIO: versions and Object Lock as above, users \
-         and policies by `mc admin`; it doesn't know s3:if-none-match in policies, so that it wants the lifecycle of \
-         `--for ceph`. `vaultberry doctor` tries out what an \
+         accepted and ignored without a word, and so is If-None-Match: give copies there a second store that can. MinIO, by its documentation (it \
+         was never tried): versions and Object Lock as above, users and policies by `mc admin`; it doesn't know \
+         s3:if-none-match in policies, so that it wants the lifecycle of `--for ceph`. `vaultberry doctor` tries out what an \
          intruder with the appliance's key could do.",
     );
     script.text
+}
+
+/// The appliance's user and its policy, and the bucket's.
+fn access_at_aws(script: &mut Script<'_>, offsite: &Offsite) {
+    script.comment(
+        "The appliance's own user and access key, which may do just what a push, its resuming and its proof need. It may \
+         list without a prefix, since otherwise the store says \"no\" where it should say \"there is none\".",
+    );
+    script.document("appliance.json", &policy(&allowed(offsite)));
+    let api = script.api.clone();
+    script.line(&format!("{api} iam create-user --user-name {USER}"));
+    script.line(&format!(
+        "{api} iam put-user-policy --user-name {USER} --policy-name copies --policy-document file://appliance.json"
+    ));
+    script.line(&format!("{api} iam create-access-key --user-name {USER}"));
+    script.comment(
+        "Nothing is overwritten: who writes an object must say that there may be none (If-None-Match), which vaultberry does. \
+         It holds for the owner's keys, too.",
+    );
+    script.document("bucket.json", &no_overwriting(offsite));
+}
+
+/// The bucket's policy, which is the appliance's user's, too; and what it can't do.
+fn access_at_ceph(script: &mut Script<'_>, offsite: &Offsite) {
+    script.comment(&format!(
+        "This bucket belongs to you, and lets the user {USER} do just what a push, its resuming and its proof need. What it \
+         writes is its own there: so it is denied to lock, publish and tag that afterwards, and you are allowed to read it."
+    ));
+    let api = script.api.clone();
+    script.line(&format!("owner=$({api} s3api list-buckets --query Owner.ID --output text)"));
+    script.line(
+        "case $owner in '' | *'$'*)\n    echo \"error: the bucket's owner is '$owner', and not of the default tenant\" >&2\n    \
+         echo 'hint: write arn:aws:iam::TENANT:user/NAME for it in bucket.json, and leave this check out' >&2\n    exit 1 ;;\nesac",
+    );
+    script.document_with_variables("bucket.json", &policy(&allowed_by_bucket(offsite)));
+    script.comment(
+        "Ceph's policies don't know the condition s3:if-none-match, so an intruder can write over a copy. The copy stays as \
+         an older version, for as long as the lifecycle below says: `vaultberry offsite verify` finds that, and its versions \
+         bring it back. Nor can they forbid that a write brings a lock or public rights of its own: an intruder can leave \
+         junk that stays for a century, and show it to all. Who runs the cluster bounds that, and gets rid of it:",
+    );
+    let bucket = &offsite.bucket;
+    script.line(&format!("#   radosgw-admin quota set --quota-scope=bucket --bucket={bucket} --max-size=…"));
+    script.line(&format!("#   radosgw-admin quota enable --quota-scope=bucket --bucket={bucket}"));
+    script.line(&format!("#   radosgw-admin bucket rm --bucket={bucket} --purge-objects"));
+    script.comment("A full quota stops pushes. The last takes all copies along: save the good ones elsewhere first.");
 }
 
 fn location(offsite: &Offsite, kind: Kind) -> String {

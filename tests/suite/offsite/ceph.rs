@@ -55,6 +55,7 @@ fn what_a_ceph_has_stays_whatever_an_intruder_does_with_the_appliance_s_key() {
         format!("delete-object {} --version-id={version}", at(&sealed)),
         format!("put-object-retention {} --retention Mode=COMPLIANCE,RetainUntilDate=2126-01-01T00:00:00", at(&sealed)),
         format!("put-object-acl {} --acl public-read", at(&sealed)),
+        format!("put-object-tagging {} --tagging TagSet=[{{Key=a,Value=b}}]", at(&sealed)),
         format!("put-object-legal-hold {} --legal-hold Status=ON", at(&sealed)),
         format!("put-object {}", at("elsewhere")),
         String::from("create-bucket --bucket junk"),
@@ -66,16 +67,18 @@ fn what_a_ceph_has_stays_whatever_an_intruder_does_with_the_appliance_s_key() {
         assert!(error.contains("AccessDenied"), "{forbidden}: {error}");
     }
     // What the policy says that it can't forbid.
-    let far = "--object-lock-mode COMPLIANCE --object-lock-retain-until-date 2126-01-01T00:00:00";
+    let far = "--object-lock-mode COMPLIANCE --object-lock-retain-until-date 2126-01-01T00:00:00 --acl public-read";
     ceph.aws(APPLIANCE, &format!("put-object {} {far}", at("vaultberry/junk"))).unwrap();
     // The owner's key may delete; the lock holds all the same.
     let error = ceph.aws(OWNER, &format!("delete-object {} --version-id={version}", at(&sealed))).unwrap_err();
     assert!(error.contains("AccessDenied"), "{error}");
 
     // It may write over it, which verifying finds, and the version that was there brings the copy back.
+    let run = scene.vaultberry(&["offsite", "verify"], "");
+    assert_eq!(run.code, Some(0), "{run:?}");
     ceph.aws(APPLIANCE, &format!("put-object {} --body {}", at(&sealed), scene.path("policy.sh").display())).unwrap();
     let run = scene.vaultberry(&["offsite", "verify"], "");
-    assert!(run.code == Some(1) && run.stdout.contains(MONDAY), "{run:?}");
+    assert!(run.code == Some(1) && run.stdout.contains(&format!("web/{MONDAY}  BAD: ")), "{run:?}");
     let older = scene.path("older.pgp");
     ceph.aws(OWNER, &format!("get-object {} --version-id={version} {}", at(&sealed), older.display())).unwrap();
     assert!(scene.owner.decrypt(&older) == fs::read(&archive).unwrap());

@@ -58,7 +58,7 @@ impl Ceph {
 /// Runs a script with the access key of the bucket's owner, in `folder`.
 pub fn run_as_owner(script: &Path, folder: &Path) {
     let mut command = Command::new("sh");
-    tool(with_key(command.arg("-e").arg(script).current_dir(folder), OWNER));
+    tool(with_key(command.arg(script).current_dir(folder), OWNER));
 }
 
 fn with_key(command: &mut Command, key: AccessKey) -> &mut Command {

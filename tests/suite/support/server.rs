@@ -18,7 +18,8 @@ impl Server {
         let errors = File::create(log).unwrap();
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn().unwrap();
         let mut server = Self { child };
-        let deadline = Instant::now() + Duration::from_mins(1);
+        // A whole cluster takes its time beside other tests.
+        let deadline = Instant::now() + Duration::from_mins(5);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             let said = || String::from_utf8_lossy(&fs::read(log).unwrap()).into_owned();
             assert!(server.child.try_wait().unwrap().is_none(), "{command:?} ended: {}", said());
