@@ -34,8 +34,8 @@ const ON_BUCKET: [&str; 2] = ["s3:ListBucket", "s3:ListBucketMultipartUploads"];
 const ON_OBJECTS: [&str; 5] =
     ["s3:PutObject", "s3:GetObject", "s3:GetObjectRetention", "s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"];
 
-/// What who has written an object may do with it at Ceph unless it is denied, since it is theirs. It knows no Deny of all but some
-/// actions (`NotAction`).
+/// What who has written an object may do with it at Ceph unless it is denied, since it is theirs. Denying all
+/// but some actions (`NotAction`) had no effect with Ceph 18.2.
 const OF_WRITERS: [&str; 8] = [
     "s3:PutObjectRetention",
     "s3:PutObjectLegalHold",

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -40,7 +41,8 @@ impl Ceph {
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/support/ceph.sh"));
         command.arg(cached("ceph-trixie", "test").join("tree")).arg(folder.path());
         command.args([port.to_string(), free_port().to_string()]);
-        let server = Server::start(command, &folder.path().join("log"), port);
+        // A whole cluster, beside other tests.
+        let server = Server::start_within(Duration::from_mins(5), command, &folder.path().join("log"), port);
         Self { _server: server, _folder: folder, port }
     }
 

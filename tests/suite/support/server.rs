@@ -13,13 +13,17 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts it, with its errors in the file `log`, and waits until it answers at `port`.
-    pub fn start(mut command: Command, log: &Path, port: u16) -> Self {
+    /// Starts it, with its errors in the file `log`, and waits until it answers at `port`, for a minute.
+    pub fn start(command: Command, log: &Path, port: u16) -> Self {
+        Self::start_within(Duration::from_mins(1), command, log, port)
+    }
+
+    /// The same for one that takes its time.
+    pub fn start_within(longest: Duration, mut command: Command, log: &Path, port: u16) -> Self {
         let errors = File::create(log).unwrap();
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn().unwrap();
         let mut server = Self { child };
-        // A whole cluster takes its time beside other tests.
-        let deadline = Instant::now() + Duration::from_mins(5);
+        let deadline = Instant::now() + longest;
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             let said = || String::from_utf8_lossy(&fs::read(log).unwrap()).into_owned();
             assert!(server.child.try_wait().unwrap().is_none(), "{command:?} ended: {}", said());
