@@ -9,6 +9,7 @@
 //! `config` knows no other subject and `cli` is known by none; no stage of a run knows `run`.
 
 pub mod amount;
+pub mod ask;
 pub mod browse;
 pub mod cli;
 pub mod complaint;
@@ -19,6 +20,7 @@ pub mod digest;
 pub mod disk;
 pub mod doctor;
 pub mod durable;
+pub mod harden;
 pub mod image;
 pub mod kernel;
 pub mod keys;

@@ -58,6 +58,7 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Disk(command) => browse::disk::run(&command, &mut io::stdout()),
         Command::Key(command) => browse::key::run(&command, &mut io::stdout()),
         Command::Kernel(command) => browse::kernel::run(&command, &mut io::stdout()),
+        Command::Harden(command) => browse::harden::run(&command, &mut io::stdout()),
         Command::Snapshot(command) => browse::snapshot::run(&command, cli.verbose, &mut io::stdout()),
         Command::Restore(args) => restore(&args, cli.verbose),
         Command::Source(Source::Trust(args)) => trust(&args),

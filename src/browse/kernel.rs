@@ -7,8 +7,8 @@ use anyhow::{Result, bail};
 use serde_json::json;
 
 use super::say;
-use crate::cli::kernel::{Card, Kernel};
-use crate::kernel::appliance::Appliance;
+use crate::cli::kernel::{Accept, Card, Kernel};
+use crate::kernel::appliance::{Appliance, CHANGED_HINT};
 use crate::kernel::install::Installed;
 use crate::kernel::switch::Switch;
 use crate::kernel::trial::Settled;
@@ -26,6 +26,7 @@ pub fn run(command: &Kernel, out: &mut impl Write) -> Result<Outcome> {
             say(out, &sentence(&installed))
         }
         Kernel::List { json, card } => list(&appliance(card)?, *json, out),
+        Kernel::Check(args) => check(args, out),
         Kernel::Settle => match Appliance::here()?.settle()? {
             Settled::Nothing => Ok(Outcome::Complete),
             Settled::Proven(pair) => say(out, &format!("{pair} has come up, and boots from now on\n")),
@@ -51,6 +52,21 @@ fn sentence(installed: &Installed) -> String {
             format!("{} is tried at the next start; unless it comes up, {} boots again\n", trial.new, trial.old)
         }
     }
+}
+
+fn check(args: &Accept, out: &mut impl Write) -> Result<Outcome> {
+    let appliance = appliance(&args.card)?;
+    let different = if args.accept { appliance.accept()? } else { appliance.tampered()? };
+    let mut text: String = different.iter().map(|line| format!("{line}\n")).collect();
+    if args.accept {
+        text.push_str("the firmware partition is right as it is, from now on\n");
+    } else if different.is_empty() {
+        text.push_str("the firmware partition is as it was written\n");
+    } else {
+        text.push_str(&format!("hint: {CHANGED_HINT}\n"));
+    }
+    say(out, &text)?;
+    Ok(if args.accept || different.is_empty() { Outcome::Complete } else { Outcome::Failed })
 }
 
 fn list(appliance: &Appliance, as_json: bool, out: &mut impl Write) -> Result<Outcome> {

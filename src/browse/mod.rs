@@ -1,6 +1,7 @@
-//! What commands print that only look: at snapshots on the disk, and at copies in the store.
+//! From a parsed command to what is printed, for commands that look at something or do one thing to it.
 
 pub mod disk;
+pub mod harden;
 pub mod kernel;
 pub mod key;
 pub mod offsite;

@@ -30,9 +30,26 @@ pub enum Kernel {
         #[command(flatten)]
         card: Card,
     },
+    /// Tell what on the firmware partition was changed by others than the appliance
+    ///
+    /// What the appliance writes there it remembers, on the encrypted root. The exit code is 1 when something is different.
+    Check(Accept),
     /// Say that the system has come up with what it was started with
     #[command(hide = true)]
     Settle,
+}
+
+/// What `vaultberry kernel check` takes.
+#[derive(Args, Debug)]
+pub struct Accept {
+    /// Take what is there for right from now on
+    ///
+    /// After a change of your own, or an update that was cut short.
+    #[arg(long)]
+    pub accept: bool,
+    /// Whose
+    #[command(flatten)]
+    pub card: Card,
 }
 
 /// A card in another machine.

@@ -4,6 +4,7 @@ pub mod backup;
 pub mod config;
 pub mod disk;
 pub mod doctor;
+pub mod harden;
 pub mod image;
 pub mod kernel;
 pub mod key;
@@ -56,6 +57,9 @@ pub enum Command {
     /// Deal with the kernels on the appliance's firmware partition.
     #[command(subcommand)]
     Kernel(kernel::Kernel),
+    /// Keep others out of the appliance, and see whether they are kept out.
+    #[command(subcommand)]
+    Harden(harden::Harden),
     /// See what snapshots there are, on the appliance.
     #[command(subcommand)]
     Snapshot(snapshot::Snapshot),

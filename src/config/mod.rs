@@ -8,6 +8,7 @@
 //! A new setting is a line in `schema` (its name and an example for hints), one in `section` or `source`, one in `plan`
 //! and one in [`EXAMPLE`]; tests see to it that none is forgotten.
 
+mod access;
 mod certificate;
 mod dumps;
 mod error;
@@ -16,6 +17,7 @@ mod load;
 mod monitoring;
 mod name;
 mod nearest;
+mod network;
 mod offsite;
 mod parse;
 mod place;
@@ -42,6 +44,7 @@ use crate::unlock::mark::Mark;
 
 pub use error::{Errors, LoadError, Mistake};
 pub use load::{init, load, load_with_text};
+pub use network::Network;
 pub use offsite::{Reach, at as store_at};
 pub use parse::parse;
 pub use plan::plan;
@@ -59,6 +62,8 @@ pub struct Config {
     pub appliance: Appliance,
     /// Who may log in.
     pub admin: Admin,
+    /// From where, and what may go out.
+    pub access: Access,
     /// How the image is built.
     pub image: Image,
     /// How root is opened at boot.
@@ -102,6 +107,21 @@ pub struct Admin {
     pub ssh_keys: Vec<String>,
     /// Make a throw-away key pair at build time, for demonstrations. Default false.
     pub generate_key: bool,
+}
+
+/// `[access]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// The networks that ssh is open for; at least one, none inside another. Default: those that are private.
+    pub ssh_from: Vec<Network>,
+    /// Of these, what is never banned, nor slowed down. Default empty.
+    pub never_ban: Vec<Network>,
+    /// How many failed logins make a ban; 2 to 20. Default 5.
+    pub ban_after: u16,
+    /// How long the first ban lasts, 1 minute to 7 days; each further one is twice as long. Default 10 min.
+    pub ban_for: Duration,
+    /// Whether the admin's programs reach nothing, and root's only the ports that the config speaks of. Default false.
+    pub strict: bool,
 }
 
 /// `[image]`

@@ -4,7 +4,7 @@ use toml::de::DeTable;
 
 use super::error::Errors;
 use super::read::{Report, report_unknown_sections};
-use super::{Config, PostgresqlFormat, Source, monitoring, offsite, report, section, source};
+use super::{Config, PostgresqlFormat, Source, access, monitoring, offsite, report, section, source};
 
 /// Checks the text of an `appliance.toml`.
 ///
@@ -18,6 +18,7 @@ pub fn parse(text: &str) -> Result<Config, Errors> {
     report_unknown_sections(&mut mistakes, root);
     let appliance = section::appliance(&mut mistakes, root);
     let admin = section::admin(&mut mistakes, root);
+    let access = access::access(&mut mistakes, root);
     let mut image = section::image(&mut mistakes, root);
     let unlock = section::unlock(&mut mistakes, root);
     let disk = section::disk(&mut mistakes, root);
@@ -35,6 +36,7 @@ pub fn parse(text: &str) -> Result<Config, Errors> {
     Ok(Config {
         appliance,
         admin,
+        access,
         image,
         unlock,
         disk,
@@ -105,7 +107,7 @@ paths = [\"/srv\"]
         let parse = |text: &str| Config { text: String::new(), ..parse(text).unwrap() };
         let expected = parse(EXAMPLE);
         let count = EXAMPLE.lines().filter(|line| is_default(line)).count();
-        assert_eq!(count, 29);
+        assert_eq!(count, 34);
         for number in 1..=count {
             assert_eq!(parse(&uncommented(|this| this == number)), expected, "the default number {number}");
         }
@@ -206,7 +208,7 @@ paths = [\"/srv\"]
             (
                 "[mail]\n[admin]",
                 "1:2: mail: unknown section\n  \
-                 hint: there are [appliance], [admin], [image], [unlock], [disk], [backup], [openpgp], [offsite], [report], [ping], [metrics], [[source]]",
+                 hint: there are [appliance], [admin], [access], [image], [unlock], [disk], [backup], [openpgp], [offsite], [report], [ping], [metrics], [[source]]",
             ),
         ] {
             assert_eq!(errors("[admin]", to), expected);

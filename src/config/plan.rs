@@ -13,7 +13,7 @@ const VALUES: usize = 22;
 /// Prints everything that `config` resolved to, defaults included: a section each, keys as in the file, ssh keys by
 /// the fingerprint that `ssh-keygen -l` shows for them.
 pub fn plan(config: &Config) -> String {
-    let Config { appliance, admin, image, unlock, disk, backup, recipients, offsite, report, ping, metrics, sources, text: _ } =
+    let Config { appliance, admin, access, image, unlock, disk, backup, recipients, offsite, report, ping, metrics, sources, text: _ } =
         config;
     let mut page = Page(String::new());
     page.section("appliance");
@@ -23,6 +23,12 @@ pub fn plan(config: &Config) -> String {
     page.line("user", &admin.user);
     page.list("ssh_keys", admin.ssh_keys.iter().map(|key| public_key::fingerprint(key)));
     page.line("generate_key", if admin.generate_key { "true (a throw-away key pair, made with the image)" } else { "false" });
+    page.section("access");
+    page.list("ssh_from", access.ssh_from.iter().map(ToString::to_string));
+    page.list("never_ban", access.never_ban.iter().map(ToString::to_string));
+    page.line("ban_after", &format!("{} failed logins", access.ban_after));
+    page.line("ban_for", &format!("{}, and twice as long each further time", value::duration_text(access.ban_for)));
+    page.line("strict", if access.strict { "true" } else { "false" });
     page.section("image");
     page.line("suite", &image.suite);
     page.line("size", &format!("{} ({} bytes)", value::size_text(image.size), image.size));
@@ -221,6 +227,18 @@ admin
   user                admin
   ssh_keys            (none)
   generate_key        true (a throw-away key pair, made with the image)
+
+access
+  ssh_from            10.0.0.0/8
+                      172.16.0.0/12
+                      192.168.0.0/16
+                      169.254.0.0/16
+                      fc00::/7
+                      fe80::/10
+  never_ban           (none)
+  ban_after           5 failed logins
+  ban_for             10m, and twice as long each further time
+  strict              false
 
 image
   suite               trixie

@@ -37,10 +37,26 @@ const KINDS: [Kind; 7] = [
     Kind { name: "sk-ecdsa-sha2-nistp256@openssh.com", fields: &[Field::Word("nistp256"), Field::Point(65), Field::Any] },
 ];
 
+/// What sshd on the appliance asks of RSA keys.
+const LEAST_RSA_BYTES: usize = 2048 / 8;
+
 /// A login key: type, key and, if it has one, its comment.
 pub(super) fn login(text: &str) -> Result<String, Fault> {
     let (kind, key, comment) = split(text, "the content of ~/.ssh/id_ed25519.pub")?;
+    if kind == "ssh-rsa" && modulus_bytes(key) < LEAST_RSA_BYTES {
+        let message = "is an RSA key of less than 2048 bits, which the appliance doesn't let in";
+        return Err(Fault::new(message, "make a new one with `ssh-keygen -t ed25519`, and copy the content of its .pub file"));
+    }
     Ok(if comment.is_empty() { format!("{kind} {key}") } else { format!("{kind} {key} {comment}") })
+}
+
+/// How many bytes the modulus of an RSA key has, but for a zero before them; of one that passed.
+fn modulus_bytes(key: &str) -> usize {
+    let decoded = base64::decode_block(key).unwrap_or_default();
+    let mut rest = decoded.as_slice();
+    // The name of the type and the exponent come first.
+    let modulus = take(&mut rest).and_then(|_| take(&mut rest)).and_then(|_| take(&mut rest)).unwrap_or_default();
+    modulus.iter().skip_while(|byte| **byte == 0).count()
 }
 
 /// A server's key: type and key. The comment that the server's own `.pub` file has is dropped.

@@ -186,6 +186,11 @@ impl<'a> Section<'a> {
         self.at != (0..0)
     }
 
+    /// Whether the setting stands there, right or wrong.
+    pub(super) fn sets(&self, key: &str) -> bool {
+        self.table.is_some_and(|table| table.contains_key(key))
+    }
+
     /// The full name of a key of this section.
     pub(super) fn path(&self, key: &str) -> String {
         format!("{}.{key}", self.path)

@@ -45,6 +45,19 @@ pub(super) const ADMIN: Shape = Shape {
     keys: &[key("user", "\"admin\""), key("ssh_keys", "[\"ssh-ed25519 AAAA… me@laptop\"]"), key("generate_key", "true")],
 };
 
+pub(super) const ACCESS: Shape = Shape {
+    name: "access",
+    repeated: false,
+    inner: &[],
+    keys: &[
+        key("ssh_from", "[\"192.168.1.0/24\"]"),
+        key("never_ban", "[\"192.168.1.7\"]"),
+        key("ban_after", "5"),
+        key("ban_for", "\"10m\""),
+        key("strict", "true"),
+    ],
+};
+
 pub(super) const IMAGE: Shape = Shape {
     name: "image",
     repeated: false,
@@ -188,8 +201,8 @@ pub(super) const COMMAND: Shape = Shape {
     keys: &[key("name", "\"ldap\""), key("run", "\"slapcat -n 1\""), key("ends_with", "\"# end\"")],
 };
 
-pub(super) const SECTIONS: [&Shape; 12] =
-    [&APPLIANCE, &ADMIN, &IMAGE, &UNLOCK, &DISK, &BACKUP, &OPENPGP, &OFFSITE, &REPORT, &PING, &METRICS, &SOURCE];
+pub(super) const SECTIONS: [&Shape; 13] =
+    [&APPLIANCE, &ADMIN, &ACCESS, &IMAGE, &UNLOCK, &DISK, &BACKUP, &OPENPGP, &OFFSITE, &REPORT, &PING, &METRICS, &SOURCE];
 
 #[cfg(test)]
 mod tests {

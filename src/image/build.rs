@@ -16,6 +16,8 @@ use super::root::Root;
 use super::workshop::Workshop;
 use super::{base, boot, root};
 use crate::config::{self, Config};
+use crate::harden::sshd;
+use crate::kernel::baseline::Baseline;
 use crate::kernel::boards::CIPHER;
 use crate::kernel::cpio::{self, Entry};
 use crate::kernel::install::{self, install};
@@ -120,11 +122,14 @@ pub fn build(request: &Request) -> Result<Built> {
     };
     let root = plan.make(workshop.path(), &binaries, &base, &system, &boot)?;
     binaries.check_glibc(&root.packages)?;
+    sshd::prove(&config, &root.sshd)?;
     install_kernel(&root, &secrets)?;
+    let baseline = Baseline::take(&root.firmware())?;
+    let ext4 = root.pack(layout.root_file_system(), secrets.uuid, &baseline)?;
     clock.tell("root file system");
 
     let header = make_header(&workshop.path().join("header"), &layout, &secrets)?;
-    write_image(&outputs.work().join(format!("{}.img", config.image_name())), &layout, &root, &header, &secrets)?;
+    write_image(&outputs.work().join(format!("{}.img", config.image_name())), &layout, &root.firmware(), &ext4, &header, &secrets)?;
     clock.tell("encrypted image");
 
     outputs.derive(config.image_name(), &root.packages)?;
@@ -160,9 +165,7 @@ impl RootPlan<'_> {
         let system = write(&work.join("system.tar"), system)?;
         let appliance = write(&work.join("appliance.tar"), &appliance)?;
         let segment = unlock_segment(self.config, self.secrets, self.epoch)?;
-        let size = self.layout.root_file_system();
-        let admin = &self.config.admin.user;
-        root::make(work, size, self.secrets.uuid, admin, &segment, &[base, &system, boot, &appliance])
+        root::lay(work, self.config, &segment, &[base, &system, boot, &appliance])
     }
 }
 
@@ -177,19 +180,27 @@ fn install_kernel(root: &Root, secrets: &BuildSecrets) -> Result<()> {
             (String::from("the recovery passphrase"), Secret::new(secrets.passphrase.expose().clone().into_bytes())),
         ],
     };
-    fs::create_dir(&root.firmware).with_context(|| format!("making the folder {}", root.firmware.display()))?;
-    let request = install::Request { tree: &tree, firmware: &root.firmware, version: None, failed: &[] };
+    let firmware = root.firmware();
+    fs::create_dir(&firmware).with_context(|| format!("making the folder {}", firmware.display()))?;
+    let request = install::Request { tree: &tree, firmware: &firmware, version: None, failed: &[] };
     install(&request, |version| proof::check(&tree, version, &wanted)).map(drop)
 }
 
 /// Writes the whole image; the plain file system is removed.
-fn write_image(path: &Path, layout: &Layout, root: &Root, header: &[u8], secrets: &BuildSecrets) -> Result<()> {
+fn write_image(
+    path: &Path,
+    layout: &Layout,
+    firmware: &Path,
+    ext4: &Path,
+    header: &[u8],
+    secrets: &BuildSecrets,
+) -> Result<()> {
     let image = disk::create(path, layout)?;
-    disk::fill_firmware(path, &root.firmware)?;
-    let used = root::used_blocks(&root.ext4, layout.root_file_system())?;
+    disk::fill_firmware(path, firmware)?;
+    let used = root::used_blocks(ext4, layout.root_file_system())?;
     let key = VolumeKey { cipher: CIPHER, key: &secrets.volume_key };
-    disk::write_root(&image, header, &root.ext4, &key, &used)?;
-    fs::remove_file(&root.ext4).with_context(|| format!("removing {}", root.ext4.display()))
+    disk::write_root(&image, header, ext4, &key, &used)?;
+    fs::remove_file(ext4).with_context(|| format!("removing {}", ext4.display()))
 }
 
 fn read_config(path: Option<&Path>) -> Result<(String, Config)> {

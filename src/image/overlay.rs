@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::binaries::Binaries;
 use crate::config::Config;
 use crate::disk::RECOVERY_PATH;
+use crate::harden;
 use crate::kernel::firmware;
 use crate::keys::secrets::BuildSecrets;
 use crate::secret::Secret;
@@ -37,8 +38,6 @@ const SYSTEM: [(&str, &str, u32); 6] = [
 
 const APPLIANCE: [(&str, &str, u32); 20] = [
     root_file!("etc/apt/apt.conf.d/52vaultberry", 0o644),
-    root_file!("etc/fail2ban/jail.d/vaultberry.conf", 0o644),
-    root_file!("etc/ssh/sshd_config.d/vaultberry.conf", 0o644),
     root_file!("etc/systemd/journald.conf.d/vaultberry.conf", 0o644),
     root_file!("etc/systemd/network/10-ethernet.network", 0o644),
     root_file!("etc/systemd/resolved.conf.d/vaultberry.conf", 0o644),
@@ -50,6 +49,8 @@ const APPLIANCE: [(&str, &str, u32); 20] = [
     root_file!("usr/lib/systemd/system/vaultberry-disk@.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-first-boot.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-grow.service", 0o644),
+    root_file!("usr/lib/systemd/system/vaultberry-harden.service", 0o644),
+    root_file!("usr/lib/systemd/system/vaultberry-harden.timer", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-kernel.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-report.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-report.timer", 0o644),
@@ -73,11 +74,13 @@ const UNSEEN: [&str; 6] = ["/dev", "/home", "/proc", "/root", "/tmp", "/var/tmp"
 const DECOY: &str = "/var/lib/vaultberry/raspi-firmware";
 
 /// Units that are started at boot, each with the target that wants it.
-const ENABLED: [(&str, &str); 5] = [
+const ENABLED: [(&str, &str); 7] = [
     ("multi-user.target", "systemd-networkd.service"),
     ("multi-user.target", "vaultberry-first-boot.service"),
     ("multi-user.target", "vaultberry-grow.service"),
     ("multi-user.target", "vaultberry-kernel.service"),
+    ("sysinit.target", "nftables.service"),
+    ("timers.target", "vaultberry-harden.timer"),
     ("timers.target", "vaultberry-report.timer"),
 ];
 
@@ -143,7 +146,9 @@ fn identity(archive: &mut Archive, config: &Config) -> Result<()> {
 fn access(archive: &mut Archive, config: &Config, keys: &[String]) -> Result<()> {
     let user = &config.admin.user;
     archive.text(&format!("etc/ssh/authorized_keys.d/{user}"), &format!("{}\n", keys.join("\n")), 0o644)?;
-    archive.text("etc/ssh/sshd_config.d/vaultberry-admin.conf", &format!("AllowUsers {user}\n"), 0o644)?;
+    for file in harden::files(config) {
+        archive.text(&file.path[1..], &file.text, file.mode)?;
+    }
     // The admin has a key and no password to give.
     archive.text("etc/sudoers.d/vaultberry", &format!("{user} ALL=(ALL) NOPASSWD: ALL\n"), 0o440)
 }

@@ -1,5 +1,6 @@
 //! The root file system: the tree with everything laid over it, as an ext4 image.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -9,34 +10,58 @@ use uuid::Uuid;
 
 use super::namespace;
 use super::payload::BLOCK_SIZE;
+use crate::config::Config;
+use crate::harden::sshd;
+use crate::kernel::baseline::{self, Baseline};
 use crate::process;
 
-const STAGE: &str = include_str!("../../image/stages/root.sh");
+const TREE: &str = include_str!("../../image/stages/tree.sh");
+const FILE_SYSTEM: &str = include_str!("../../image/stages/root.sh");
 
-/// What the stage leaves in the work folder.
+/// What the stages leave in the work folder.
 pub struct Root {
-    /// The ext4 image.
-    pub ext4: PathBuf,
-    /// Where the firmware partition's files go; not there yet.
-    pub firmware: PathBuf,
+    work: PathBuf,
     /// A tree with all that the firmware partition is made of, and what the kernel says of its drivers.
     pub kernel: PathBuf,
     /// The Debian packages: name, version and architecture, separated by tabs, one a line.
     pub packages: String,
+    /// What sshd makes of its settings for the admin, as `sshd -T` prints it.
+    pub sshd: String,
 }
 
-/// Makes a root file system of `size` bytes from archives laid over one another. `segment` goes behind each initramfs.
-pub fn make(work: &Path, size: u64, uuid: Uuid, admin: &str, segment: &[u8], archives: &[&Path]) -> Result<Root> {
+/// Makes the tree of a root file system from archives laid over one another, for the admin that `config` names. `segment` goes
+/// behind each initramfs.
+pub fn lay(work: &Path, config: &Config, segment: &[u8], archives: &[&Path]) -> Result<Root> {
     let segment_path = work.join("segment.cpio");
     fs::write(&segment_path, segment).with_context(|| format!("writing {}", segment_path.display()))?;
-    let (kib, uuid) = ((size / 1024).to_string(), uuid.to_string());
-    let mut arguments = vec![work.as_os_str(), kib.as_ref(), uuid.as_ref(), admin.as_ref(), segment_path.as_os_str()];
+    let (admin, whom) = (&config.admin.user, sshd::whom(config));
+    let mut arguments = vec![work.as_os_str(), admin.as_ref(), whom.as_ref(), segment_path.as_os_str()];
     arguments.extend(archives.iter().map(|archive| archive.as_os_str()));
-    namespace::run(STAGE, arguments, "making the root file system")?;
-    namespace::remove(&work.join("tree"))?;
-    let packages = work.join("packages");
-    let packages = fs::read_to_string(&packages).with_context(|| format!("reading {}", packages.display()))?;
-    Ok(Root { ext4: work.join("root.ext4"), firmware: work.join("firmware"), kernel: work.join("kernel"), packages })
+    namespace::run(TREE, arguments, "laying out the root file system")?;
+    let read = |name: &str| {
+        let path = work.join(name);
+        fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+    };
+    Ok(Root { work: work.to_owned(), kernel: work.join("kernel"), packages: read("packages")?, sshd: read("sshd")? })
+}
+
+impl Root {
+    /// Where the firmware partition's files go; not there yet.
+    pub fn firmware(&self) -> PathBuf {
+        self.work.join("firmware")
+    }
+
+    /// Makes the ext4 image, of `size` bytes, with the baseline of the firmware partition in it. The tree is gone then.
+    pub fn pack(&self, size: u64, uuid: Uuid, baseline: &Baseline) -> Result<PathBuf> {
+        let kept = self.work.join("baseline");
+        fs::write(&kept, baseline.to_json()?).with_context(|| format!("writing {}", kept.display()))?;
+        let (kib, uuid) = ((size / 1024).to_string(), uuid.to_string());
+        let arguments: [&OsStr; 5] =
+            [self.work.as_os_str(), kib.as_ref(), uuid.as_ref(), kept.as_os_str(), baseline::PATH.as_ref()];
+        namespace::run(FILE_SYSTEM, arguments, "making the root file system")?;
+        namespace::remove(&self.work.join("tree"))?;
+        Ok(self.work.join("root.ext4"))
+    }
 }
 
 /// The blocks that a file system uses, as ranges of block numbers: all but those that dumpe2fs(8) calls free.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 
+use super::baseline::{self, Baseline};
 use super::firmware;
 use super::inspect::MIN_SECRET;
 use super::install::{Installed, Request, install};
@@ -15,6 +16,10 @@ use super::tree::Tree;
 use super::trial::{self, Settled};
 use crate::secret::Secret;
 use crate::unlock::settings::{self, Settings};
+
+/// What to do when the firmware partition isn't as it was written.
+pub const CHANGED_HINT: &str = "was that you, or an update that was cut short? then `vaultberry kernel check --accept`; if not, don't \
+    plug the stick in again, and flash a new card: the guide `dead-card.md` tells how";
 
 /// The appliance's root and firmware partition.
 #[derive(Clone, Debug)]
@@ -81,7 +86,7 @@ impl Appliance {
         let failed = if again { Vec::new() } else { self.note()?.failed };
         let (tree, wanted) = (Tree::at(&self.root), self.wanted()?);
         let request = Request { tree: &tree, firmware: &firmware, version, failed: &failed };
-        install(&request, |version| proof::check(&tree, version, &wanted))
+        Baseline::follow(&self.baseline_path(), &firmware, || install(&request, |version| proof::check(&tree, version, &wanted)))
     }
 
     /// Ends the trial of the pair that runs now, or of the one before it.
@@ -108,7 +113,37 @@ impl Appliance {
             }
         }
         note.write(&self.note_path())?;
-        trial::settle(firmware, booted)
+        Baseline::follow(&self.baseline_path(), firmware, || trial::settle(firmware, booted))
+    }
+
+    fn baseline_path(&self) -> PathBuf {
+        below(&self.root, baseline::PATH)
+    }
+
+    /// What is on the firmware partition and wasn't written by us, a line each. Where no baseline was kept, it begins with what is
+    /// there.
+    ///
+    /// # Errors
+    /// The firmware partition or the baseline can't be read.
+    pub fn tampered(&self) -> Result<Vec<String>> {
+        let firmware = self.firmware()?;
+        let _lock = lock(&firmware)?;
+        match Baseline::read(&self.baseline_path())? {
+            Some(baseline) => baseline.differences(&firmware),
+            None => Baseline::follow(&self.baseline_path(), &firmware, || Ok(Vec::new())),
+        }
+    }
+
+    /// Takes the firmware partition as it is for right from now on, and gives what was different.
+    ///
+    /// # Errors
+    /// The firmware partition can't be read, or the baseline not be written.
+    pub fn accept(&self) -> Result<Vec<String>> {
+        let accepted = self.tampered()?;
+        let firmware = self.firmware()?;
+        let _lock = lock(&firmware)?;
+        Baseline::take(&firmware)?.write(&self.baseline_path())?;
+        Ok(accepted)
     }
 
     fn wanted(&self) -> Result<Wanted> {

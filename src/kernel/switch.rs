@@ -139,7 +139,8 @@ impl Switch {
         }
     }
 
-    fn text(&self, firmware: &Path) -> Result<String> {
+    /// The file's content.
+    pub(super) fn text(&self, firmware: &Path) -> Result<String> {
         let trial = self.trial.as_ref().map_or(String::new(), Trial::text);
         let own = pair::own_lines(&firmware.join(&self.boots))?;
         let end = if own.is_empty() || own.ends_with('\n') { "" } else { "\n" };

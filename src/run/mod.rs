@@ -37,6 +37,8 @@ use serde::Deserialize;
 use crate::config::{Config, Source};
 use crate::disk::used;
 use crate::durable;
+use crate::kernel::appliance::{Appliance, CHANGED_HINT};
+use crate::kernel::trial;
 use crate::log::{RunLog, printable};
 use crate::outcome::Outcome;
 use crate::ping;
@@ -222,6 +224,23 @@ fn missed_before(path: &Path) -> HashMap<String, Missed> {
     sources.map(|source| (source.name, source.missed)).collect()
 }
 
+/// Raises the alarm when others have written to an appliance's firmware partition. The run goes on: what it saves is wanted more
+/// than ever.
+fn firmware_partition(report: &mut RunReport) {
+    if !matches!(trial::booted(), Ok(Some(_))) {
+        return;
+    }
+    let found = Appliance::here().and_then(|appliance| appliance.tampered());
+    match found.context("looking whether the firmware partition is as it was written") {
+        Ok(lines) if lines.is_empty() => {}
+        Ok(lines) => {
+            let lines = lines.join(", ");
+            report.trouble(&anyhow!("others than the appliance have written to its firmware partition: {lines}\nhint: {CHANGED_HINT}"));
+        }
+        Err(error) => report.trouble(&error),
+    }
+}
+
 /// A run that has the lock.
 struct Run<'a> {
     config: &'a Config,
@@ -254,6 +273,7 @@ impl Run<'_> {
                 format!("the run of {started:.0} was cut short: it was killed, or the power went")
             });
         }
+        firmware_partition(&mut report);
         let guarded = guard::check(self.config, report.started, || {
             pipeline::clean(&backup.folder, &self.config.sources)?;
             forecast::make_room(self.config, &before).context("making room on the disk")

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::Sandbox;
 
 /// Numbers that neither Debian nor systemd gives to anyone (Debian policy 9.2.2, systemd's "Users, Groups, UIDs and GIDs").
-const NUMBERS: std::ops::RangeInclusive<u32> = 60_706..=61_183;
+pub const NUMBERS: std::ops::RangeInclusive<u32> = 60_706..=61_183;
 
 /// What a cell's name begins with.
 const PREFIX: &str = "vaultberry-cell-";

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
 
-pub use cell::{Account, Cell};
+pub use cell::{Account, Cell, NUMBERS};
 
 /// How a program is to be started. It says nothing of the program itself.
 #[derive(Clone, Debug, Default)]

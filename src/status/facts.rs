@@ -181,7 +181,7 @@ pub fn gather(config: &Config, last: Option<&RunReport>, now: Timestamp) -> Fact
         disks,
         certificates: certificates(config, now),
         // Another machine's firewall is no business of ours, nor is a workstation's.
-        host: appliance.then(host::look),
+        host: appliance.then(|| host::look(&config.backup.state, now)),
         waiting_mails,
         lost_mails,
         troubles,

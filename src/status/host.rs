@@ -4,21 +4,21 @@
 //! makes the answer `unknown`, never an error: these are facts for a report, and a report must go out.
 
 use std::fs::{self, Metadata};
-use std::io::Read as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::ask::{self, ask};
+use crate::harden::record::Record;
 use crate::kernel::note::{self, Note};
 use crate::kernel::trial;
 use crate::log::printable;
 use crate::luks::slots::{self, Holder, Kind};
 use crate::unlock::ROOT_NAME;
-use crate::{luks, process};
+use crate::luks;
 
 /// How long apt may think. On a Pi with a slow card it takes a minute.
 const APT: Duration = Duration::from_mins(3);
@@ -30,11 +30,11 @@ const LISTS: &str = "/var/lib/apt/lists";
 /// anew before that.
 const OLDEST_LISTS: Duration = Duration::from_hours(7 * 24);
 
-/// How long any other program may.
-const OTHERS: Duration = Duration::from_secs(20);
+/// How old the last check of the hardening may be: there is one each day, and one soon after each start.
+const OLDEST_CHECK: SignedDuration = SignedDuration::from_hours(2 * 24);
 
-/// How much of a program's answer is read, in bytes.
-const LARGEST: u64 = 4 << 20;
+/// How long after a start there may be none.
+const SOON: Duration = Duration::from_hours(1);
 
 /// What is known of the appliance itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,34 +96,15 @@ impl State {
     }
 }
 
-/// Asks for everything.
-pub fn look() -> Host {
+/// Asks for everything. `state` is the folder in which the last check of the hardening is kept.
+pub fn look(state: &Path, now: Timestamp) -> Host {
     let apt = || ask("apt-get", &["--simulate", "--quiet", "-o", "Debug::NoLocking=true", "dist-upgrade"], APT);
     let apt = are_fresh(LISTS.as_ref(), SystemTime::now()).then(apt).flatten();
     let updates = apt.filter(|answer| answer.success).map(|answer| updates(&answer.text));
-    let sshd = ask("sshd", &["-T"], OTHERS).filter(|answer| answer.success).map(|answer| answer.text);
-    let sshd = |key: &str, wanted: &[&str]| sshd.as_ref().and_then(|text| setting(text, key).map(|is| wanted.contains(&is)));
-    // What the image sets up, and no more: a check that always fails teaches its reader to look away.
-    let units = [("fail2ban is running", "fail2ban.service")];
-    let mut checks = vec![
-        check(
-            "ssh lets in by key only",
-            sshd("passwordauthentication", &["no"]),
-            "set PasswordAuthentication no in /etc/ssh/sshd_config.d",
-        ),
-        check(
-            "ssh lets root in at most with a key",
-            sshd("permitrootlogin", &["no", "without-password", "prohibit-password", "forced-commands-only"]),
-            "set PermitRootLogin no in /etc/ssh/sshd_config.d",
-        ),
-    ];
-    for (name, unit) in units {
-        let active = ask("systemctl", &["is-active", unit], OTHERS).and_then(|answer| active(&answer.text));
-        checks.push(check(name, active, &format!("look at `systemctl status {unit}`, and start it")));
-    }
+    let mut checks = hardening(Record::last(state).as_ref(), now, uptime().is_none_or(|uptime| uptime <= SOON));
     checks.extend(keys_of_root());
     checks.extend(newest_kernel(&Note::read(note::PATH.as_ref()), trial::booted().ok().flatten().as_deref()));
-    let failed = ask("systemctl", &["list-units", "--failed", "--plain", "--no-legend"], OTHERS);
+    let failed = ask("systemctl", &["list-units", "--failed", "--plain", "--no-legend"], ask::USUAL);
     let failed = failed.filter(|answer| answer.success).map(|answer| failed_units(&answer.text));
     let named = failed.as_ref().map_or(String::new(), |units| units.join(", "));
     let well = failed.map(|units| units.is_empty());
@@ -133,6 +114,25 @@ pub fn look() -> Host {
 
 fn check(name: &str, answer: Option<bool>, hint: &str) -> Check {
     Check { name: name.to_owned(), state: State::of(answer), hint: hint.to_owned() }
+}
+
+/// What the last check of the hardening found: each rule that isn't kept, and whether there was such a check lately.
+fn hardening(record: Option<&Record>, now: Timestamp, just_up: bool) -> Vec<Check> {
+    let fresh = record.is_some_and(|record| now.duration_since(record.taken) <= OLDEST_CHECK);
+    let hint = "look at `journalctl -u vaultberry-harden`, and run `sudo vaultberry harden check`";
+    let name = "the hardening was checked in the last two days";
+    let mut checks = vec![check(name, (fresh || !just_up).then_some(fresh), hint)];
+    for rule in record.iter().flat_map(|record| &record.rules).filter(|rule| rule.kept() != Some(true)) {
+        let hint = format!("{}: {}", rule.told(), rule.fix);
+        checks.push(check(&format!("{}: {}", rule.name, rule.wanted), rule.kept(), &hint));
+    }
+    checks
+}
+
+/// How long ago the system was started: proc_uptime(5).
+fn uptime() -> Option<Duration> {
+    let text = fs::read_to_string("/proc/uptime").ok()?;
+    Duration::try_from_secs_f64(text.split(' ').next()?.parse().ok()?).ok()
 }
 
 /// Whether the newest kernel is the one that boots; nothing where this isn't an appliance, which its start says.
@@ -182,71 +182,23 @@ fn updates(text: &str) -> Updates {
     Updates { pending: installs().count(), security }
 }
 
-/// What `sshd -T` says of a setting: lines as `passwordauthentication no`.
-fn setting<'a>(text: &'a str, key: &str) -> Option<&'a str> {
-    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))
-}
-
-/// What `systemctl is-active` says; nothing where there is no systemd to ask.
-fn active(text: &str) -> Option<bool> {
-    match text.trim() {
-        "" => None,
-        word => Some(word == "active"),
-    }
-}
-
-/// The names of units that failed, but for the backup's own: the report itself says how that went.
+/// The names of units that failed, but for those of which the report itself says how they went.
 fn failed_units(text: &str) -> Vec<String> {
     let names = text.lines().filter_map(|line| line.split_whitespace().next());
-    names.filter(|name| !name.starts_with("vaultberry-backup")).map(|name| printable(name.as_bytes())).collect()
-}
-
-struct Answer {
-    success: bool,
-    text: String,
-}
-
-/// What `program` writes, if it is there and comes to its end in time.
-fn ask(program: &str, arguments: &[&str], longest: Duration) -> Option<Answer> {
-    let mut command = process::tool(program);
-    command.args(arguments).env("LC_ALL", "C");
-    answer(&mut command, longest)
-}
-
-fn answer(command: &mut Command, longest: Duration) -> Option<Answer> {
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
-    let stdout = child.stdout.take()?;
-    // In a thread: a program that doesn't end may not close its output either.
-    let reader = thread::spawn(move || {
-        let mut text = Vec::new();
-        stdout.take(LARGEST).read_to_end(&mut text).map(|_| text)
-    });
-    let success = ended(&mut child, longest)?;
-    let text = reader.join().ok()?.ok()?;
-    Some(Answer { success, text: String::from_utf8_lossy(&text).into_owned() })
-}
-
-/// Whether `child` ended well; none when it had to be ended.
-fn ended(child: &mut Child, longest: Duration) -> Option<bool> {
-    let until = Instant::now() + longest;
-    while Instant::now() < until {
-        if let Some(status) = child.try_wait().ok()? {
-            return Some(status.success());
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
-    let _ = child.kill();
-    let _ = child.wait();
-    None
+    let told = ["vaultberry-backup", "vaultberry-harden"];
+    names.filter(|name| !told.iter().any(|told| name.starts_with(told))).map(|name| printable(name.as_bytes())).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs::{self, File};
-    use std::process::Command;
-    use std::time::{Duration, Instant, SystemTime};
+    use std::time::{Duration, SystemTime};
 
-    use super::{State, Updates, active, answer, are_fresh, failed_units, left_to_do, newest_kernel, setting, updates};
+    use jiff::{SignedDuration, Timestamp};
+
+    use super::{OLDEST_CHECK, State, Updates, are_fresh, failed_units, hardening, left_to_do, newest_kernel, updates};
+    use crate::harden::check::Rule;
+    use crate::harden::record::Record;
     use crate::kernel::note::Note;
     use crate::luks::slots::{self, Holder, Kind};
 
@@ -255,9 +207,6 @@ mod tests {
         let apt = "NOTE: This is only a simulation!\nInst libssl3 [3.0.15-1] (3.0.17-1 Debian-Security:12/stable-security [arm64])\n\
                    Inst tzdata [2025a] (2025b Debian:12.11/stable [all])\nConf libssl3 (3.0.17-1)\n";
         assert_eq!(updates(apt), Updates { pending: 2, security: 1 });
-        let sshd = "port 22\npasswordauthentication no\npermitrootlogin without-password\n";
-        assert_eq!((setting(sshd, "passwordauthentication"), setting(sshd, "password")), (Some("no"), None));
-        assert_eq!(["active\n", "inactive\n", "failed\n", ""].map(active), [Some(true), Some(false), Some(false), None]);
         let units = "apt-daily.service loaded failed failed Daily apt\nvaultberry-backup.service loaded failed failed x\n";
         assert_eq!(failed_units(units), ["apt-daily.service"]);
     }
@@ -277,6 +226,30 @@ mod tests {
         list("deb.debian.org_debian-security_dists_trixie-security_InRelease", day * 7);
         assert!(are_fresh(lists.path(), now));
         assert!(!are_fresh(lists.path(), now + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn rules_that_are_not_kept_are_told_and_so_is_a_check_that_never_came() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let states = |record: Option<&Record>| -> Vec<(String, State)> {
+            hardening(record, now, false).into_iter().map(|check| (check.name, check.state)).collect()
+        };
+        let checked = "the hardening was checked in the last two days".to_owned();
+        assert_eq!(states(None), [(checked.clone(), State::Failed)]);
+        assert_eq!(hardening(None, now, true)[0].state, State::Unknown, "the check follows the start");
+        let rule = |found: Option<&str>| Rule {
+            name: "unit: ssh".into(),
+            wanted: "active".into(),
+            found: found.map(String::from),
+            fix: "start it".into(),
+        };
+        let mut record = Record { taken: now - OLDEST_CHECK, rules: vec![rule(Some("active")), rule(Some("failed")), rule(None)] };
+        let told = "unit: ssh: active".to_owned();
+        let rest = [(told.clone(), State::Failed), (told, State::Unknown)];
+        assert_eq!(states(Some(&record)), [&[(checked.clone(), State::Ok)], &rest[..]].concat());
+        assert_eq!(hardening(Some(&record), now, false)[1].hint, "unit: ssh is failed, not active: start it");
+        record.taken -= SignedDuration::from_secs(1);
+        assert_eq!(states(Some(&record))[0], (checked, State::Failed));
     }
 
     #[test]
@@ -307,15 +280,5 @@ mod tests {
         let note = Note { problem: Some("it is full\nhint: x".into()), failed: Vec::new() };
         let told = state(Ok(note)).unwrap();
         assert_eq!(told, (State::Failed, "it is full; `vaultberry kernel list` tells more".to_owned()));
-    }
-
-    #[test]
-    fn a_program_that_is_missing_or_hangs_says_nothing() {
-        assert!(answer(&mut Command::new("/nowhere/apt-get"), Duration::from_secs(1)).is_none());
-        let begun = Instant::now();
-        assert!(answer(Command::new("sleep").arg("60"), Duration::from_millis(200)).is_none());
-        assert!(begun.elapsed() < Duration::from_secs(10));
-        let said = answer(Command::new("echo").arg("active"), Duration::from_secs(10)).unwrap();
-        assert_eq!((said.success, said.text.as_str()), (true, "active\n"));
     }
 }

@@ -41,3 +41,27 @@ fn the_command_reference_quotes_the_help() {
         assert!(help.lines().all(|line| line.chars().count() <= 80), "{command}: its help is wider than 80 columns");
     }
 }
+
+/// The text of every file of Rust below a folder.
+fn sources(folder: &Path) -> String {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let texts = entries.map(|path| match path.extension() {
+        _ if path.is_dir() => sources(&path),
+        Some(end) if end == "rs" => fs::read_to_string(&path).unwrap(),
+        _ => String::new(),
+    });
+    texts.collect()
+}
+
+#[test]
+fn each_test_that_the_threat_model_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let code = sources(&root.join("tests")) + &sources(&root.join("src"));
+    let page = fs::read_to_string(root.join("docs/concepts/threat-model.md")).unwrap();
+    let rows = page.lines().filter(|line| line.starts_with("| **"));
+    let named: Vec<&str> = rows.flat_map(|row| row.rsplit('|').nth(1).unwrap().split('`').skip(1).step_by(2)).collect();
+    assert!(named.len() > 15, "{named:?}");
+    for name in named {
+        assert!(code.contains(&format!("fn {name}()")), "there is no test {name}");
+    }
+}

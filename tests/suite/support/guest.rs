@@ -10,7 +10,7 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 /// How many times as long as on a machine with nothing else to do a guest may take: it shares the cores with other tests.
-const PATIENCE: u32 = 3;
+pub const PATIENCE: u32 = 3;
 
 /// A running QEMU. Dropped, it is ended.
 pub struct Guest {
@@ -120,21 +120,8 @@ impl Ssh<'_> {
     }
 
     fn command(&self, command: &str, input: Stdio) -> Command {
-        let mut ssh = Command::new("ssh");
-        ssh.args([
-            "-F",
-            "none",
-            "-o",
-            "BatchMode=yes",
-            "-o",
-            "IdentitiesOnly=yes",
-            "-o",
-            "ConnectTimeout=20",
-            "-o",
-            "LogLevel=ERROR",
-        ]);
-        ssh.args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);
-        ssh.arg("-i").arg(self.key).args(["-p", &self.port.to_string(), "admin@127.0.0.1", command]);
+        let mut ssh = client(self.key);
+        ssh.args(["-p", &self.port.to_string(), "admin@127.0.0.1", command]);
         ssh.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         ssh
     }
@@ -164,6 +151,15 @@ impl Ssh<'_> {
         let state = self.run("systemctl list-jobs; systemctl --failed; sudo journalctl --no-pager --lines 60", "");
         String::from_utf8_lossy(&state.stdout).into_owned()
     }
+}
+
+/// ssh with a key, which asks nothing and believes every host.
+pub fn client(key: &Path) -> Command {
+    let mut ssh = Command::new("ssh");
+    ssh.args(["-F", "none", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=20"]);
+    ssh.args(["-o", "LogLevel=ERROR", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);
+    ssh.arg("-i").arg(key);
+    ssh
 }
 
 /// A port of the loopback that nobody listens on.

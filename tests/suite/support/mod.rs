@@ -7,6 +7,7 @@ pub mod firmware;
 pub mod garage;
 pub mod gnupg;
 pub mod guest;
+pub mod lan;
 pub mod mailbox;
 pub mod mariadb;
 pub mod peer;

@@ -1,0 +1,125 @@
+//! fail2ban's settings: who fails to log in is shut out at the firewall, each time for longer.
+
+use std::fmt::Write as _;
+
+use super::check::Rule;
+use super::head;
+use crate::ask::{self, ask};
+use crate::config::{Access, Network};
+
+/// The jail.
+pub(super) const JAIL: &str = "/etc/fail2ban/jail.d/vaultberry.conf";
+/// The program's own.
+pub(super) const SETTINGS: &str = "/etc/fail2ban/fail2ban.d/vaultberry.conf";
+
+/// Within how many seconds failures count together.
+const WITHIN: u64 = 3600;
+
+/// How many seconds the longest ban lasts, and for how many more an address that was banned is remembered.
+const LONGEST: u64 = 7 * 86_400;
+const REMEMBERED: u64 = 2 * LONGEST;
+
+pub(super) fn jail(access: &Access) -> String {
+    format!(
+        "{}\
+         # Debian keeps no auth.log: the journal is the only witness. In aggressive mode who comes with the wrong key counts, too.\n\
+         [DEFAULT]\n\
+         backend = systemd\n\
+         banaction = nftables\n\
+         banaction_allports = nftables[type=allports]\n\
+         ignoreself = true\n\
+         ignoreip = {}\n\
+         \n\
+         [sshd]\n\
+         enabled = true\n\
+         mode = aggressive\n\
+         journalmatch = _SYSTEMD_UNIT=ssh.service\n\
+         maxretry = {}\n\
+         findtime = {WITHIN}\n\
+         bantime = {}\n\
+         bantime.increment = true\n\
+         bantime.maxtime = {LONGEST}\n",
+        head("[access]"),
+        ignored(access).join(" "),
+        access.ban_after,
+        access.ban_for.as_secs(),
+    )
+}
+
+pub(super) fn settings() -> String {
+    let mut text = head("[access]");
+    write!(text, "[DEFAULT]\n# Bans outlive a restart, and how long the next one lasts follows from those before.\ndbpurgeage = {REMEMBERED}\n\
+         # Nothing rotates a file.\nlogtarget = SYSTEMD-JOURNAL\n")
+        .expect("writing to a string doesn't fail");
+    text
+}
+
+fn ignored(access: &Access) -> Vec<String> {
+    let own = ["127.0.0.0/8".to_owned(), "::1".to_owned()];
+    own.into_iter().chain(access.never_ban.iter().map(Network::to_string)).collect()
+}
+
+/// What the running fail2ban goes by.
+pub(super) fn check(access: &Access) -> Vec<Rule> {
+    let get = |words: &[&str]| {
+        let words: Vec<&str> = ["get"].into_iter().chain(words.iter().copied()).collect();
+        Some(ask("fail2ban-client", &words, ask::USUAL)?.text)
+    };
+    let fix = "`vaultberry harden apply`, and look at `journalctl -u fail2ban`";
+    let rule = |name: &str, wanted: String, found: Option<String>| {
+        let found = found.filter(|text| !text.trim().is_empty());
+        Rule::new(&format!("fail2ban: {name}"), &wanted, found, fix)
+    };
+    let jail = |name: &str| get(&["sshd", name]);
+    let number = |name: &str| jail(name).map(|text| text.trim().to_owned());
+    vec![
+        rule("failures until a ban", access.ban_after.to_string(), number("maxretry")),
+        rule("seconds in which they count", WITHIN.to_string(), number("findtime")),
+        rule("seconds of the first ban", access.ban_for.as_secs().to_string(), number("bantime")),
+        rule("never banned", ignored(access).join(" "), jail("ignoreip").map(|text| leaves(&text).join(" "))),
+        rule("reads", "_SYSTEMD_UNIT=ssh.service".to_owned(), jail("journalmatch").map(|text| leaves(&text).join(" "))),
+        rule("bans by", "nftables".to_owned(), jail("actions").map(|text| last_line(&text))),
+        rule("seconds that bans are remembered", REMEMBERED.to_string(), get(&["dbpurgeage"]).map(|text| digits(&text))),
+    ]
+}
+
+/// What fail2ban-client lists: lines as `|- 127.0.0.0/8`, the last with another corner.
+fn leaves(text: &str) -> Vec<String> {
+    let leaves = text.lines().filter_map(|line| line.strip_prefix("|- ").or_else(|| line.strip_prefix("`- ")));
+    leaves.map(|leaf| leaf.trim().trim_start_matches("Current match filter:").trim().to_owned()).collect()
+}
+
+fn last_line(text: &str) -> String {
+    text.lines().last().unwrap_or_default().trim().to_owned()
+}
+
+fn digits(text: &str) -> String {
+    text.split(|letter: char| !letter.is_ascii_digit()).find(|word| !word.is_empty()).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{digits, ignored, jail, leaves};
+    use crate::config::{EXAMPLE, parse};
+
+    #[test]
+    fn the_jail_is_as_the_config_says() {
+        let text = EXAMPLE.replace(
+            "\n[access]\n",
+            "\n[access]\nnever_ban = [\"192.168.1.7\"]\nban_after = 3\nban_for = \"2m\"\n",
+        );
+        let access = parse(&text).unwrap().access;
+        let jail = jail(&access);
+        for line in ["maxretry = 3", "bantime = 120", "ignoreip = 127.0.0.0/8 ::1 192.168.1.7", "backend = systemd"] {
+            assert!(jail.lines().any(|other| other == line), "{line}: {jail}");
+        }
+        assert_eq!(ignored(&access), ["127.0.0.0/8", "::1", "192.168.1.7"]);
+    }
+
+    #[test]
+    fn what_fail2ban_client_prints_is_understood() {
+        let text = "These IP addresses/networks are ignored:\n|- 127.0.0.0/8\n`- ::1\n";
+        assert_eq!(leaves(text), ["127.0.0.0/8", "::1"]);
+        assert_eq!(digits("Current database purge age is:\n`- 1209600seconds\n"), "1209600");
+    }
+}

@@ -1,0 +1,124 @@
+//! What holds on the appliance itself: its files, units, open ports, passwords and secrets.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::check::Rule;
+use super::{File, SSH_PORT};
+use crate::ask::{self, ask};
+use crate::config::{Config, DEFAULT_CONFIG};
+use crate::kernel::appliance::{Appliance, CHANGED_HINT};
+
+/// The units that have to run, and to be started at boot.
+pub(super) const UNITS: [&str; 3] = ["nftables.service", "fail2ban.service", "ssh.service"];
+
+/// Folders of secrets on an appliance.
+const SECRETS: [&str; 2] = ["/etc/vaultberry/keys", "/etc/vaultberry/credentials"];
+
+pub(super) fn file(file: &File) -> Rule {
+    let found = match fs::read_to_string(file.path) {
+        Ok(text) if text == file.text => "as configured".to_owned(),
+        Ok(_) => "changed".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Rule::new(&format!("file: {}", file.path), "as configured", Some(found), "`vaultberry harden apply`")
+}
+
+pub(super) fn units() -> Vec<Rule> {
+    let state = |unit: &str| {
+        let answer = ask("systemctl", &["show", "--property=ActiveState", "--property=UnitFileState", "--value", unit], ask::USUAL)?;
+        Some(answer.text.lines().collect::<Vec<_>>().join(", ")).filter(|_| answer.success)
+    };
+    let rule = |unit: &&str| {
+        Rule::new(
+            &format!("unit: {unit}"),
+            "active, enabled",
+            state(unit),
+            &format!("`vaultberry harden apply`, and look at `journalctl -u {unit}`"),
+        )
+    };
+    UNITS.iter().map(rule).collect()
+}
+
+/// Who listens on more than the loopback. ss(8) prints the state, two queues, and the own address.
+pub(super) fn listeners() -> Rule {
+    let open = ask("ss", &["-Hltn"], ask::USUAL).filter(|answer| answer.success).map(|answer| open_ports(&answer.text));
+    Rule::new("open TCP ports", &SSH_PORT.to_string(), open, "`ss -ltnp` shows who listens: remove it, or bind it to 127.0.0.1")
+}
+
+fn open_ports(text: &str) -> String {
+    let addresses = text.lines().filter_map(|line| line.split_whitespace().nth(3)?.rsplit_once(':'));
+    let open = addresses.filter(|(host, _)| !host.starts_with("127.") && *host != "[::1]");
+    let mut ports: Vec<&str> = open.map(|(_, port)| port).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    if ports.is_empty() { "none".to_owned() } else { ports.join(", ") }
+}
+
+/// What on the firmware partition was changed by others.
+pub(super) fn firmware() -> Rule {
+    let wanted = "as it was written";
+    let found = Appliance::here().and_then(|appliance| appliance.tampered());
+    let found = found.map(|lines| if lines.is_empty() { wanted.to_owned() } else { lines.join(", ") });
+    Rule::new("firmware partition", wanted, found.ok(), CHANGED_HINT)
+}
+
+/// Who could log in with a password, at the console, too: shadow(5), whose second field is the hash.
+pub(super) fn passwords() -> Rule {
+    let found = fs::read_to_string("/etc/shadow").ok().map(|text| with_password(&text));
+    Rule::new("accounts with a password", "none", found, "`sudo passwd --lock NAME`")
+}
+
+fn with_password(shadow: &str) -> String {
+    let accounts = shadow.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        let (name, hash) = (fields.next()?, fields.next()?);
+        (!hash.starts_with(['!', '*'])).then_some(name)
+    });
+    let names: Vec<&str> = accounts.collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// Whether each is root's alone.
+pub(super) fn secrets(config: &Config) -> Rule {
+    let open = open_secrets(config);
+    let names: Vec<String> = open.iter().map(|path| path.display().to_string()).collect();
+    let found = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    Rule::new("secrets that others may read", "none", Some(found), "`vaultberry harden apply`")
+}
+
+/// Whether somebody else than root owns it or may do anything with it. What isn't there isn't open.
+fn is_open(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.uid() != 0 || metadata.permissions().mode() & 0o077 != 0)
+}
+
+/// Secrets that others than root could read or own.
+pub(super) fn open_secrets(config: &Config) -> Vec<PathBuf> {
+    let folders = SECRETS.map(PathBuf::from).into_iter().chain([config.backup.state.join("ssh")]);
+    let inside = folders.flat_map(|folder| {
+        let files = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        files.filter(|path| path.extension().is_none_or(|end| end != "pub")).chain([folder]).collect::<Vec<_>>()
+    });
+    inside.chain([PathBuf::from(DEFAULT_CONFIG)]).filter(|path| is_open(path)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{open_ports, with_password};
+
+    #[test]
+    fn only_what_others_reach_is_open() {
+        let text = "LISTEN 0 4096 127.0.0.53%lo:53 0.0.0.0:*\nLISTEN 0 128 0.0.0.0:22 0.0.0.0:*\nLISTEN 0 128 [::]:22 [::]:*\n\
+                    LISTEN 0 128 [::1]:631 [::]:*\n";
+        assert_eq!(open_ports(text), "22");
+        assert_eq!(open_ports(&format!("{text}LISTEN 0 5 *:8000 *:*\n")), "22, 8000");
+        assert_eq!(open_ports(""), "none");
+    }
+
+    #[test]
+    fn an_empty_password_is_one() {
+        assert_eq!(with_password("root:*:1::::::\nadmin:!:1::::::\nsshd:!*:1::::::\n"), "none");
+        assert_eq!(with_password("root:$y$j9T$x:1::::::\nguest::1::::::\n"), "root, guest");
+    }
+}

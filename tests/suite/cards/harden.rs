@@ -1,0 +1,268 @@
+//! What keeps others out, in QEMU: real logins that fail, a scan of all ports, and an audit of sshd, from machines of a network
+//! of the guest's own.
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use vaultberry::image::emulate::{self, Machine};
+
+use crate::cards::boot::{CARD, guest};
+use crate::support::card::{scratch, tool};
+use crate::support::guest::{Guest, client};
+use crate::support::lan::{Lan, until};
+use crate::support::{Turn, cached};
+
+/// The appliance's address in the network, and in a foreign one that the same cable carries.
+const APPLIANCE: &str = "10.9.0.1";
+const APPLIANCE_ABROAD: &str = "198.51.100.1";
+
+/// The admin's own machine, which is never banned; others in the network; one that isn't let in.
+const ADMIN: &str = "10.9.0.9";
+const NEIGHBOUR: &str = "10.9.0.2";
+const ANOTHER: &str = "10.9.0.3";
+const STRANGER: &str = "198.51.100.2";
+
+const ACCESS: &str = "[access]\nnever_ban = [\"10.9.0.9\"]\nban_after = 3\nban_for = \"1m\"\n";
+
+/// An appliance that can be started again, and the network that it is in.
+struct Scene {
+    lan: Lan,
+    folder: TempDir,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let addresses = [ADMIN, NEIGHBOUR, ANOTHER, STRANGER].map(|address| format!("{address}/24"));
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        let scene = Self { lan: Lan::new(&addresses), folder: scratch() };
+        tool(Command::new("cp").arg("--sparse=always").arg(CARD.image()).arg(scene.image()));
+        tool(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(scene.path("wrong")));
+        scene
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn image(&self) -> PathBuf {
+        self.path("card.img")
+    }
+
+    fn boot(&self) -> Guest {
+        let mut wanted = guest(&CARD, Machine::Virt);
+        wanted.image = self.image();
+        wanted.write = true;
+        wanted.extra = Lan::plug();
+        let command = emulate::command(&wanted, self.folder.path()).unwrap();
+        let mut guest = Guest::start(self.lan.inside(&command));
+        guest.wait_for("vaultberry login:", 400);
+        guest
+    }
+
+    /// What the admin's command comes to.
+    fn run(&self, command: &str) -> Output {
+        self.lan.ssh(ADMIN, &CARD.secret("admin_ed25519"), &format!("admin@{APPLIANCE}"), command)
+    }
+
+    fn expect(&self, command: &str) -> String {
+        let output = self.run(command);
+        assert!(output.status.success(), "{command}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn wait(&self, command: &str, seconds: u64) {
+        until(command, seconds, || self.run(command).status.success());
+    }
+
+    /// The names of the rules that aren't kept, which the exit code agrees with.
+    fn broken(&self, command: &str) -> Vec<String> {
+        let output = self.run(&format!("sudo vaultberry harden {command} --json"));
+        let record: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+        let rules = record["rules"].as_array().unwrap();
+        let broken = rules.iter().filter(|rule| rule["found"] != rule["wanted"]);
+        let names: Vec<String> = broken.map(|rule| format!("{}: {}", rule["name"].as_str().unwrap(), rule["found"])).collect();
+        assert_eq!(output.status.code(), Some(i32::from(!names.is_empty())), "{output:?}");
+        names
+    }
+
+    /// Logs in with a key that isn't the admin's, from there.
+    fn fail(&self, from: &str) {
+        let output = self.lan.ssh(from, &self.path("wrong"), &format!("admin@{APPLIANCE}"), "true");
+        assert_eq!(output.status.code(), Some(255), "{output:?}");
+    }
+
+    /// The seconds that bans last, newest last, as fail2ban wrote them down.
+    fn bans(&self) -> Vec<u64> {
+        let query = "import sqlite3; print(*(row[0] for row in sqlite3.connect(\"/var/lib/fail2ban/fail2ban.sqlite3\")\
+                     .execute(\"SELECT bantime FROM bans ORDER BY timeofban\")))";
+        let text = self.expect(&format!("sudo python3 -c '{query}'"));
+        text.split_whitespace().map(|word| word.parse().unwrap()).collect()
+    }
+}
+
+#[test]
+fn nobody_comes_in_who_should_not() {
+    let _turn = Turn::take();
+    let scene = Scene::new();
+    let mut first = plugged_in(&scene);
+
+    // As it was built, all is as it should be, before anybody did anything.
+    assert_eq!(scene.broken("check"), [""; 0]);
+    let firewall_first = "a=$(systemctl show --property=ActiveEnterTimestampMonotonic --value nftables); \
+                          b=$(systemctl show --property=InactiveExitTimestampMonotonic --value systemd-networkd); \
+                          test $a -gt 0 && test $a -lt $b";
+    scene.expect(firewall_first);
+    what_is_changed_is_found_and_mended(&scene);
+
+    // What the owner changes in the config, `harden apply` brings to the programs.
+    scene.expect(&format!("printf '{}' | sudo tee -a /etc/vaultberry/appliance.toml", ACCESS.replace('\n', "\\n")));
+    assert!(scene.broken("check").iter().any(|rule| rule.starts_with("fail2ban: failures until a ban")));
+    assert_eq!(scene.broken("apply"), [""; 0]);
+    eprintln!("{}", scene.expect("sudo vaultberry harden check"));
+
+    only_ssh_is_open(&scene);
+    sshd_stands_an_audit(&scene);
+    who_fails_is_banned(&scene);
+    nobody_else_goes_out(&scene);
+
+    let _ = scene.run("sudo systemctl poweroff");
+    first.wait_for_end(180);
+    drop(first);
+    let _second = scene.boot();
+    scene.wait("true", 120);
+    scene.wait("systemctl is-active multi-user.target", 200);
+    assert!(!scene.lan.connects(ANOTHER, APPLIANCE, 22), "the ban doesn't outlive a start");
+    assert_eq!(scene.broken("check"), [""; 0]);
+}
+
+/// The first start, with an address in the network from then on.
+fn plugged_in(scene: &Scene) -> Guest {
+    let guest = scene.boot();
+    let line = |script: &str| String::from_utf8(scene.lan.run("sh", &["-c", script]).stdout).unwrap().trim().to_owned();
+    let own = line("ip -6 -o addr show dev tap0 scope link | sed 's/.*inet6 \\([^/]*\\).*/\\1/'");
+    // It has an address of IPv6 by itself, at which all of the network can be asked for.
+    let mut address = String::new();
+    until("somebody else in the network", 60, || {
+        address = line(&format!("ping -c 2 ff02::1%tap0 | sed -n 's/.*from \\(fe80[^%]*\\)%.*/\\1/p' | grep -vx {own} | head -n 1"));
+        !address.is_empty()
+    });
+    let network = format!(
+        "printf '[Match]\\nMACAddress=52:54:00:12:34:57\\n[Network]\\nAddress={APPLIANCE}/24\\nAddress={APPLIANCE_ABROAD}/24\\n' | \
+         sudo tee /etc/systemd/network/05-lan.network && sudo networkctl reload"
+    );
+    let mut ssh = client(&CARD.secret("admin_ed25519"));
+    ssh.arg(format!("admin@{address}%tap0")).arg(network);
+    let output = scene.lan.inside(&ssh).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    scene.wait("systemctl is-active multi-user.target", 200);
+    guest
+}
+
+fn what_is_changed_is_found_and_mended(scene: &Scene) {
+    scene.expect(
+        "set -e; echo 'PermitTunnel yes' | sudo tee /etc/ssh/sshd_config.d/00-a.conf; sudo systemctl stop fail2ban; \
+         sudo nft insert rule inet vaultberry input tcp dport 8000 accept; sudo chmod 644 /etc/vaultberry/keys/recovery; \
+         sudo systemctl disable -q nftables; echo 'admin:x' | sudo chpasswd; sudo sh -c 'echo >>/etc/nftables.conf'; \
+         sudo systemd-run -q --unit=listener python3 -m http.server 8000",
+    );
+    scene.wait("ss -Hltn | grep -q :8000", 30);
+    let broken = scene.broken("check");
+    for told in [
+        "file: /etc/nftables.conf: \"changed\"",
+        "unit: nftables.service: \"active, disabled\"",
+        "unit: fail2ban.service: \"inactive, enabled\"",
+        "sshd: PermitTunnel: \"yes\"",
+        "firewall: chain input: \"has `tcp dport 8000 accept`\"",
+        "open TCP ports: \"22, 8000\"",
+        "accounts with a password: \"admin\"",
+        "secrets that others may read: \"/etc/vaultberry/keys/recovery\"",
+    ] {
+        assert!(broken.iter().any(|rule| rule == told), "{told} is not among {broken:#?}");
+    }
+    // The next report tells of it, and so does status.
+    let status = scene.run("sudo vaultberry status");
+    let text = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(text.contains("sshd: PermitTunnel is yes, not no"), "{text}");
+
+    // What isn't vaultberry's stays, and is named.
+    let left = scene.broken("apply");
+    assert_eq!(left, ["sshd: PermitTunnel: \"yes\"", "open TCP ports: \"22, 8000\"", "accounts with a password: \"admin\""]);
+    scene.expect("sudo rm /etc/ssh/sshd_config.d/00-a.conf; sudo systemctl stop listener; sudo usermod --password '!' admin");
+    assert_eq!(scene.broken("apply"), [""; 0]);
+}
+
+fn only_ssh_is_open(scene: &Scene) {
+    assert_eq!(scene.lan.scan(NEIGHBOUR, APPLIANCE), ["22/tcp open ssh"]);
+    assert_eq!(scene.lan.scan(STRANGER, APPLIANCE_ABROAD), [""; 0]);
+    assert!(scene.lan.connects(NEIGHBOUR, APPLIANCE, 22) && !scene.lan.connects(STRANGER, APPLIANCE_ABROAD, 22));
+}
+
+fn sshd_stands_an_audit(scene: &Scene) {
+    let audit = cached("ssh-audit-3.9.0", "test").join("bin/ssh-audit");
+    let output = scene.lan.run(audit.to_str().unwrap(), &["--no-colors", "--level=warn", APPLIANCE]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && !text.contains("[warn]") && !text.contains("[fail]"), "{text}");
+    let all = scene.lan.run(audit.to_str().unwrap(), &["--no-colors", "--skip-rate-test", APPLIANCE]);
+    let all = String::from_utf8(all.stdout).unwrap();
+    assert!(all.contains("(kex) mlkem768x25519-sha256"), "the audit saw sshd: {all}");
+    // Nobody is led on to elsewhere.
+    let mut ssh = client(&CARD.secret("admin_ed25519"));
+    ssh.args(["-b", ADMIN, "-L", "127.0.0.1:7007:127.0.0.1:22", "-o", "LogLevel=INFO", &format!("admin@{APPLIANCE}"), "sleep 20"]);
+    let child = scene.lan.inside(&ssh).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    until("the port to be led on from", 15, || scene.lan.connects("127.0.0.1", "127.0.0.1", 7007));
+    let output = child.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("administratively prohibited"), "{output:?}");
+}
+
+fn who_fails_is_banned(scene: &Scene) {
+    // Of the admin's machine not even many failures are counted.
+    for _ in 0..4 {
+        scene.fail(ADMIN);
+    }
+    scene.expect("true");
+    // Another one has three. It is shut out, and let in again when the time is over.
+    let open = || scene.lan.connects(NEIGHBOUR, APPLIANCE, 22);
+    for _ in 0..3 {
+        assert!(open());
+        scene.fail(NEIGHBOUR);
+    }
+    until("the ban", 60, || !open());
+    assert_eq!(scene.bans(), [60]);
+    until("the end of the ban", 150, open);
+    // The second time it takes twice as long.
+    for _ in 0..3 {
+        scene.fail(NEIGHBOUR);
+    }
+    until("the second ban", 60, || !open());
+    assert_eq!(scene.bans().last(), Some(&120));
+    // One that will outlive the start.
+    scene.expect("sudo sed -i 's/^ban_for.*/ban_for = \"2h\"/' /etc/vaultberry/appliance.toml");
+    assert_eq!(scene.broken("apply"), [""; 0]);
+    for _ in 0..3 {
+        scene.fail(ANOTHER);
+    }
+    until("the long ban", 60, || !scene.lan.connects(ANOTHER, APPLIANCE, 22));
+}
+
+fn nobody_else_goes_out(scene: &Scene) {
+    // A server in the network.
+    let mut server = Command::new("/usr/bin/python3");
+    server.args(["-m", "http.server", "--bind", ADMIN, "8080"]).current_dir(scene.folder.path());
+    let mut server = scene.lan.inside(&server).stderr(Stdio::null()).spawn().unwrap();
+    until("the server", 20, || scene.lan.connects(ADMIN, ADMIN, 8080));
+    let reach = |user: &str| {
+        let connect = format!("import socket; socket.create_connection((\"{ADMIN}\", 8080), 5)");
+        scene.run(&format!("sudo setpriv --reuid {user} --clear-groups python3 -c '{connect}'")).status.success()
+    };
+    assert!(reach("root") && reach("admin"));
+    // A source's programs reach the sources' ports, packages come from the web, and the others have no business out there.
+    for user in ["60706", "_apt", "nobody", "systemd-resolve"] {
+        assert!(!reach(user), "{user}");
+    }
+    let kept_in = scene.expect("sudo journalctl --dmesg --no-pager --grep 'vaultberry kept in' | tail -n 1");
+    assert!(kept_in.contains("DPT=8080"), "{kept_in}");
+    server.kill().unwrap();
+    server.wait().unwrap();
+}
