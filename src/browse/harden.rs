@@ -10,7 +10,7 @@ use super::say;
 use crate::cli::harden::{Check, Harden};
 use crate::config::{self, Config};
 use crate::harden::record::Record;
-use crate::harden::{apply, check};
+use crate::harden::{apply, check, require_appliance};
 use crate::outcome::Outcome;
 use crate::snapshot::json;
 
@@ -23,13 +23,14 @@ pub fn run(command: &Harden, out: &mut impl Write) -> Result<Outcome> {
         Harden::Check(args) => look(&config::load(&args.on.config)?, args, out),
         Harden::Apply(args) => {
             let config = config::load(&args.on.config)?;
-            for line in apply::apply(&config)? {
-                eprintln!("{line}");
-            }
+            let applied = apply::apply(&config)?;
+            applied.done.iter().for_each(|line| eprintln!("{line}"));
+            applied.failed.iter().for_each(|error| tracing::error!("{error:#}"));
             for peer in apply::locked_out(&config) {
                 tracing::warn!("{peer} is connected now, and could not come again: no network of [access] ssh_from has it");
             }
-            look(&config, args, out)
+            let found = look(&config, args, out)?;
+            Ok(if applied.failed.is_empty() { found } else { Outcome::Failed })
         }
     }
 }
@@ -38,7 +39,8 @@ fn look(config: &Config, args: &Check, out: &mut impl Write) -> Result<Outcome> 
     if !Uid::effective().is_root() {
         bail!("checking the hardening: sshd, fail2ban and the firewall answer only root\nhint: use sudo");
     }
-    let record = Record { taken: Timestamp::now(), rules: check::look(config) };
+    require_appliance()?;
+    let record = Record::of(check::look(config), Timestamp::now());
     if let Err(error) = record.keep(&config.backup.state) {
         tracing::warn!("{error:#}; the next report tells of the check before");
     }

@@ -57,15 +57,16 @@ fn sentence(installed: &Installed) -> String {
 fn check(args: &Accept, out: &mut impl Write) -> Result<Outcome> {
     let appliance = appliance(&args.card)?;
     let different = if args.accept { appliance.accept()? } else { appliance.tampered()? };
-    let mut text: String = different.iter().map(|line| format!("{line}\n")).collect();
-    if args.accept {
-        text.push_str("the firmware partition is right as it is, from now on\n");
-    } else if different.is_empty() {
-        text.push_str("the firmware partition is as it was written\n");
-    } else {
-        text.push_str(&format!("hint: {CHANGED_HINT}\n"));
+    for line in &different {
+        say(out, &format!("{line}\n"))?;
     }
-    say(out, &text)?;
+    if args.accept {
+        say(out, "the firmware partition is right as it is, from now on\n")?;
+    } else if different.is_empty() {
+        say(out, "the firmware partition is as it was written\n")?;
+    } else {
+        say(out, &format!("hint: {CHANGED_HINT}\n"))?;
+    }
     Ok(if args.accept || different.is_empty() { Outcome::Complete } else { Outcome::Failed })
 }
 

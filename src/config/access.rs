@@ -58,8 +58,8 @@ pub(super) fn access(report: &mut Report<'_>, root: &DeTable<'_>) -> Access {
 fn distinct(report: &mut Report<'_>, elements: Vec<Element<Network>>) -> Vec<Network> {
     let mut networks: Vec<Network> = Vec::new();
     for Element { value, path, at } in elements {
-        match networks.iter().find(|known| known.contains(value)) {
-            Some(known) => report.add(&at, path, Fault::new(format!("lies in {known} already"), "keep one of the two")),
+        match networks.iter().find(|known| known.contains(value) || value.contains(**known)) {
+            Some(known) => report.add(&at, path, Fault::new(format!("overlaps with {known}"), "keep one of the two")),
             None => networks.push(value),
         }
     }
@@ -87,8 +87,13 @@ mod tests {
     #[test]
     fn what_would_lock_out_or_do_nothing_is_refused() {
         for (lines, told) in [
-            ("ssh_from = []", "access.ssh_from: nobody could log in from anywhere\n  hint: write the networks that you come from"),
-            ("ssh_from = [\"10.0.0.0/8\", \"10.1.0.0/16\"]", "access.ssh_from[2]: lies in 10.0.0.0/8 already"),
+            (
+                "ssh_from = []",
+                "access.ssh_from: nobody could log in from anywhere\n  hint: write the networks that you come from",
+            ),
+            ("ssh_from = [\"10.0.0.0/8\", \"10.1.0.0/16\"]", "access.ssh_from[2]: overlaps with 10.0.0.0/8"),
+            ("ssh_from = [\"10.1.0.0/16\", \"10.0.0.0/8\"]", "access.ssh_from[2]: overlaps with 10.1.0.0/16"),
+            ("ssh_from = [\"::ffff:192.168.1.0/120\"]", "access.ssh_from[1]: \"::ffff:192.168.1.0/120\" is not an IP network"),
             ("never_ban = [\"203.0.113.7\"]", "access.never_ban[1]: isn't let in at all: ssh_from has no network"),
             ("ban_after = 1", "access.ban_after: must be from 2 to 20"),
             ("ban_for = \"8d\"", "access.ban_for: 192h is longer than 168h"),

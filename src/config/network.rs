@@ -41,7 +41,11 @@ impl Network {
 
 impl fmt::Display for Network {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.prefix == bits(self.address) { self.address.fmt(formatter) } else { write!(formatter, "{}/{}", self.address, self.prefix) }
+        if self.prefix == bits(self.address) {
+            self.address.fmt(formatter)
+        } else {
+            write!(formatter, "{}/{}", self.address, self.prefix)
+        }
     }
 }
 
@@ -53,12 +57,8 @@ fn bits(address: IpAddr) -> u8 {
 fn masked(address: IpAddr, prefix: u8) -> IpAddr {
     let behind = u32::from(bits(address) - prefix);
     match address {
-        IpAddr::V4(address) => {
-            Ipv4Addr::from_bits(u32::MAX.checked_shl(behind).unwrap_or(0) & address.to_bits()).into()
-        }
-        IpAddr::V6(address) => {
-            Ipv6Addr::from_bits(u128::MAX.checked_shl(behind).unwrap_or(0) & address.to_bits()).into()
-        }
+        IpAddr::V4(address) => Ipv4Addr::from_bits(u32::MAX.checked_shl(behind).unwrap_or(0) & address.to_bits()).into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(u128::MAX.checked_shl(behind).unwrap_or(0) & address.to_bits()).into(),
     }
 }
 
@@ -69,6 +69,10 @@ pub(super) fn network(text: &str) -> Result<Network, Fault> {
     };
     let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
     let address: IpAddr = address.parse().map_err(|_| wrong())?;
+    // No packet has such an address.
+    if address.to_canonical() != address {
+        return Err(wrong());
+    }
     let digits = |prefix: &str| prefix.bytes().all(|byte| byte.is_ascii_digit());
     let prefix = match prefix {
         None => bits(address),
@@ -96,7 +100,8 @@ mod tests {
 
     #[test]
     fn what_is_no_network_is_refused_with_what_to_write() {
-        for text in ["", "lan", "192.168.1.0/33", "192.168.1.0/+8", "192.168.1.0/", "192.168.1/24", "::/129", "10.0.0.0-10.0.0.9"] {
+        for text in ["", "lan", "192.168.1.0/33", "192.168.1.0/+8", "192.168.1.0/", "192.168.1/24", "::/129", "10.0.0.0-10.0.0.9"]
+        {
             let fault = network(text).unwrap_err();
             assert!(fault.message.ends_with("is not an IP network"), "{text}: {}", fault.message);
         }

@@ -13,8 +13,22 @@ const VALUES: usize = 22;
 /// Prints everything that `config` resolved to, defaults included: a section each, keys as in the file, ssh keys by
 /// the fingerprint that `ssh-keygen -l` shows for them.
 pub fn plan(config: &Config) -> String {
-    let Config { appliance, admin, access, image, unlock, disk, backup, recipients, offsite, report, ping, metrics, sources, text: _ } =
-        config;
+    let Config {
+        appliance,
+        admin,
+        access,
+        image,
+        unlock,
+        disk,
+        backup,
+        recipients,
+        offsite,
+        report,
+        ping,
+        metrics,
+        sources,
+        text: _,
+    } = config;
     let mut page = Page(String::new());
     page.section("appliance");
     page.line("hostname", &appliance.hostname);

@@ -4,40 +4,93 @@ use std::fs::{self, Permissions};
 use std::net::IpAddr;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
+use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
-use nix::unistd::Uid;
+use anyhow::{Context, Error, Result, ensure};
+use nix::unistd::{Uid, User};
 
-use super::{File, SSH_PORT, files, own};
+use super::{File, SSH_PORT, files, not_applied, own, require_appliance};
 use crate::ask::{self, ask};
 use crate::config::Config;
 use crate::{durable, process};
 
-/// Brings the appliance into the state that the config wants, and gives what was done, a line each.
+/// What came of it.
+pub struct Applied {
+    /// What was done, a line each.
+    pub done: Vec<String>,
+    /// What couldn't be.
+    pub failed: Vec<Error>,
+}
+
+/// Brings the appliance into the state that the config wants. What fails keeps nothing else from its turn.
 ///
 /// # Errors
-/// Something can't be written, or a program refuses its new settings. The others have theirs then.
-pub fn apply(config: &Config) -> Result<Vec<String>> {
+/// Nothing was done: this isn't root, or no appliance, or nobody could log in afterwards.
+pub fn apply(config: &Config) -> Result<Applied> {
     ensure!(Uid::effective().is_root(), "writing settings of sshd, fail2ban and the firewall: only root may\nhint: use sudo");
-    let mut done = Vec::new();
-    for file in files(config) {
-        if fs::read_to_string(file.path).ok().as_ref() != Some(&file.text) {
-            write(&file)?;
-            done.push(format!("{} is written", file.path));
+    require_appliance()?;
+    require_admin(config)?;
+    let mut applied = Applied { done: Vec::new(), failed: Vec::new() };
+    for path in not_applied(config) {
+        let written = files(config).iter().filter(|file| file.path == path).try_for_each(write);
+        applied.take(written.map(|()| format!("{path} is written")));
+    }
+    if !config.admin.generate_key {
+        let (path, text) = (own::keys_file(config), config.admin.ssh_keys.join("\n") + "\n");
+        if fs::read_to_string(&path).ok().as_ref() != Some(&text) {
+            let written = durable::write(Path::new(&path), text.as_bytes(), 0o644);
+            applied.take(written.map(|()| format!("{path} has the keys of the configuration")));
         }
     }
     for path in own::open_secrets(config) {
-        close(&path)?;
-        done.push(format!("{} is root's alone", path.display()));
+        applied.take(close(&path).map(|()| format!("{} is root's alone", path.display())));
     }
-    process::run(process::tool("sshd").arg("-t"), "letting sshd prove its new settings")?;
-    // Enabled first: one that isn't is not started at boot, whatever it does now.
-    process::run(process::tool("systemctl").args(["--quiet", "enable"]).args(own::UNITS), "having them started at boot")?;
-    for (unit, verb) in own::UNITS.iter().zip(["reload-or-restart", "restart", "reload-or-restart"]) {
-        process::run(process::tool("systemctl").args([verb, unit]), &format!("letting {unit} read its settings"))
-            .with_context(|| format!("applying the hardening\nhint: look at `journalctl -u {unit}`"))?;
+    applied.restart();
+    Ok(applied)
+}
+
+impl Applied {
+    fn take(&mut self, result: Result<String>) {
+        match result {
+            Ok(line) => self.done.push(line),
+            Err(error) => self.failed.push(error),
+        }
     }
-    Ok(done)
+
+    fn run(&mut self, command: &mut Command, doing: &str) -> bool {
+        let result = process::run(command, doing);
+        let well = result.is_ok();
+        self.failed.extend(result.err());
+        well
+    }
+
+    /// Has the units started at boot, and lets the programs read their settings. sshd only when it takes them: one that ends over
+    /// them lets nobody in.
+    fn restart(&mut self) {
+        self.run(process::tool("systemctl").args(["--quiet", "enable"]).args(own::UNITS), "having them started at boot");
+        for (unit, verb) in own::UNITS.iter().zip(["reload-or-restart", "restart", "reload-or-restart"]) {
+            if *unit == "ssh.service" {
+                // It goes with the unit, and sshd wants it.
+                let _ = fs::create_dir_all("/run/sshd");
+                if !self.run(process::tool("sshd").arg("-t"), "letting sshd prove its new settings") {
+                    continue;
+                }
+            }
+            let doing = format!("letting {unit} read its settings (`journalctl -u {unit}` tells more)");
+            self.run(process::tool("systemctl").args([verb, unit]), &doing);
+        }
+    }
+}
+
+/// The account and its keys are made with the image. Settings for another one would let nobody in.
+fn require_admin(config: &Config) -> Result<()> {
+    let (user, keys) = (&config.admin.user, own::keys_file(config));
+    let is_there = User::from_name(user).with_context(|| format!("looking for the account {user}"))?.is_some();
+    ensure!(
+        is_there && fs::read_to_string(&keys).is_ok_and(|text| text.contains("ssh-")),
+        "there is no account {user} with a key in {keys}, and nobody else could log in\nhint: [admin] user is settled when the image is built: write there who it was"
+    );
+    Ok(())
 }
 
 fn write(file: &File) -> Result<()> {
@@ -50,6 +103,7 @@ fn write(file: &File) -> Result<()> {
 
 fn close(path: &Path) -> Result<()> {
     let doing = || format!("keeping {} for root alone", path.display());
+    ensure!(!path.is_symlink(), "{}: it is a link, and what it leads to may be others'\nhint: put a file there", doing());
     let mode = if path.is_dir() { 0o700 } else { 0o600 };
     chown(path, Some(0), Some(0)).with_context(doing)?;
     fs::set_permissions(path, Permissions::from_mode(mode)).with_context(doing)

@@ -1,5 +1,7 @@
 //! What should be so, and what is.
 
+use std::fmt::{Arguments, Write as _};
+
 use serde::{Deserialize, Serialize};
 
 use super::{fail2ban, files, firewall, own, sshd};
@@ -49,6 +51,7 @@ pub fn look(config: &Config) -> Vec<Rule> {
     rules.extend(sshd::check(config));
     rules.extend(fail2ban::check(&config.access));
     rules.extend(firewall::check(config));
+    rules.push(own::keys(config));
     rules.push(own::firmware());
     rules.push(own::listeners());
     rules.push(own::passwords());
@@ -70,6 +73,7 @@ pub fn outcome(rules: &[Rule]) -> Outcome {
 pub fn table(rules: &[Rule]) -> String {
     let width = rules.iter().map(|rule| rule.name.chars().count()).max().unwrap_or(0);
     let mut text = String::new();
+    let mut line = |words: Arguments| text.write_fmt(words).expect("writing to a string doesn't fail");
     for rule in rules {
         let word = match rule.kept() {
             Some(true) => "ok",
@@ -77,20 +81,23 @@ pub fn table(rules: &[Rule]) -> String {
             None => "unknown",
         };
         let name = format!("{:width$}", rule.name);
-        text.push_str(&format!("{word:7}  {name}  {}\n", rule.wanted));
+        line(format_args!("{word:7}  {name}  {}\n", rule.wanted));
         if rule.kept() != Some(true) {
             let found = rule.found.as_deref().unwrap_or("(couldn't be found out)");
-            text.push_str(&format!("         found: {found}\n         fix:   {}\n", rule.fix));
+            line(format_args!("         found: {found}\n         fix:   {}\n", rule.fix));
         }
     }
     let broken = rules.iter().filter(|rule| rule.kept() == Some(false)).count();
     let unknown = rules.iter().filter(|rule| rule.kept().is_none()).count();
-    text.push_str(&format!("{} rules: {} kept, {broken} broken, {unknown} unknown\n", rules.len(), rules.len() - broken - unknown));
+    let kept = rules.len() - broken - unknown;
+    line(format_args!("{} rules: {kept} kept, {broken} broken, {unknown} unknown\n", rules.len()));
     text
 }
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::{Rule, outcome, table};
     use crate::outcome::Outcome;
 
@@ -101,7 +108,7 @@ mod tests {
     #[test]
     fn the_worst_rule_makes_the_outcome() {
         let (kept, broken, unknown) = (rule(Some("no")), rule(Some("yes")), rule(None));
-        assert_eq!(outcome(&[kept.clone()]), Outcome::Complete);
+        assert_eq!(outcome(from_ref(&kept)), Outcome::Complete);
         assert_eq!(outcome(&[kept.clone(), unknown.clone()]), Outcome::Partial);
         assert_eq!(outcome(&[unknown, broken, kept]), Outcome::Failed);
     }

@@ -1,6 +1,8 @@
 //! fail2ban's settings: who fails to log in is shut out at the firewall, each time for longer.
 
 use std::fmt::Write as _;
+use std::thread::sleep;
+use std::time::Duration;
 
 use super::check::Rule;
 use super::head;
@@ -18,6 +20,9 @@ const WITHIN: u64 = 3600;
 /// How many seconds the longest ban lasts, and for how many more an address that was banned is remembered.
 const LONGEST: u64 = 7 * 86_400;
 const REMEMBERED: u64 = 2 * LONGEST;
+
+/// How long it may take until it answers.
+const STARTING: Duration = Duration::from_secs(60);
 
 pub(super) fn jail(access: &Access) -> String {
     format!(
@@ -59,8 +64,16 @@ fn ignored(access: &Access) -> Vec<String> {
     own.into_iter().chain(access.never_ban.iter().map(Network::to_string)).collect()
 }
 
-/// What the running fail2ban goes by.
+/// What the running fail2ban goes by. One that has just been started is waited for.
 pub(super) fn check(access: &Access) -> Vec<Rule> {
+    let answers = || ask("fail2ban-client", &["ping"], ask::USUAL).is_some_and(|answer| answer.success);
+    let starting = || ask("systemctl", &["is-active", "fail2ban"], ask::USUAL).is_some_and(|answer| answer.success);
+    for _ in 0..STARTING.as_secs() {
+        if answers() || !starting() {
+            break;
+        }
+        sleep(Duration::from_secs(1));
+    }
     let get = |words: &[&str]| {
         let words: Vec<&str> = ["get"].into_iter().chain(words.iter().copied()).collect();
         Some(ask("fail2ban-client", &words, ask::USUAL)?.text)
@@ -76,8 +89,11 @@ pub(super) fn check(access: &Access) -> Vec<Rule> {
         rule("failures until a ban", access.ban_after.to_string(), number("maxretry")),
         rule("seconds in which they count", WITHIN.to_string(), number("findtime")),
         rule("seconds of the first ban", access.ban_for.as_secs().to_string(), number("bantime")),
-        rule("never banned", ignored(access).join(" "), jail("ignoreip").map(|text| leaves(&text).join(" "))),
-        rule("reads", "_SYSTEMD_UNIT=ssh.service".to_owned(), jail("journalmatch").map(|text| leaves(&text).join(" "))),
+        rule("longer each time", "True".to_owned(), number("bantime.increment")),
+        rule("seconds of the longest ban", LONGEST.to_string(), number("bantime.maxtime")),
+        rule("a wrong key counts", "yes".to_owned(), jail("failregex").map(|text| counts_keys(&text))),
+        rule("never banned", sorted(ignored(access)), jail("ignoreip").map(|text| sorted(leaves(&text)))),
+        rule("reads", "_SYSTEMD_UNIT=ssh.service".to_owned(), jail("journalmatch").map(|text| last_line(&text))),
         rule("bans by", "nftables".to_owned(), jail("actions").map(|text| last_line(&text))),
         rule("seconds that bans are remembered", REMEMBERED.to_string(), get(&["dbpurgeage"]).map(|text| digits(&text))),
     ]
@@ -86,7 +102,23 @@ pub(super) fn check(access: &Access) -> Vec<Rule> {
 /// What fail2ban-client lists: lines as `|- 127.0.0.0/8`, the last with another corner.
 fn leaves(text: &str) -> Vec<String> {
     let leaves = text.lines().filter_map(|line| line.strip_prefix("|- ").or_else(|| line.strip_prefix("`- ")));
-    leaves.map(|leaf| leaf.trim().trim_start_matches("Current match filter:").trim().to_owned()).collect()
+    leaves.map(|leaf| leaf.trim().to_owned()).collect()
+}
+
+/// Only in aggressive mode are there patterns for who breaks off before a login.
+fn counts_keys(patterns: &str) -> String {
+    if patterns.contains("Unable to negotiate with") { "yes".to_owned() } else { "no".to_owned() }
+}
+
+/// fail2ban tells them in an order of its own, and all addresses as the one that is none.
+fn sorted(mut networks: Vec<String>) -> String {
+    for network in &mut networks {
+        if ["0.0.0.0", "::"].contains(&network.as_str()) {
+            network.push_str("/0");
+        }
+    }
+    networks.sort();
+    networks.join(" ")
 }
 
 fn last_line(text: &str) -> String {
@@ -99,15 +131,13 @@ fn digits(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{digits, ignored, jail, leaves};
+    use super::{digits, ignored, jail, leaves, sorted};
     use crate::config::{EXAMPLE, parse};
 
     #[test]
     fn the_jail_is_as_the_config_says() {
-        let text = EXAMPLE.replace(
-            "\n[access]\n",
-            "\n[access]\nnever_ban = [\"192.168.1.7\"]\nban_after = 3\nban_for = \"2m\"\n",
-        );
+        let text =
+            EXAMPLE.replace("\n[access]\n", "\n[access]\nnever_ban = [\"192.168.1.7\"]\nban_after = 3\nban_for = \"2m\"\n");
         let access = parse(&text).unwrap().access;
         let jail = jail(&access);
         for line in ["maxretry = 3", "bantime = 120", "ignoreip = 127.0.0.0/8 ::1 192.168.1.7", "backend = systemd"] {
@@ -120,6 +150,7 @@ mod tests {
     fn what_fail2ban_client_prints_is_understood() {
         let text = "These IP addresses/networks are ignored:\n|- 127.0.0.0/8\n`- ::1\n";
         assert_eq!(leaves(text), ["127.0.0.0/8", "::1"]);
+        assert_eq!(sorted(leaves("x\n|- fd00::/8\n|- 127.0.0.0/8\n`- 0.0.0.0\n")), "0.0.0.0/0 127.0.0.0/8 fd00::/8");
         assert_eq!(digits("Current database purge age is:\n`- 1209600seconds\n"), "1209600");
     }
 }

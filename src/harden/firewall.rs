@@ -10,7 +10,7 @@ use super::check::Rule;
 use super::{SSH_PORT, head};
 use crate::ask::{self, ask};
 use crate::config::{Access, Config, Network};
-use crate::sandbox;
+use crate::{process, sandbox};
 
 /// What Debian's nftables.service loads.
 pub(super) const PATH: &str = "/etc/nftables.conf";
@@ -19,7 +19,7 @@ pub(super) const PATH: &str = "/etc/nftables.conf";
 const TABLE: &str = "inet vaultberry";
 
 /// How many new connections one address may make in a minute, and how many of them at once.
-const NEWCOMERS: &str = "limit rate over 30/minute burst 20 packets";
+const NEWCOMERS: &str = "limit rate over 60/minute burst 60 packets";
 
 /// The sets that the kernel fills; what is in them is no rule.
 const FILLED: &str = "newcomers";
@@ -110,7 +110,8 @@ impl Out {
         let store = config.offsite.iter().filter_map(|offsite| port(offsite.endpoint.as_deref()?));
         Self {
             packages: [80, 443].into_iter().chain(mirror).collect(),
-            sources: config.sources.iter().map(|source| source.port).chain(jumps).collect(),
+            // The usual port too: who is asked for keys (`source trust --at`) isn't in the config yet.
+            sources: config.sources.iter().map(|source| source.port).chain(jumps).chain([22]).collect(),
             others: servers.chain(store).collect(),
         }
     }
@@ -136,8 +137,7 @@ fn sets(access: &Access) -> String {
     let constant = |name: &str, version: u8, networks: &[Network]| {
         let of_it: Vec<String> =
             networks.iter().filter(|network| network.is_v4() == (version == 4)).map(Network::to_string).collect();
-        let elements =
-            if of_it.is_empty() { String::new() } else { format!("\t\telements = {{ {} }}\n", of_it.join(", ")) };
+        let elements = if of_it.is_empty() { String::new() } else { format!("\t\telements = {{ {} }}\n", of_it.join(", ")) };
         format!("\tset {name}{version} {{\n\t\ttype ipv{version}_addr\n\t\tflags interval\n{elements}\t}}\n")
     };
     let filled = |version: u8| {
@@ -162,27 +162,34 @@ fn never(access: &Access) -> &'static str {
 pub(super) fn check(config: &Config) -> Vec<Rule> {
     let list = "nft --stateless list table inet vaultberry";
     let load = format!("printf %s \"$1\" | nft -f - && {list}");
-    let wanted = ask("unshare", &["--net", "sh", "-c", &load, "sh", &rules(config)], ask::USUAL);
+    let mut loading = process::tool("unshare");
+    loading.args(["--net", "sh", "-c", &load, "sh", &rules(config)]);
+    let wanted = process::output(&mut loading, "letting nft read the configuration's rules");
     let found = ask("nft", &["--stateless", "list", "table", "inet", "vaultberry"], ask::USUAL);
-    match (wanted.filter(|answer| answer.success), found) {
-        (Some(wanted), Some(found)) => compare(&wanted.text, &found.text),
-        _ => vec![Rule::new("firewall: rules", "loaded", None, "is the package nftables installed? run this as root")],
+    let unknown = |fix: &str| vec![Rule::new("firewall: rules", "loaded", None, fix)];
+    match (wanted, found) {
+        (Ok(wanted), Some(found)) => compare(&String::from_utf8_lossy(&wanted), &found.text),
+        (Err(error), _) => unknown(&format!("mend this: {error:#}")),
+        (_, None) => unknown("install the package nftables"),
     }
 }
 
-/// A row for each set and chain.
+/// A row for each set and chain, and for the table itself, also for those that nobody wants.
 fn compare(wanted: &str, found: &str) -> Vec<Rule> {
-    let there = blocks(found);
-    let rows = blocks(wanted).into_iter().filter(|(name, _)| !name.starts_with(&format!("set {FILLED}"))).map(|(name, wanted)| {
-        let found = there.iter().find(|(other, _)| *other == name).map(|(_, lines)| lines);
-        let state = match found {
-            None => "missing".to_owned(),
-            Some(lines) if *lines == wanted => "as configured".to_owned(),
-            Some(lines) => difference(&wanted, lines),
-        };
+    let (wanted, found) = (blocks(wanted), blocks(found));
+    let row = |name: &str, state: String| {
         Rule::new(&format!("firewall: {name}"), "as configured", Some(state), "`vaultberry harden apply`")
+    };
+    let kept = wanted.iter().filter(|(name, _)| !name.starts_with(&format!("set {FILLED}"))).map(|(name, wanted)| {
+        let state = match found.iter().find(|(other, _)| other == name) {
+            None => "missing".to_owned(),
+            Some((_, lines)) if lines == wanted => "as configured".to_owned(),
+            Some((_, lines)) => difference(wanted, lines),
+        };
+        row(name, state)
     });
-    rows.collect()
+    let more = found.iter().filter(|(name, _)| wanted.iter().all(|(other, _)| other != name));
+    kept.chain(more.map(|(name, _)| row(name, "not from the configuration".to_owned()))).collect()
 }
 
 fn difference(wanted: &[&str], found: &[&str]) -> String {
@@ -191,9 +198,12 @@ fn difference(wanted: &[&str], found: &[&str]) -> String {
     more.or(less).unwrap_or_else(|| "in another order".to_owned())
 }
 
-/// The sets and chains of a table as `nft list` prints it: name and lines.
+/// The sets and chains of a table as `nft list` prints it, name and lines, behind what stands in the table itself.
 fn blocks(text: &str) -> Vec<(&str, Vec<&str>)> {
-    let mut blocks: Vec<(&str, Vec<&str>)> = Vec::new();
+    if text.is_empty() {
+        return Vec::new();
+    }
+    let mut blocks: Vec<(&str, Vec<&str>)> = vec![("table", Vec::new())];
     for line in text.lines() {
         match line.strip_prefix('\t') {
             Some(inner) if inner.starts_with('\t') => {
@@ -202,7 +212,9 @@ fn blocks(text: &str) -> Vec<(&str, Vec<&str>)> {
                 }
             }
             Some(head) if head.ends_with('{') => blocks.push((head.trim_end_matches('{').trim(), Vec::new())),
-            _ => {}
+            Some("}") | None => {}
+            // As `flags dormant`, which takes all of it out of force.
+            Some(line) => blocks[0].1.push(line),
         }
     }
     blocks
@@ -222,7 +234,10 @@ mod tests {
     fn strict_keeps_the_admin_in_and_root_to_the_ports_of_the_config() {
         assert!(rules(&config("")).contains("meta skuid { \"root\", \"admin\" } accept"));
         let rules = rules(&config("strict = true"));
-        assert!(rules.contains("meta skuid \"root\" tcp dport { 22, 80, 443 } accept") && !rules.contains("\"admin\""), "{rules}");
+        assert!(
+            rules.contains("meta skuid \"root\" tcp dport { 22, 80, 443 } accept") && !rules.contains("\"admin\""),
+            "{rules}"
+        );
     }
 
     /// What the kernel makes of rules, in a network namespace of their own.
@@ -240,13 +255,20 @@ mod tests {
 
     #[test]
     fn nft_takes_the_rules_also_a_second_time_and_lists_all_of_them() {
-        for access in ["", "strict = true", "ssh_from = [\"192.168.1.0/24\"]\nnever_ban = [\"192.168.1.7\"]", "ssh_from = [\"::/0\"]"] {
-            let listed = loaded(&rules(&config(access)));
-            let rows = compare(&listed, &listed);
-            let names: Vec<&str> = rows.iter().map(|rule| rule.name.as_str()).collect();
-            let expected = ["set from4", "set never_ban4", "set from6", "set never_ban6", "chain input", "chain ssh", "chain refuse", "chain forward", "chain output"];
-            assert_eq!(names, expected.map(|name| format!("firewall: {name}")));
-            assert!(rows.iter().all(|rule| rule.kept() == Some(true)));
+        let own =
+            ["", "strict = true", "ssh_from = [\"192.168.1.0/24\"]\nnever_ban = [\"192.168.1.7\"]", "ssh_from = [\"::/0\"]"];
+        let listed = own.map(|access| loaded(&rules(&config(access))));
+        for (number, one) in listed.iter().enumerate() {
+            let names: Vec<String> = compare(one, one).into_iter().map(|rule| rule.name).collect();
+            let sets = ["set from4", "set never_ban4", "set from6", "set never_ban6"];
+            let chains = ["chain input", "chain ssh", "chain refuse", "chain forward", "chain output"];
+            let expected = ["table"].into_iter().chain(sets).chain(chains).map(|name| format!("firewall: {name}"));
+            assert_eq!(names, expected.collect::<Vec<_>>());
+            // Rules that differ are listed otherwise, and only they are.
+            for (other, two) in listed.iter().enumerate() {
+                let kept = compare(one, two).iter().all(|rule| rule.kept() == Some(true));
+                assert_eq!(kept, number == other, "{one}{two}");
+            }
         }
     }
 
@@ -260,9 +282,17 @@ mod tests {
     fn each_chain_that_differs_is_told_and_what_the_kernel_counts_is_not() {
         let wanted = "table inet vaultberry {\n\tset newcomers4 {\n\t\ttype ipv4_addr\n\t}\n\n\tchain input {\n\t\tpolicy drop;\n\t\tdrop\n\t}\n\n\tchain ssh {\n\t\taccept\n\t}\n}\n";
         let states = |found: &str| compare(wanted, found).into_iter().map(|rule| rule.found.unwrap()).collect::<Vec<_>>();
-        assert_eq!(states(&wanted.replace("type ipv4_addr", "type ipv4_addr\n\t\telements = { 10.0.0.1 }")), ["as configured"; 2]);
-        assert_eq!(states(&wanted.replace("\t\tdrop\n", "\t\taccept\n")), ["has `accept`", "as configured"]);
-        assert_eq!(states(&wanted.replace("\t\tdrop\n", "")), ["lacks `drop`", "as configured"]);
-        assert_eq!(states(""), ["missing", "missing"]);
+        let counted = wanted.replace("type ipv4_addr", "type ipv4_addr\n\t\telements = { 10.0.0.1 }");
+        let good = "as configured";
+        assert_eq!(states(&counted), [good; 3]);
+        assert_eq!(states(&wanted.replace("\t\tdrop\n", "\t\taccept\n")), [good, "has `accept`", good]);
+        assert_eq!(states(&wanted.replace("\t\tdrop\n", "")), [good, "lacks `drop`", good]);
+        assert_eq!(
+            states(&wanted.replace("vaultberry {\n", "vaultberry {\n\tflags dormant\n")),
+            ["has `flags dormant`", good, good]
+        );
+        let more = wanted.replace("\tchain ssh", "\tchain first {\n\t\taccept\n\t}\n\n\tchain ssh");
+        assert_eq!(states(&more), [good, good, good, "not from the configuration"]);
+        assert_eq!(states(""), ["missing"; 3]);
     }
 }

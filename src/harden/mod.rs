@@ -12,7 +12,14 @@ mod own;
 pub mod record;
 pub mod sshd;
 
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+
 use crate::config::Config;
+use crate::kernel::trial;
+use crate::unlock::settings;
 
 /// The one port that is open.
 const SSH_PORT: u16 = 22;
@@ -37,6 +44,24 @@ pub fn files(config: &Config) -> Vec<File> {
         readable(fail2ban::SETTINGS, fail2ban::settings()),
         File { mode: 0o755, ..readable(firewall::PATH, firewall::rules(config)) },
     ]
+}
+
+/// Makes sure that this is an appliance: on any other machine all this would lock its owner out.
+///
+/// # Errors
+/// It isn't one.
+pub fn require_appliance() -> Result<()> {
+    ensure!(
+        Path::new(settings::PATH).exists() && trial::booted()?.is_some(),
+        "this machine is no appliance: it wasn't started from an image\nhint: how sshd, fail2ban and firewall of another machine are set up is its owner's affair"
+    );
+    Ok(())
+}
+
+/// Files whose text isn't what the config wants any more: it was changed, and not applied since.
+pub fn not_applied(config: &Config) -> Vec<&'static str> {
+    let changed = |file: &File| fs::read_to_string(file.path).ok().as_ref() != Some(&file.text);
+    files(config).into_iter().filter(changed).map(|file| file.path).collect()
 }
 
 /// What stands at the head of each of them.

@@ -1,5 +1,6 @@
 //! What holds on the appliance itself: its files, units, open ports, passwords and secrets.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -27,7 +28,8 @@ pub(super) fn file(file: &File) -> Rule {
 
 pub(super) fn units() -> Vec<Rule> {
     let state = |unit: &str| {
-        let answer = ask("systemctl", &["show", "--property=ActiveState", "--property=UnitFileState", "--value", unit], ask::USUAL)?;
+        let answer =
+            ask("systemctl", &["show", "--property=ActiveState", "--property=UnitFileState", "--value", unit], ask::USUAL)?;
         Some(answer.text.lines().collect::<Vec<_>>().join(", ")).filter(|_| answer.success)
     };
     let rule = |unit: &&str| {
@@ -80,6 +82,32 @@ fn with_password(shadow: &str) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
+/// The keys that let somebody log in: those of the config, and, where it says so, the one that was made with the image.
+pub(super) fn keys(config: &Config) -> Rule {
+    let path = keys_file(config);
+    let found = fs::read_to_string(&path).ok().map(|text| compare_keys(config, &text));
+    let fix = format!("`vaultberry harden apply`; with generate_key, edit {path}");
+    Rule::new("keys of the admin", "as configured", found, &fix)
+}
+
+/// Where they are.
+pub(super) fn keys_file(config: &Config) -> String {
+    format!("/etc/ssh/authorized_keys.d/{}", config.admin.user)
+}
+
+fn compare_keys(config: &Config, text: &str) -> String {
+    let known = &config.admin.ssh_keys;
+    let there: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    let more = there.iter().filter(|key| known.iter().all(|known| known != *key)).count();
+    let missing = known.iter().filter(|key| !there.contains(&key.as_str())).count();
+    let more = more.saturating_sub(usize::from(config.admin.generate_key));
+    match (more, missing) {
+        (0, 0) => "as configured".to_owned(),
+        (0, missing) => format!("{missing} of the configuration missing"),
+        (more, _) => format!("{more} that the configuration doesn't have"),
+    }
+}
+
 /// Whether each is root's alone.
 pub(super) fn secrets(config: &Config) -> Rule {
     let open = open_secrets(config);
@@ -90,22 +118,42 @@ pub(super) fn secrets(config: &Config) -> Rule {
 
 /// Whether somebody else than root owns it or may do anything with it. What isn't there isn't open.
 fn is_open(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.uid() != 0 || metadata.permissions().mode() & 0o077 != 0)
+    fs::metadata(path).is_ok_and(|metadata| metadata.uid() != 0 || metadata.permissions().mode() & 0o077 != 0)
 }
 
-/// Secrets that others than root could read or own.
+/// Secrets that others than root could read or own, also by way of a link.
 pub(super) fn open_secrets(config: &Config) -> Vec<PathBuf> {
+    let files = config.offsite.iter().map(|offsite| &offsite.credentials);
+    let files =
+        files.chain(config.report.iter().flat_map(|report| &report.servers).filter_map(|server| server.credentials.as_ref()));
+    let files = files.chain(config.ping.iter().map(|ping| &ping.credentials));
+    let files = files.chain(config.sources.iter().map(|source| &source.identity)).cloned();
     let folders = SECRETS.map(PathBuf::from).into_iter().chain([config.backup.state.join("ssh")]);
     let inside = folders.flat_map(|folder| {
         let files = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
         files.filter(|path| path.extension().is_none_or(|end| end != "pub")).chain([folder]).collect::<Vec<_>>()
     });
-    inside.chain([PathBuf::from(DEFAULT_CONFIG)]).filter(|path| is_open(path)).collect()
+    let all: BTreeSet<PathBuf> = inside.chain(files).chain([PathBuf::from(DEFAULT_CONFIG)]).collect();
+    all.into_iter().filter(|path| is_open(path)).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{open_ports, with_password};
+    use super::{compare_keys, open_ports, with_password};
+    use crate::config::{EXAMPLE, parse};
+
+    #[test]
+    fn a_key_too_many_and_a_key_too_few_are_told() {
+        let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMh7Oc72oDI68tGdq9dpvf7hMMt3+TLrjHH6kuO4ZSUW me";
+        let made = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIG65R/rxCkCfjr73Lwin1PSEziRs2SzUZZwjkk0qCzY3 made";
+        let both =
+            parse(&EXAMPLE.replace("generate_key = true", &format!("generate_key = true\nssh_keys = [\"{key}\"]"))).unwrap();
+        let one = parse(&EXAMPLE.replace("generate_key = true", &format!("ssh_keys = [\"{key}\"]"))).unwrap();
+        assert_eq!(compare_keys(&both, &format!("{key}\n{made}\n")), "as configured");
+        assert_eq!(compare_keys(&one, &format!("{key}\n")), "as configured");
+        assert_eq!(compare_keys(&one, &format!("{key}\n{made}\n")), "1 that the configuration doesn't have");
+        assert_eq!(compare_keys(&both, &format!("{made}\n")), "1 of the configuration missing");
+    }
 
     #[test]
     fn only_what_others_reach_is_open() {

@@ -3,6 +3,9 @@
 //! Algorithms: only those that ssh-audit has nothing against. Key exchanges are hybrids of an elliptic curve with ML-KEM or
 //! NTRU Prime, so that what is recorded today stays closed to a quantum computer; OpenSSH knows one of them since 8.5.
 
+use std::fs;
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 
 use super::check::Rule;
@@ -14,9 +17,14 @@ use crate::config::Config;
 pub const PATH: &str = "/etc/ssh/sshd_config.d/00-vaultberry.conf";
 
 /// Each keyword with its value, as `sshd -T` prints them but for capitals.
-const SETTINGS: [(&str, &str); 29] = [
+const SETTINGS: [(&str, &str); 33] = [
     ("AuthenticationMethods", "publickey"),
     ("AuthorizedKeysFile", "/etc/ssh/authorized_keys.d/%u"),
+    // No other way to say whose keys are right.
+    ("AuthorizedKeysCommand", "none"),
+    ("AuthorizedPrincipalsFile", "none"),
+    ("AuthorizedPrincipalsCommand", "none"),
+    ("TrustedUserCAKeys", "none"),
     ("PubkeyAuthentication", "yes"),
     ("PasswordAuthentication", "no"),
     ("KbdInteractiveAuthentication", "no"),
@@ -42,7 +50,7 @@ const SETTINGS: [(&str, &str); 29] = [
     ("MACs", "hmac-sha2-512-etm@openssh.com,hmac-sha2-256-etm@openssh.com"),
     // Who doesn't log in soon, and who opens many connections at once, makes room for others.
     ("LoginGraceTime", "30"),
-    ("MaxStartups", "10:30:60"),
+    ("MaxStartups", "100:30:200"),
     ("PerSourceMaxStartups", "5"),
     // The fingerprint of each key that was tried stands in the journal.
     ("LogLevel", "VERBOSE"),
@@ -50,11 +58,8 @@ const SETTINGS: [(&str, &str); 29] = [
 
 /// The file.
 pub fn drop_in(config: &Config) -> String {
-    let mut text = head("[admin] and [access]");
-    for (keyword, value) in settings(config) {
-        text.push_str(&format!("{keyword} {value}\n"));
-    }
-    text
+    let lines: Vec<String> = settings(config).into_iter().map(|(keyword, value)| format!("{keyword} {value}")).collect();
+    format!("{}{}\n", head("[admin] and [access]"), lines.join("\n"))
 }
 
 fn settings(config: &Config) -> Vec<(&'static str, String)> {
@@ -68,14 +73,39 @@ fn settings(config: &Config) -> Vec<(&'static str, String)> {
     settings
 }
 
-/// Holds what `sshd -T` printed against what the config wants.
-fn rules(config: &Config, printed: Option<&str>) -> Vec<Rule> {
+/// Holds what `sshd -T` printed against what the config wants. `root` is where sshd's files are.
+fn rules(config: &Config, printed: Option<&str>, root: &Path) -> Vec<Rule> {
     let settings = settings(config).into_iter();
     let rules = settings.map(|(keyword, wanted)| {
         let found = printed.map(|text| values(text, &keyword.to_ascii_lowercase()));
         Rule::new(&format!("sshd: {keyword}"), &wanted, found, APPLY)
     });
-    rules.collect()
+    let exceptions = Rule::new("sshd: Match and Include", "none", exceptions(root), APPLY);
+    rules.chain([exceptions]).collect()
+}
+
+/// What makes other settings of those above, for some: no print of `sshd -T` shows it all. None where it can't be read.
+fn exceptions(root: &Path) -> Option<String> {
+    let mut files = vec![root.join("etc/ssh/sshd_config")];
+    let folder = fs::read_dir(root.join("etc/ssh/sshd_config.d")).ok()?;
+    files.extend(folder.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "conf")));
+    files.sort();
+    let mut found = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(&file).ok()?;
+        found.extend(text.lines().map(str::trim).filter(|line| is_exception(line)).map(str::to_owned));
+    }
+    Some(if found.is_empty() { "none".to_owned() } else { found.join("; ") })
+}
+
+/// Keywords are written in any case, with a blank or a `=` behind them (`sshd_config(5)`).
+fn is_exception(line: &str) -> bool {
+    let mut words = line.split([' ', '\t', '=']).filter(|word| !word.is_empty());
+    match words.next().map(str::to_ascii_lowercase).as_deref() {
+        Some("match") => true,
+        Some("include") => words.ne(["/etc/ssh/sshd_config.d/*.conf"]),
+        _ => false,
+    }
 }
 
 const APPLY: &str = "`vaultberry harden apply`, and look which file below /etc/ssh says otherwise";
@@ -87,23 +117,33 @@ fn values(text: &str, keyword: &str) -> String {
     if values.is_empty() { "not set".to_owned() } else { values.join(" ") }
 }
 
-/// What the sshd of this machine goes by, for the admin coming from where they may.
+/// What the sshd of this machine goes by when it is started.
 pub(super) fn check(config: &Config) -> Vec<Rule> {
     let printed = ask("sshd", &["-T", "-C", &whom(config)], ask::USUAL).filter(|answer| answer.success);
-    rules(config, printed.as_ref().map(|answer| answer.text.as_str()))
+    let mut rules = rules(config, printed.as_ref().map(|answer| answer.text.as_str()), Path::new("/"));
+    rules.push(Rule::new("sshd: SSHD_OPTS", "none", options(), "take it out of /etc/default/ssh, then `systemctl restart ssh`"));
+    rules
 }
 
-/// For whom `sshd -T` is asked: rules may differ for others.
+/// What Debian's unit starts sshd with, which comes before its files.
+fn options() -> Option<String> {
+    let text = fs::read_to_string("/etc/default/ssh").ok()?;
+    let set = text.lines().rev().find_map(|line| line.trim().strip_prefix("SSHD_OPTS=")).unwrap_or_default();
+    let set = set.trim_matches(['"', '\'']);
+    Some(if set.is_empty() { "none".to_owned() } else { set.to_owned() })
+}
+
+/// For whom `sshd -T` is asked. It wants an address; without `Match` it is the same for each.
 pub fn whom(config: &Config) -> String {
     format!("user={},host=somewhere,addr=192.0.2.1", config.admin.user)
 }
 
-/// Makes sure that what sshd made of the settings while the image was built is what the config wants.
+/// Makes sure that what sshd made of the settings in `tree`, while the image was built, is what the config wants.
 ///
 /// # Errors
 /// Names each setting that isn't so.
-pub fn prove(config: &Config, printed: &str) -> Result<()> {
-    let broken = rules(config, Some(printed)).into_iter().filter(|rule| rule.kept() != Some(true));
+pub fn prove(config: &Config, printed: &str, tree: &Path) -> Result<()> {
+    let broken = rules(config, Some(printed), tree).into_iter().filter(|rule| rule.kept() != Some(true));
     let broken: Vec<String> = broken.map(|rule| rule.told()).collect();
     ensure!(
         broken.is_empty(),
@@ -115,26 +155,51 @@ pub fn prove(config: &Config, printed: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{SETTINGS, drop_in, prove};
-    use crate::config::{EXAMPLE, parse};
+    use std::fs;
 
-    /// What sshd prints when it goes by the file.
-    fn printed() -> String {
-        let text = drop_in(&parse(EXAMPLE).unwrap());
-        text.lines().filter_map(|line| line.split_once(' ')).map(|(key, value)| format!("{} {value}\n", key.to_lowercase())).collect()
+    use tempfile::TempDir;
+
+    use super::{SETTINGS, drop_in, prove};
+    use crate::config::{Config, EXAMPLE, parse};
+
+    /// A tree with sshd's files, and what sshd prints when it goes by ours.
+    fn scene() -> (Config, TempDir, String) {
+        let config = parse(EXAMPLE).unwrap();
+        let tree = tempfile::tempdir().unwrap();
+        let folder = tree.path().join("etc/ssh/sshd_config.d");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("00-vaultberry.conf"), drop_in(&config)).unwrap();
+        let debian = "\n# Match nobody\nInclude /etc/ssh/sshd_config.d/*.conf\nUsePAM yes\n";
+        fs::write(tree.path().join("etc/ssh/sshd_config"), debian).unwrap();
+        let text = drop_in(&config);
+        let lines = text.lines().filter_map(|line| line.split_once(' '));
+        let lines: Vec<String> = lines.map(|(key, value)| format!("{} {value}", key.to_lowercase())).collect();
+        (config, tree, lines.join("\n") + "\n")
     }
 
     #[test]
     fn what_sshd_makes_of_the_file_is_proven() {
-        let config = parse(EXAMPLE).unwrap();
-        prove(&config, &printed()).unwrap();
+        let (config, tree, printed) = scene();
+        let prove = |printed: &str| prove(&config, printed, tree.path());
+        prove(&printed).unwrap();
         for (keyword, value) in SETTINGS {
-            let other = printed().replace(&format!("{} {value}\n", keyword.to_lowercase()), &format!("{} x\n", keyword.to_lowercase()));
-            let told = format!("{:#}", prove(&config, &other).unwrap_err());
+            let key = keyword.to_lowercase();
+            let told = format!("{:#}", prove(&printed.replace(&format!("{key} {value}\n"), &format!("{key} x\n"))).unwrap_err());
             assert!(told.contains(&format!("sshd: {keyword} is x, not {value}")), "{told}");
         }
-        let told = prove(&config, &printed().replace("allowusers admin", "allowusers admin\nallowusers guest")).unwrap_err();
+        let told = prove(&printed.replace("allowusers admin", "allowusers admin\nallowusers guest")).unwrap_err();
         assert!(told.to_string().contains("sshd: AllowUsers is admin guest, not admin"), "{told}");
+    }
+
+    #[test]
+    fn exceptions_for_some_are_found_wherever_they_stand() {
+        let (config, tree, printed) = scene();
+        let other = tree.path().join("etc/ssh/sshd_config.d/99-other.conf");
+        for line in ["match=Address 192.168.0.0/16", "\tMatch User root", "Include /srv/other.conf"] {
+            fs::write(&other, format!("{line}\n  PasswordAuthentication yes\n")).unwrap();
+            let told = prove(&config, &printed, tree.path()).unwrap_err().to_string();
+            assert!(told.contains(&format!("sshd: Match and Include is {}, not none", line.trim())), "{told}");
+        }
     }
 
     #[test]

@@ -122,14 +122,21 @@ pub fn build(request: &Request) -> Result<Built> {
     };
     let root = plan.make(workshop.path(), &binaries, &base, &system, &boot)?;
     binaries.check_glibc(&root.packages)?;
-    sshd::prove(&config, &root.sshd)?;
+    sshd::prove(&config, &root.sshd, &root.tree())?;
     install_kernel(&root, &secrets)?;
     let baseline = Baseline::take(&root.firmware())?;
     let ext4 = root.pack(layout.root_file_system(), secrets.uuid, &baseline)?;
     clock.tell("root file system");
 
     let header = make_header(&workshop.path().join("header"), &layout, &secrets)?;
-    write_image(&outputs.work().join(format!("{}.img", config.image_name())), &layout, &root.firmware(), &ext4, &header, &secrets)?;
+    write_image(
+        &outputs.work().join(format!("{}.img", config.image_name())),
+        &layout,
+        &root.firmware(),
+        &ext4,
+        &header,
+        &secrets,
+    )?;
     clock.tell("encrypted image");
 
     outputs.derive(config.image_name(), &root.packages)?;
@@ -187,14 +194,7 @@ fn install_kernel(root: &Root, secrets: &BuildSecrets) -> Result<()> {
 }
 
 /// Writes the whole image; the plain file system is removed.
-fn write_image(
-    path: &Path,
-    layout: &Layout,
-    firmware: &Path,
-    ext4: &Path,
-    header: &[u8],
-    secrets: &BuildSecrets,
-) -> Result<()> {
+fn write_image(path: &Path, layout: &Layout, firmware: &Path, ext4: &Path, header: &[u8], secrets: &BuildSecrets) -> Result<()> {
     let image = disk::create(path, layout)?;
     disk::fill_firmware(path, firmware)?;
     let used = root::used_blocks(ext4, layout.root_file_system())?;

@@ -46,6 +46,11 @@ pub fn lay(work: &Path, config: &Config, segment: &[u8], archives: &[&Path]) -> 
 }
 
 impl Root {
+    /// The tree, until it is packed.
+    pub fn tree(&self) -> PathBuf {
+        self.work.join("tree")
+    }
+
     /// Where the firmware partition's files go; not there yet.
     pub fn firmware(&self) -> PathBuf {
         self.work.join("firmware")
@@ -59,7 +64,7 @@ impl Root {
         let arguments: [&OsStr; 5] =
             [self.work.as_os_str(), kib.as_ref(), uuid.as_ref(), kept.as_os_str(), baseline::PATH.as_ref()];
         namespace::run(FILE_SYSTEM, arguments, "making the root file system")?;
-        namespace::remove(&self.work.join("tree"))?;
+        namespace::remove(&self.tree())?;
         Ok(self.work.join("root.ext4"))
     }
 }

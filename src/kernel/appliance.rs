@@ -120,18 +120,26 @@ impl Appliance {
         below(&self.root, baseline::PATH)
     }
 
-    /// What is on the firmware partition and wasn't written by us, a line each. Where no baseline was kept, it begins with what is
-    /// there.
+    /// What is on the firmware partition and wasn't written by us, a line each. Where no baseline was kept, that is the line, and it
+    /// begins with what is there.
     ///
     /// # Errors
     /// The firmware partition or the baseline can't be read.
     pub fn tampered(&self) -> Result<Vec<String>> {
         let firmware = self.firmware()?;
         let _lock = lock(&firmware)?;
-        match Baseline::read(&self.baseline_path())? {
-            Some(baseline) => baseline.differences(&firmware),
-            None => Baseline::follow(&self.baseline_path(), &firmware, || Ok(Vec::new())),
+        self.tampered_in(&firmware)
+    }
+
+    fn tampered_in(&self, firmware: &Path) -> Result<Vec<String>> {
+        let path = self.baseline_path();
+        let hint =
+            "knowing what was written to the firmware partition\nhint: `vaultberry kernel check --accept` begins a new baseline";
+        if let Some(baseline) = Baseline::read(&path).context(hint)? {
+            return baseline.differences(firmware);
         }
+        Baseline::take(firmware)?.write(&path)?;
+        Ok(vec![format!("{} was not there: nobody knows what is new, and it begins with what is there now", baseline::PATH)])
     }
 
     /// Takes the firmware partition as it is for right from now on, and gives what was different.
@@ -139,9 +147,9 @@ impl Appliance {
     /// # Errors
     /// The firmware partition can't be read, or the baseline not be written.
     pub fn accept(&self) -> Result<Vec<String>> {
-        let accepted = self.tampered()?;
         let firmware = self.firmware()?;
         let _lock = lock(&firmware)?;
+        let accepted = self.tampered_in(&firmware).unwrap_or_else(|error| vec![format!("{error:#}")]);
         Baseline::take(&firmware)?.write(&self.baseline_path())?;
         Ok(accepted)
     }

@@ -2,11 +2,12 @@
 //!
 //! The partition can't be encrypted, since the board reads it before there is a key. Whoever has the card for a minute can put
 //! another initramfs there. So the sums of all files are kept on the encrypted root, and held against what is found. Only our own
-//! writes change the baseline, file by file: what somebody else has changed stays an alarm, whatever is updated after that.
+//! writes change the baseline, file by file. What somebody else has changed by then is kept as an alarm, until a person has seen it:
+//! an update may remove the file, or take it over into what it makes.
 //!
 //! It proves what it finds, and not what it doesn't: a changed initramfs that has the key by then can change the baseline as well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -33,7 +34,13 @@ pub struct Baseline {
     /// Whether we were about to write to the partition, and never came to the end.
     #[serde(default)]
     cut_short: bool,
+    /// What was different when we wrote, a line each.
+    #[serde(default)]
+    alarms: BTreeSet<String>,
 }
+
+/// How many differences are told: whoever made them has made as many as they liked.
+const MOST_TOLD: usize = 20;
 
 impl Baseline {
     /// That of a partition as it is now.
@@ -51,7 +58,7 @@ impl Baseline {
         for entry in fs::read_dir(folder).with_context(reading)? {
             let entry = entry.with_context(reading)?;
             let name = format!("{above}{}", entry.file_name().to_string_lossy());
-            if name == MENDED {
+            if name == MENDED || is_left_by_a_power_cut(&name) {
                 continue;
             }
             if entry.path().is_dir() {
@@ -98,23 +105,33 @@ impl Baseline {
     /// # Errors
     /// A file can't be read.
     pub fn differences(&self, firmware: &Path) -> Result<Vec<String>> {
+        let mut all: Vec<String> = self.all_differences(firmware)?.into_iter().collect();
+        let more = all.len().saturating_sub(MOST_TOLD);
+        if more > 0 {
+            all.truncate(MOST_TOLD);
+            all.push(format!("and {more} more"));
+        }
+        Ok(all)
+    }
+
+    fn all_differences(&self, firmware: &Path) -> Result<BTreeSet<String>> {
         let now = Self::take(firmware)?;
         let told = |what: &str, name: &String| format!("{} {what}", printable(name.as_bytes()));
-        let mut differences = Vec::new();
+        let mut all = self.alarms.clone();
         for (name, sum) in &self.files {
             match now.files.get(name) {
-                None => differences.push(told("is gone", name)),
+                None => drop(all.insert(told("is gone", name))),
                 Some(other) if other != sum && !(name == switch::NAME && self.is_of_trial(&now, firmware)) => {
-                    differences.push(told("is changed", name));
+                    all.insert(told("is changed", name));
                 }
                 Some(_) => {}
             }
         }
-        differences.extend(now.files.keys().filter(|name| !self.files.contains_key(*name)).map(|name| told("is new", name)));
-        if self.cut_short && !differences.is_empty() {
-            differences.push("an update of the firmware partition was cut short".to_owned());
+        all.extend(now.files.keys().filter(|name| !self.files.contains_key(*name)).map(|name| told("is new", name)));
+        if self.cut_short && !all.is_empty() {
+            all.insert("an update of the firmware partition was cut short".to_owned());
         }
-        Ok(differences)
+        Ok(all)
     }
 
     /// Whether `config.txt` is what boot loader or initramfs make of it in the trial that was under way.
@@ -134,7 +151,9 @@ impl Baseline {
     pub fn follow<T>(path: &Path, firmware: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let before = Self::take(firmware)?;
         let mut kept = Self::read(path)?.unwrap_or_else(|| before.clone());
-        let was_cut_short = kept.cut_short;
+        let different = kept.all_differences(firmware)?;
+        let was_cut_short = kept.cut_short && !different.is_empty();
+        kept.alarms.extend(different.into_iter().take(MOST_TOLD));
         kept.cut_short = true;
         kept.write(path)?;
         let done = work();
@@ -149,10 +168,16 @@ impl Baseline {
         if before.config != after.config {
             kept.config.clone_from(&after.config);
         }
-        kept.cut_short = was_cut_short && kept.files != after.files;
+        kept.cut_short = was_cut_short;
         kept.write(path)?;
         done
     }
+}
+
+/// Names that a boot never looks at: what we write before it is renamed, and what fsck.vfat finds.
+fn is_left_by_a_power_cut(name: &str) -> bool {
+    let found = name.strip_prefix("FSCK").and_then(|rest| rest.strip_suffix(".REC"));
+    name.ends_with(".part") || found.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -196,13 +221,31 @@ mod tests {
         fs::write(firmware.join("old/initrd.img"), "evil").unwrap();
         fs::write(firmware.join("extra\u{1b}"), "").unwrap();
         fs::remove_file(firmware.join("new/initrd.img")).unwrap();
-        let told = ["new/initrd.img is gone", "old/initrd.img is changed", "extra\\u{1b} is new"];
+        let told = ["extra\\u{1b} is new", "new/initrd.img is gone", "old/initrd.img is changed"];
         assert_eq!(differences(&path, &firmware), told);
-        Baseline::follow(&path, &firmware, || Ok(fs::write(firmware.join("start4.elf"), "ours").unwrap())).unwrap();
+        let write = |name: &str| Ok(fs::write(firmware.join(name), "ours")?);
+        Baseline::follow(&path, &firmware, || write("start4.elf")).unwrap();
         assert_eq!(differences(&path, &firmware), told);
-        // What is written anew by us is ours again.
-        Baseline::follow(&path, &firmware, || Ok(fs::write(firmware.join("old/initrd.img"), "good").unwrap())).unwrap();
-        assert_eq!(differences(&path, &firmware), [told[0], told[2]]);
+        // Also when we write over it, or remove it.
+        Baseline::follow(&path, &firmware, || write("old/initrd.img")).unwrap();
+        fs::remove_dir_all(firmware.join("old")).unwrap();
+        let mut all = differences(&path, &firmware);
+        assert!(told.iter().all(|line| all.iter().any(|other| other == line)), "{all:?}");
+        // Many of them are told in few words.
+        (0..100).for_each(|number| fs::write(firmware.join(format!("junk{number}")), "").unwrap());
+        all = differences(&path, &firmware);
+        assert_eq!((all.len(), all[20].as_str()), (21, "and 84 more"));
+    }
+
+    #[test]
+    fn what_a_power_cut_leaves_is_no_alarm() {
+        let (_folder, firmware, path) = scene();
+        for name in ["FSCK0000.REC", "config.txt.part", "new/kernel.part"] {
+            fs::write(firmware.join(name), "").unwrap();
+        }
+        fs::create_dir(firmware.join("third.part")).unwrap();
+        fs::write(firmware.join("third.part/initrd.img"), "").unwrap();
+        assert!(differences(&path, &firmware).is_empty());
     }
 
     #[test]
@@ -240,6 +283,6 @@ mod tests {
         kept.write(&path).unwrap();
         assert!(differences(&path, &firmware).is_empty());
         fs::write(firmware.join("more"), "").unwrap();
-        assert_eq!(differences(&path, &firmware), ["more is new", "an update of the firmware partition was cut short"]);
+        assert_eq!(differences(&path, &firmware), ["an update of the firmware partition was cut short", "more is new"]);
     }
 }

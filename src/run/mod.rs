@@ -38,7 +38,6 @@ use crate::config::{Config, Source};
 use crate::disk::used;
 use crate::durable;
 use crate::kernel::appliance::{Appliance, CHANGED_HINT};
-use crate::kernel::trial;
 use crate::log::{RunLog, printable};
 use crate::outcome::Outcome;
 use crate::ping;
@@ -53,7 +52,7 @@ use crate::sandbox::leftovers;
 use crate::snapshot::list;
 use crate::status::facts;
 use crate::stop::Stop;
-use crate::{space, status};
+use crate::{harden, space, status};
 
 /// The word of the last run, in the state folder.
 const LAST_RUN: &str = "last-run.json";
@@ -227,15 +226,14 @@ fn missed_before(path: &Path) -> HashMap<String, Missed> {
 /// Raises the alarm when others have written to an appliance's firmware partition. The run goes on: what it saves is wanted more
 /// than ever.
 fn firmware_partition(report: &mut RunReport) {
-    if !matches!(trial::booted(), Ok(Some(_))) {
-        return;
-    }
     let found = Appliance::here().and_then(|appliance| appliance.tampered());
     match found.context("looking whether the firmware partition is as it was written") {
         Ok(lines) if lines.is_empty() => {}
         Ok(lines) => {
             let lines = lines.join(", ");
-            report.trouble(&anyhow!("others than the appliance have written to its firmware partition: {lines}\nhint: {CHANGED_HINT}"));
+            report.trouble(&anyhow!(
+                "others than the appliance have written to its firmware partition: {lines}\nhint: {CHANGED_HINT}"
+            ));
         }
         Err(error) => report.trouble(&error),
     }
@@ -273,7 +271,14 @@ impl Run<'_> {
                 format!("the run of {started:.0} was cut short: it was killed, or the power went")
             });
         }
-        firmware_partition(&mut report);
+        if harden::require_appliance().is_ok() {
+            firmware_partition(&mut report);
+            for path in harden::not_applied(self.config) {
+                report.note(format!(
+                    "{path} isn't what the config wants: after a change of the config, `sudo vaultberry harden apply`"
+                ));
+            }
+        }
         let guarded = guard::check(self.config, report.started, || {
             pipeline::clean(&backup.folder, &self.config.sources)?;
             forecast::make_room(self.config, &before).context("making room on the disk")

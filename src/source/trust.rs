@@ -104,7 +104,8 @@ pub fn ask(server: &Server, stop: &Stop) -> Result<Offered> {
     }
     if keys.is_empty() {
         bail!(
-            "asking {} port {} for host keys: it shows none: {}\nhint: check that it is up and that host and port are right",
+            "asking {} port {} for host keys: it shows none: {}\nhint: check that it is up and that host and port are right; an appliance reaches \
+             the ports of its sources and 22: add the source, run `vaultberry harden apply`, and ask again",
             server.host,
             server.port,
             said.join("; ")

@@ -8,17 +8,18 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::ask::{self, ask};
+use crate::harden::check::Rule;
 use crate::harden::record::Record;
 use crate::kernel::note::{self, Note};
 use crate::kernel::trial;
 use crate::log::printable;
 use crate::luks::slots::{self, Holder, Kind};
 use crate::unlock::ROOT_NAME;
-use crate::luks;
+use crate::{harden, luks};
 
 /// How long apt may think. On a Pi with a slow card it takes a minute.
 const APT: Duration = Duration::from_mins(3);
@@ -31,7 +32,7 @@ const LISTS: &str = "/var/lib/apt/lists";
 const OLDEST_LISTS: Duration = Duration::from_hours(7 * 24);
 
 /// How old the last check of the hardening may be: there is one each day, and one soon after each start.
-const OLDEST_CHECK: SignedDuration = SignedDuration::from_hours(2 * 24);
+const OLDEST_CHECK: Duration = Duration::from_hours(2 * 24);
 
 /// How long after a start there may be none.
 const SOON: Duration = Duration::from_hours(1);
@@ -101,11 +102,16 @@ pub fn look(state: &Path, now: Timestamp) -> Host {
     let apt = || ask("apt-get", &["--simulate", "--quiet", "-o", "Debug::NoLocking=true", "dist-upgrade"], APT);
     let apt = are_fresh(LISTS.as_ref(), SystemTime::now()).then(apt).flatten();
     let updates = apt.filter(|answer| answer.success).map(|answer| updates(&answer.text));
-    let mut checks = hardening(Record::last(state).as_ref(), now, uptime().is_none_or(|uptime| uptime <= SOON));
+    let record = Record::last(state);
+    let mut checks = Vec::new();
+    if harden::require_appliance().is_ok() {
+        checks.extend(hardening(record.as_ref(), now, up_for().is_none_or(|time| time <= SOON)));
+    }
     checks.extend(keys_of_root());
     checks.extend(newest_kernel(&Note::read(note::PATH.as_ref()), trial::booted().ok().flatten().as_deref()));
     let failed = ask("systemctl", &["list-units", "--failed", "--plain", "--no-legend"], ask::USUAL);
-    let failed = failed.filter(|answer| answer.success).map(|answer| failed_units(&answer.text));
+    let told = broken(record.as_ref()).next().is_some();
+    let failed = failed.filter(|answer| answer.success).map(|answer| failed_units(&answer.text, told));
     let named = failed.as_ref().map_or(String::new(), |units| units.join(", "));
     let well = failed.map(|units| units.is_empty());
     checks.push(check("no unit has failed", well, &format!("look at `systemctl status` of {named}")));
@@ -118,21 +124,28 @@ fn check(name: &str, answer: Option<bool>, hint: &str) -> Check {
 
 /// What the last check of the hardening found: each rule that isn't kept, and whether there was such a check lately.
 fn hardening(record: Option<&Record>, now: Timestamp, just_up: bool) -> Vec<Check> {
-    let fresh = record.is_some_and(|record| now.duration_since(record.taken) <= OLDEST_CHECK);
+    let fresh = record.and_then(|record| record.age(now)).is_some_and(|age| age <= OLDEST_CHECK);
     let hint = "look at `journalctl -u vaultberry-harden`, and run `sudo vaultberry harden check`";
     let name = "the hardening was checked in the last two days";
     let mut checks = vec![check(name, (fresh || !just_up).then_some(fresh), hint)];
-    for rule in record.iter().flat_map(|record| &record.rules).filter(|rule| rule.kept() != Some(true)) {
-        let hint = format!("{}: {}", rule.told(), rule.fix);
-        checks.push(check(&format!("{}: {}", rule.name, rule.wanted), rule.kept(), &hint));
+    for rule in broken(record) {
+        // What nobody could find out wants somebody, too.
+        checks.push(check(&format!("{}: {}", rule.name, rule.wanted), Some(false), &format!("{}: {}", rule.told(), rule.fix)));
     }
     checks
 }
 
-/// How long ago the system was started: proc_uptime(5).
-fn uptime() -> Option<Duration> {
-    let text = fs::read_to_string("/proc/uptime").ok()?;
-    Duration::try_from_secs_f64(text.split(' ').next()?.parse().ok()?).ok()
+/// The rules that weren't kept.
+fn broken(record: Option<&Record>) -> impl Iterator<Item = &Rule> {
+    record.into_iter().flat_map(|record| &record.rules).filter(|rule| rule.kept() != Some(true))
+}
+
+/// How long ago systemd was started in root; the kernel may have waited long for a stick before.
+fn up_for() -> Option<Duration> {
+    let begun = ask("systemctl", &["show", "--property=UserspaceTimestampMonotonic", "--value"], ask::USUAL)?;
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let uptime = Duration::try_from_secs_f64(uptime.split(' ').next()?.parse().ok()?).ok()?;
+    uptime.checked_sub(Duration::from_micros(begun.text.trim().parse().ok()?))
 }
 
 /// Whether the newest kernel is the one that boots; nothing where this isn't an appliance, which its start says.
@@ -183,10 +196,11 @@ fn updates(text: &str) -> Updates {
 }
 
 /// The names of units that failed, but for those of which the report itself says how they went.
-fn failed_units(text: &str) -> Vec<String> {
+/// The check's is one of them when it has `told` what isn't kept.
+fn failed_units(text: &str, told: bool) -> Vec<String> {
     let names = text.lines().filter_map(|line| line.split_whitespace().next());
-    let told = ["vaultberry-backup", "vaultberry-harden"];
-    names.filter(|name| !told.iter().any(|told| name.starts_with(told))).map(|name| printable(name.as_bytes())).collect()
+    let is_told = |name: &str| name.starts_with("vaultberry-backup") || told && name.starts_with("vaultberry-harden");
+    names.filter(|name| !is_told(name)).map(|name| printable(name.as_bytes())).collect()
 }
 
 #[cfg(test)]
@@ -194,9 +208,9 @@ mod tests {
     use std::fs::{self, File};
     use std::time::{Duration, SystemTime};
 
-    use jiff::{SignedDuration, Timestamp};
+    use jiff::Timestamp;
 
-    use super::{OLDEST_CHECK, State, Updates, are_fresh, failed_units, hardening, left_to_do, newest_kernel, updates};
+    use super::{State, Updates, are_fresh, failed_units, hardening, left_to_do, newest_kernel, updates};
     use crate::harden::check::Rule;
     use crate::harden::record::Record;
     use crate::kernel::note::Note;
@@ -208,7 +222,9 @@ mod tests {
                    Inst tzdata [2025a] (2025b Debian:12.11/stable [all])\nConf libssl3 (3.0.17-1)\n";
         assert_eq!(updates(apt), Updates { pending: 2, security: 1 });
         let units = "apt-daily.service loaded failed failed Daily apt\nvaultberry-backup.service loaded failed failed x\n";
-        assert_eq!(failed_units(units), ["apt-daily.service"]);
+        assert_eq!(failed_units(units, false), ["apt-daily.service"]);
+        let check = "vaultberry-harden.service loaded failed failed x\n";
+        assert_eq!((failed_units(check, true).len(), failed_units(check, false).len()), (0, 1));
     }
 
     #[test]
@@ -243,13 +259,11 @@ mod tests {
             found: found.map(String::from),
             fix: "start it".into(),
         };
-        let mut record = Record { taken: now - OLDEST_CHECK, rules: vec![rule(Some("active")), rule(Some("failed")), rule(None)] };
-        let told = "unit: ssh: active".to_owned();
-        let rest = [(told.clone(), State::Failed), (told, State::Unknown)];
-        assert_eq!(states(Some(&record)), [&[(checked.clone(), State::Ok)], &rest[..]].concat());
-        assert_eq!(hardening(Some(&record), now, false)[1].hint, "unit: ssh is failed, not active: start it");
-        record.taken -= SignedDuration::from_secs(1);
-        assert_eq!(states(Some(&record))[0], (checked, State::Failed));
+        let record = Record::of(vec![rule(Some("active")), rule(Some("failed")), rule(None)], now);
+        let told = ("unit: ssh: active".to_owned(), State::Failed);
+        assert_eq!(states(Some(&record)), [(checked, State::Ok), told.clone(), told]);
+        let hints: Vec<String> = hardening(Some(&record), now, false).into_iter().map(|check| check.hint).collect();
+        assert_eq!(hints[1..], ["unit: ssh is failed, not active: start it", "unit: ssh: couldn't be found out: start it"]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! of the guest's own.
 
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -18,10 +18,14 @@ use crate::support::{Turn, cached};
 const APPLIANCE: &str = "10.9.0.1";
 const APPLIANCE_ABROAD: &str = "198.51.100.1";
 
+/// What the second card of QEMU's has by itself (RFC 4291 appendix A).
+const LINK_LOCAL: &str = "fe80::5054:ff:fe12:3457";
+
 /// The admin's own machine, which is never banned; others in the network; one that isn't let in.
 const ADMIN: &str = "10.9.0.9";
 const NEIGHBOUR: &str = "10.9.0.2";
 const ANOTHER: &str = "10.9.0.3";
+const HASTY: &str = "10.9.0.4";
 const STRANGER: &str = "198.51.100.2";
 
 const ACCESS: &str = "[access]\nnever_ban = [\"10.9.0.9\"]\nban_after = 3\nban_for = \"1m\"\n";
@@ -34,7 +38,7 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let addresses = [ADMIN, NEIGHBOUR, ANOTHER, STRANGER].map(|address| format!("{address}/24"));
+        let addresses = [ADMIN, NEIGHBOUR, ANOTHER, HASTY, STRANGER].map(|address| format!("{address}/24"));
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
         let scene = Self { lan: Lan::new(&addresses), folder: scratch() };
         tool(Command::new("cp").arg("--sparse=always").arg(CARD.image()).arg(scene.image()));
@@ -122,7 +126,10 @@ fn nobody_comes_in_who_should_not() {
     assert_eq!(scene.broken("apply"), [""; 0]);
     eprintln!("{}", scene.expect("sudo vaultberry harden check"));
 
+    a_card_in_a_reader_is_an_alarm(&scene);
+    a_full_disk_and_a_full_memory_keep_nobody_out(&scene);
     only_ssh_is_open(&scene);
+    who_comes_too_often_is_kept_waiting(&scene);
     sshd_stands_an_audit(&scene);
     who_fails_is_banned(&scene);
     nobody_else_goes_out(&scene);
@@ -140,22 +147,14 @@ fn nobody_comes_in_who_should_not() {
 /// The first start, with an address in the network from then on.
 fn plugged_in(scene: &Scene) -> Guest {
     let guest = scene.boot();
-    let line = |script: &str| String::from_utf8(scene.lan.run("sh", &["-c", script]).stdout).unwrap().trim().to_owned();
-    let own = line("ip -6 -o addr show dev tap0 scope link | sed 's/.*inet6 \\([^/]*\\).*/\\1/'");
-    // It has an address of IPv6 by itself, at which all of the network can be asked for.
-    let mut address = String::new();
-    until("somebody else in the network", 60, || {
-        address = line(&format!("ping -c 2 ff02::1%tap0 | sed -n 's/.*from \\(fe80[^%]*\\)%.*/\\1/p' | grep -vx {own} | head -n 1"));
-        !address.is_empty()
-    });
     let network = format!(
         "printf '[Match]\\nMACAddress=52:54:00:12:34:57\\n[Network]\\nAddress={APPLIANCE}/24\\nAddress={APPLIANCE_ABROAD}/24\\n' | \
          sudo tee /etc/systemd/network/05-lan.network && sudo networkctl reload"
     );
     let mut ssh = client(&CARD.secret("admin_ed25519"));
-    ssh.arg(format!("admin@{address}%tap0")).arg(network);
-    let output = scene.lan.inside(&ssh).output().unwrap();
-    assert!(output.status.success(), "{output:?}");
+    ssh.args([&format!("admin@{LINK_LOCAL}%tap0"), &network]);
+    let mut ssh = scene.lan.inside(&ssh);
+    until("the guest's address of IPv6", 60, || ssh.output().unwrap().status.success());
     scene.wait("systemctl is-active multi-user.target", 200);
     guest
 }
@@ -193,10 +192,53 @@ fn what_is_changed_is_found_and_mended(scene: &Scene) {
     assert_eq!(scene.broken("apply"), [""; 0]);
 }
 
+fn a_card_in_a_reader_is_an_alarm(scene: &Scene) {
+    assert_eq!(scene.expect("sudo vaultberry kernel check").trim(), "the firmware partition is as it was written");
+    scene.expect("echo initramfs evil.img | sudo tee -a /boot/pi/config.txt; sudo touch /boot/pi/evil.img");
+    let told = "config.txt is changed, evil.img is new";
+    assert_eq!(scene.broken("check"), [format!("firmware partition: {told:?}")]);
+    let checked = scene.run("sudo vaultberry kernel check");
+    assert_eq!(checked.status.code(), Some(1), "{checked:?}");
+    // A run raises the alarm by itself, whatever becomes of it, and an update doesn't make it go away.
+    scene.expect("sudo rm /var/lib/vaultberry/harden.json; sudo vaultberry backup run; test $? = 1");
+    let last = scene.expect("sudo cat /var/lib/vaultberry/last-run.json");
+    assert!(last.contains(&format!("others than the appliance have written to its firmware partition: {told}")), "{last}");
+    scene.expect("sudo vaultberry kernel install");
+    assert_eq!(scene.broken("check"), [format!("firmware partition: {told:?}")]);
+    // It stays until a person says that it was seen.
+    scene.expect("sudo sed -i /evil/d /boot/pi/config.txt; sudo rm /boot/pi/evil.img");
+    assert_eq!(scene.broken("check"), [format!("firmware partition: {told:?}")]);
+    scene.expect("sudo vaultberry kernel check --accept");
+    assert_eq!(scene.broken("check"), [""; 0]);
+}
+
+fn a_full_disk_and_a_full_memory_keep_nobody_out(scene: &Scene) {
+    scene.expect(
+        "sudo sh -c 'fallocate -l $(df --output=avail -B1 / | tail -n 1) /full; cat /dev/zero >/fuller; true' 2>/dev/null",
+    );
+    assert_eq!(scene.expect("df --output=avail / | tail -n 1").trim(), "0");
+    // What was found can't be kept then, and is told all the same.
+    assert_eq!(scene.broken("check"), [""; 0]);
+    scene.expect("sudo rm /full /fuller");
+    let hungry = scene.run("sudo systemd-run --quiet --wait python3 -c 'b\"x\" * (4 << 30)'");
+    assert!(!hungry.status.success(), "{hungry:?}");
+    assert_eq!(scene.broken("check"), [""; 0]);
+}
+
 fn only_ssh_is_open(scene: &Scene) {
     assert_eq!(scene.lan.scan(NEIGHBOUR, APPLIANCE), ["22/tcp open ssh"]);
+    assert!(scene.lan.pings(STRANGER, APPLIANCE_ABROAD), "the appliance isn't there at all");
     assert_eq!(scene.lan.scan(STRANGER, APPLIANCE_ABROAD), [""; 0]);
     assert!(scene.lan.connects(NEIGHBOUR, APPLIANCE, 22) && !scene.lan.connects(STRANGER, APPLIANCE_ABROAD, 22));
+}
+
+fn who_comes_too_often_is_kept_waiting(scene: &Scene) {
+    let hundred = format!(
+        "import socket\nfor _ in range(100):\n try: socket.create_connection(('{APPLIANCE}', 22), 0.2, ('{HASTY}', 0))\n except OSError: pass"
+    );
+    scene.lan.run("/usr/bin/python3", &["-c", &hundred]);
+    let refused = scene.expect("sudo journalctl --dmesg --no-pager --grep 'vaultberry refused: .*SRC=10.9.0.4 '");
+    assert!(refused.contains("DPT=22"), "{refused}");
 }
 
 fn sshd_stands_an_audit(scene: &Scene) {
@@ -209,7 +251,16 @@ fn sshd_stands_an_audit(scene: &Scene) {
     assert!(all.contains("(kex) mlkem768x25519-sha256"), "the audit saw sshd: {all}");
     // Nobody is led on to elsewhere.
     let mut ssh = client(&CARD.secret("admin_ed25519"));
-    ssh.args(["-b", ADMIN, "-L", "127.0.0.1:7007:127.0.0.1:22", "-o", "LogLevel=INFO", &format!("admin@{APPLIANCE}"), "sleep 20"]);
+    ssh.args([
+        "-b",
+        ADMIN,
+        "-L",
+        "127.0.0.1:7007:127.0.0.1:22",
+        "-o",
+        "LogLevel=INFO",
+        &format!("admin@{APPLIANCE}"),
+        "sleep 20",
+    ]);
     let child = scene.lan.inside(&ssh).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     until("the port to be led on from", 15, || scene.lan.connects("127.0.0.1", "127.0.0.1", 7007));
     let output = child.wait_with_output().unwrap();
@@ -247,22 +298,37 @@ fn who_fails_is_banned(scene: &Scene) {
 }
 
 fn nobody_else_goes_out(scene: &Scene) {
-    // A server in the network.
-    let mut server = Command::new("/usr/bin/python3");
-    server.args(["-m", "http.server", "--bind", ADMIN, "8080"]).current_dir(scene.folder.path());
-    let mut server = scene.lan.inside(&server).stderr(Stdio::null()).spawn().unwrap();
-    until("the server", 20, || scene.lan.connects(ADMIN, ADMIN, 8080));
+    // Servers in the network: at a port that nothing has to do with, at the sources', and at the packages'.
+    let mut servers: Vec<Child> = Vec::new();
+    for port in ["8080", "22", "80"] {
+        let mut server = Command::new("/usr/bin/python3");
+        server.args(["-m", "http.server", "--bind", ADMIN, port]).current_dir(scene.folder.path());
+        servers.push(scene.lan.inside(&server).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        until("the server", 20, || scene.lan.connects(ADMIN, ADMIN, port.parse().unwrap()));
+    }
+    // Which of the ports a user reaches.
     let reach = |user: &str| {
-        let connect = format!("import socket; socket.create_connection((\"{ADMIN}\", 8080), 5)");
-        scene.run(&format!("sudo setpriv --reuid {user} --clear-groups python3 -c '{connect}'")).status.success()
+        let connect = format!(
+            "import socket\nfor port in 8080, 22, 80:\n try: socket.create_connection((\"{ADMIN}\", port), 5); print(port)\n except OSError: pass"
+        );
+        let text = scene.expect(&format!("sudo setpriv --reuid {user} --clear-groups python3 -c '{connect}'"));
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
     };
-    assert!(reach("root") && reach("admin"));
-    // A source's programs reach the sources' ports, packages come from the web, and the others have no business out there.
-    for user in ["60706", "_apt", "nobody", "systemd-resolve"] {
-        assert!(!reach(user), "{user}");
+    for user in ["root", "admin"] {
+        assert_eq!(reach(user), "8080 22 80");
+    }
+    for (user, ports) in [("60706", "22"), ("_apt", "80"), ("nobody", ""), ("systemd-resolve", "")] {
+        assert_eq!(reach(user), ports, "{user}");
     }
     let kept_in = scene.expect("sudo journalctl --dmesg --no-pager --grep 'vaultberry kept in' | tail -n 1");
-    assert!(kept_in.contains("DPT=8080"), "{kept_in}");
-    server.kill().unwrap();
-    server.wait().unwrap();
+    assert!(kept_in.contains("DPT="), "{kept_in}");
+    scene.expect("echo 'strict = true' | sudo tee -a /etc/vaultberry/appliance.toml");
+    assert_eq!(scene.broken("apply"), [""; 0]);
+    for (user, ports) in [("root", "22 80"), ("admin", ""), ("60706", "22"), ("_apt", "80")] {
+        assert_eq!(reach(user), ports, "strict: {user}");
+    }
+    for mut server in servers {
+        server.kill().unwrap();
+        server.wait().unwrap();
+    }
 }

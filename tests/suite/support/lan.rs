@@ -19,11 +19,11 @@ pub struct Lan {
 impl Lan {
     /// One with these addresses, each with its prefix: `10.9.0.2/24`.
     pub fn new(addresses: &[&str]) -> Self {
-        let mut script = String::from("set -e\nip link set lo up\nip tuntap add tap0 mode tap\n");
-        for address in addresses {
-            script.push_str(&format!("ip addr add {address} dev tap0\n"));
-        }
-        script.push_str("ip link set tap0 up\necho ready\nexec sleep infinity\n");
+        let addresses: Vec<String> = addresses.iter().map(|address| format!("ip addr add {address} dev tap0")).collect();
+        let script = format!(
+            "set -e\nip link set lo up\nip tuntap add tap0 mode tap\n{}\nip link set tap0 up\necho ready\nexec sleep infinity\n",
+            addresses.join("\n")
+        );
         let mut command = Command::new("unshare");
         if !geteuid().is_root() {
             command.args(["--user", "--map-root-user"]);
@@ -77,6 +77,12 @@ impl Lan {
     pub fn connects(&self, from: &str, to: &str, port: u16) -> bool {
         let connect = format!("import socket; socket.create_connection(('{to}', {port}), 5, ('{from}', 0))");
         self.run("/usr/bin/python3", &["-c", &connect]).status.success()
+    }
+
+    /// Whether `to` answers a ping of `from`.
+    pub fn pings(&self, from: &str, to: &str) -> bool {
+        let output = self.run("nmap", &["-sn", "-n", "-PE", "--disable-arp-ping", "-S", from, "-e", "tap0", to]);
+        String::from_utf8_lossy(&output.stdout).contains("Host is up")
     }
 
     /// The TCP ports of all that answer `from`, as nmap finds them: `22/tcp open ssh`.
