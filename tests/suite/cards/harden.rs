@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Instant;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -34,13 +35,14 @@ const ACCESS: &str = "[access]\nnever_ban = [\"10.9.0.9\"]\nban_after = 3\nban_f
 struct Scene {
     lan: Lan,
     folder: TempDir,
+    begun: Instant,
 }
 
 impl Scene {
     fn new() -> Self {
         let addresses = [ADMIN, NEIGHBOUR, ANOTHER, HASTY, STRANGER].map(|address| format!("{address}/24"));
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
-        let scene = Self { lan: Lan::new(&addresses), folder: scratch() };
+        let scene = Self { lan: Lan::new(&addresses), folder: scratch(), begun: Instant::now() };
         tool(Command::new("cp").arg("--sparse=always").arg(CARD.image()).arg(scene.image()));
         tool(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(scene.path("wrong")));
         scene
@@ -63,6 +65,11 @@ impl Scene {
         let mut guest = Guest::start(self.lan.inside(&command));
         guest.wait_for("vaultberry login:", 400);
         guest
+    }
+
+    /// Says how far it is.
+    fn tell(&self, what: &str) {
+        eprintln!("{:5.1} s after the beginning: {what}", self.begun.elapsed().as_secs_f64());
     }
 
     /// What the admin's command comes to.
@@ -119,6 +126,7 @@ fn nobody_comes_in_who_should_not() {
                           test $a -gt 0 && test $a -lt $b";
     scene.expect(firewall_first);
     what_is_changed_is_found_and_mended(&scene);
+    scene.tell("what is changed is found and mended");
 
     // What the owner changes in the config, `harden apply` brings to the programs.
     scene.expect(&format!("printf '{}' | sudo tee -a /etc/vaultberry/appliance.toml", ACCESS.replace('\n', "\\n")));
@@ -127,12 +135,19 @@ fn nobody_comes_in_who_should_not() {
     eprintln!("{}", scene.expect("sudo vaultberry harden check"));
 
     a_card_in_a_reader_is_an_alarm(&scene);
+    scene.tell("a card in a reader is an alarm");
     a_full_disk_and_a_full_memory_keep_nobody_out(&scene);
+    scene.tell("a full disk and a full memory keep nobody out");
     only_ssh_is_open(&scene);
+    scene.tell("only ssh is open");
     who_comes_too_often_is_kept_waiting(&scene);
+    scene.tell("who comes too often is kept waiting");
     sshd_stands_an_audit(&scene);
+    scene.tell("sshd stands an audit");
     who_fails_is_banned(&scene);
+    scene.tell("who fails is banned");
     nobody_else_goes_out(&scene);
+    scene.tell("nobody else goes out");
 
     let _ = scene.run("sudo systemctl poweroff");
     first.wait_for_end(180);
@@ -226,15 +241,16 @@ fn a_full_disk_and_a_full_memory_keep_nobody_out(scene: &Scene) {
 }
 
 fn only_ssh_is_open(scene: &Scene) {
-    assert_eq!(scene.lan.scan(NEIGHBOUR, APPLIANCE), ["22/tcp open ssh"]);
+    assert_eq!(scene.lan.scan(NEIGHBOUR, APPLIANCE, "-p-"), ["22/tcp open ssh"]);
     assert!(scene.lan.pings(STRANGER, APPLIANCE_ABROAD), "the appliance isn't there at all");
-    assert_eq!(scene.lan.scan(STRANGER, APPLIANCE_ABROAD), [""; 0]);
+    assert_eq!(scene.lan.scan(STRANGER, APPLIANCE_ABROAD, "--top-ports=1000"), [""; 0]);
     assert!(scene.lan.connects(NEIGHBOUR, APPLIANCE, 22) && !scene.lan.connects(STRANGER, APPLIANCE_ABROAD, 22));
 }
 
 fn who_comes_too_often_is_kept_waiting(scene: &Scene) {
     let hundred = format!(
-        "import socket\nfor _ in range(100):\n try: socket.create_connection(('{APPLIANCE}', 22), 0.2, ('{HASTY}', 0))\n except OSError: pass"
+        "import socket, time\nall = [socket.socket() for _ in range(100)]\nfor one in all:\n one.bind(('{HASTY}', 0)); \
+         one.setblocking(False); one.connect_ex(('{APPLIANCE}', 22))\ntime.sleep(3)"
     );
     scene.lan.run("/usr/bin/python3", &["-c", &hundred]);
     let refused = scene.expect("sudo journalctl --dmesg --no-pager --grep 'vaultberry refused: .*SRC=10.9.0.4 '");
