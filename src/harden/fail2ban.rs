@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::check::Rule;
 use super::head;
-use crate::ask::{self, ask};
+use crate::ask::{self, ask, ask_with_input};
 use crate::config::{Access, Network};
 
 /// The jail.
@@ -22,7 +22,7 @@ const LONGEST: u64 = 7 * 86_400;
 const REMEMBERED: u64 = 2 * LONGEST;
 
 /// How long it may take until it answers.
-const STARTING: Duration = Duration::from_secs(60);
+const STARTING: Duration = Duration::from_mins(1);
 
 pub(super) fn jail(access: &Access) -> String {
     format!(
@@ -64,38 +64,66 @@ fn ignored(access: &Access) -> Vec<String> {
     own.into_iter().chain(access.never_ban.iter().map(Network::to_string)).collect()
 }
 
-/// What the running fail2ban goes by. One that has just been started is waited for.
+/// What is asked, in the order of the rules.
+const QUESTIONS: [&str; 10] = [
+    "get sshd maxretry",
+    "get sshd findtime",
+    "get sshd bantime",
+    "get sshd bantime.increment",
+    "get sshd bantime.maxtime",
+    "get sshd failregex",
+    "get sshd ignoreip",
+    "get sshd journalmatch",
+    "get sshd actions",
+    "get dbpurgeage",
+];
+
+/// What the running fail2ban goes by.
 pub(super) fn check(access: &Access) -> Vec<Rule> {
-    let answers = || ask("fail2ban-client", &["ping"], ask::USUAL).is_some_and(|answer| answer.success);
-    let starting = || ask("systemctl", &["is-active", "fail2ban"], ask::USUAL).is_some_and(|answer| answer.success);
-    for _ in 0..STARTING.as_secs() {
-        if answers() || !starting() {
-            break;
+    rules(access, &answers())
+}
+
+/// Its answers, none where it gave none. One client asks them all: each start of it takes a Pi half a second. A server that has
+/// just been started is waited for.
+fn answers() -> Vec<String> {
+    let is_active = || ask("systemctl", &["is-active", "fail2ban"], ask::USUAL).is_some_and(|answer| answer.success);
+    let input = QUESTIONS.join("\n") + "\nexit\n";
+    let begun = Instant::now();
+    loop {
+        let said = ask_with_input("fail2ban-client", &["-i"], &input, ask::USUAL);
+        let answers = said.map(|answer| split(&answer.text)).unwrap_or_default();
+        if answers.len() == QUESTIONS.len() || begun.elapsed() > STARTING || !is_active() {
+            return answers;
         }
         sleep(Duration::from_secs(1));
     }
-    let get = |words: &[&str]| {
-        let words: Vec<&str> = ["get"].into_iter().chain(words.iter().copied()).collect();
-        Some(ask("fail2ban-client", &words, ask::USUAL)?.text)
-    };
+}
+
+/// The client writes its prompt before each answer, and, for a server that isn't there, nothing behind it.
+fn split(text: &str) -> Vec<String> {
+    let answers = text.split("fail2ban> ").skip(1).map(|answer| answer.trim().to_owned());
+    answers.filter(|answer| !answer.is_empty()).collect()
+}
+
+fn rules(access: &Access, answers: &[String]) -> Vec<Rule> {
     let fix = "`vaultberry harden apply`, and look at `journalctl -u fail2ban`";
-    let rule = |name: &str, wanted: String, found: Option<String>| {
-        let found = found.filter(|text| !text.trim().is_empty());
+    // Where one answer is missing, nobody knows which.
+    let answers = (answers.len() == QUESTIONS.len()).then_some(answers);
+    let rule = |number: usize, name: &str, wanted: String, read: &dyn Fn(&str) -> String| {
+        let found = answers.map(|answers| read(&answers[number]));
         Rule::new(&format!("fail2ban: {name}"), &wanted, found, fix)
     };
-    let jail = |name: &str| get(&["sshd", name]);
-    let number = |name: &str| jail(name).map(|text| text.trim().to_owned());
     vec![
-        rule("failures until a ban", access.ban_after.to_string(), number("maxretry")),
-        rule("seconds in which they count", WITHIN.to_string(), number("findtime")),
-        rule("seconds of the first ban", access.ban_for.as_secs().to_string(), number("bantime")),
-        rule("longer each time", "True".to_owned(), number("bantime.increment")),
-        rule("seconds of the longest ban", LONGEST.to_string(), number("bantime.maxtime")),
-        rule("a wrong key counts", "yes".to_owned(), jail("failregex").map(|text| counts_keys(&text))),
-        rule("never banned", sorted(ignored(access)), jail("ignoreip").map(|text| sorted(leaves(&text)))),
-        rule("reads", "_SYSTEMD_UNIT=ssh.service".to_owned(), jail("journalmatch").map(|text| last_line(&text))),
-        rule("bans by", "nftables".to_owned(), jail("actions").map(|text| last_line(&text))),
-        rule("seconds that bans are remembered", REMEMBERED.to_string(), get(&["dbpurgeage"]).map(|text| digits(&text))),
+        rule(0, "failures until a ban", access.ban_after.to_string(), &str::to_owned),
+        rule(1, "seconds in which they count", WITHIN.to_string(), &str::to_owned),
+        rule(2, "seconds of the first ban", access.ban_for.as_secs().to_string(), &str::to_owned),
+        rule(3, "longer each time", "True".to_owned(), &str::to_owned),
+        rule(4, "seconds of the longest ban", LONGEST.to_string(), &str::to_owned),
+        rule(5, "a wrong key counts", "yes".to_owned(), &counts_keys),
+        rule(6, "never banned", sorted(ignored(access)), &|text| sorted(leaves(text))),
+        rule(7, "reads", "_SYSTEMD_UNIT=ssh.service".to_owned(), &last_line),
+        rule(8, "bans by", "nftables".to_owned(), &last_line),
+        rule(9, "seconds that bans are remembered", REMEMBERED.to_string(), &digits),
     ]
 }
 
@@ -131,7 +159,7 @@ fn digits(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{digits, ignored, jail, leaves, sorted};
+    use super::{ignored, jail, leaves, rules, sorted, split};
     use crate::config::{EXAMPLE, parse};
 
     #[test]
@@ -146,11 +174,33 @@ mod tests {
         assert_eq!(ignored(&access), ["127.0.0.0/8", "::1", "192.168.1.7"]);
     }
 
+    /// As fail2ban 1.1 says it.
+    const SAID: &str = "Fail2Ban v1.1.0 reads log file that contains password failure report\nand bans the corresponding IP addresses\n\n\
+        fail2ban> 5\nfail2ban> 3600\nfail2ban> 600\nfail2ban> True\nfail2ban> 604800\n\
+        fail2ban> The following regular expression are defined:\n|- [0]: ^x\n`- [1]: ^Unable to negotiate with <HOST>\n\
+        fail2ban> These IP addresses/networks are ignored:\n|- 127.0.0.0/8\n`- ::1\n\
+        fail2ban> Current match filter:\n_SYSTEMD_UNIT=ssh.service\n\
+        fail2ban> The jail sshd has the following actions:\nnftables\n\
+        fail2ban> Current database purge age is:\n`- 1209600seconds\nfail2ban> ";
+
     #[test]
-    fn what_fail2ban_client_prints_is_understood() {
-        let text = "These IP addresses/networks are ignored:\n|- 127.0.0.0/8\n`- ::1\n";
-        assert_eq!(leaves(text), ["127.0.0.0/8", "::1"]);
+    fn what_fail2ban_says_is_held_against_the_config() {
+        let access = parse(EXAMPLE).unwrap().access;
+        let broken = |said: &str| -> Vec<String> {
+            rules(&access, &split(said)).into_iter().filter(|rule| rule.kept() != Some(true)).map(|rule| rule.told()).collect()
+        };
+        assert_eq!(broken(SAID), [""; 0]);
+        for (from, to, told) in [
+            ("> True", "> False", "fail2ban: longer each time is False, not True"),
+            ("Unable to negotiate", "x", "fail2ban: a wrong key counts is no, not yes"),
+            ("|- 127.0.0.0/8", "|- 10.0.0.0/8", "fail2ban: never banned is 10.0.0.0/8 ::1, not 127.0.0.0/8 ::1"),
+            ("1209600seconds", "1day", "fail2ban: seconds that bans are remembered is 1, not 1209600"),
+        ] {
+            assert_eq!(broken(&SAID.replace(from, to)), [told]);
+        }
+        // A server that isn't there.
+        assert_eq!(broken("fail2ban> fail2ban> fail2ban> ").len(), 10);
+        assert_eq!(broken("").last().unwrap(), "fail2ban: seconds that bans are remembered: couldn't be found out");
         assert_eq!(sorted(leaves("x\n|- fd00::/8\n|- 127.0.0.0/8\n`- 0.0.0.0\n")), "0.0.0.0/0 127.0.0.0/8 fd00::/8");
-        assert_eq!(digits("Current database purge age is:\n`- 1209600seconds\n"), "1209600");
     }
 }

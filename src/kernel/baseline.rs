@@ -177,7 +177,8 @@ impl Baseline {
 /// Names that a boot never looks at: what we write before it is renamed, and what fsck.vfat finds.
 fn is_left_by_a_power_cut(name: &str) -> bool {
     let found = name.strip_prefix("FSCK").and_then(|rest| rest.strip_suffix(".REC"));
-    name.ends_with(".part") || found.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+    Path::new(name).extension().is_some_and(|end| end == "part")
+        || found.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 #[cfg(test)]
