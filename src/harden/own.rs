@@ -61,9 +61,12 @@ fn open_ports(text: &str) -> String {
 /// What on the firmware partition was changed by others.
 pub(super) fn firmware() -> Rule {
     let wanted = "as it was written";
-    let found = Appliance::here().and_then(|appliance| appliance.tampered());
-    let found = found.map(|lines| if lines.is_empty() { wanted.to_owned() } else { lines.join(", ") });
-    Rule::new("firmware partition", wanted, found.ok(), CHANGED_HINT)
+    let rule = |found: Option<String>, fix: &str| Rule::new("firmware partition", wanted, found, fix);
+    match Appliance::here().and_then(|appliance| appliance.tampered()) {
+        Ok(lines) if lines.is_empty() => rule(Some(wanted.to_owned()), CHANGED_HINT),
+        Ok(lines) => rule(Some(lines.join(", ")), CHANGED_HINT),
+        Err(error) => rule(None, &format!("mend this: {}", format!("{error:#}").replace('\n', "; "))),
+    }
 }
 
 /// Who could log in with a password, at the console, too: shadow(5), whose second field is the hash.
