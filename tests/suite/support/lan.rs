@@ -21,7 +21,7 @@ impl Lan {
     pub fn new(addresses: &[&str]) -> Self {
         let addresses: Vec<String> = addresses.iter().map(|address| format!("ip addr add {address} dev tap0")).collect();
         let script = format!(
-            "set -e\nip link set lo up\nip tuntap add tap0 mode tap\n{}\nip link set tap0 up\necho ready\nexec sleep infinity\n",
+            "set -e\ntest -c /dev/net/tun || {{ mkdir -p /dev/net && mknod /dev/net/tun c 10 200; }}\nip link set lo up\nip tuntap add tap0 mode tap\n{}\nip link set tap0 up\necho ready\nexec sleep infinity\n",
             addresses.join("\n")
         );
         let mut command = Command::new("unshare");
