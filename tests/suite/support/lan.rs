@@ -87,7 +87,7 @@ impl Lan {
 
     /// The TCP ports of those that answer `from`, as nmap finds them: `22/tcp open ssh`.
     pub fn scan(&self, from: &str, to: &str, ports: &str) -> Vec<String> {
-        let options = ["-Pn", "-n", "-sS", "-S", from, "-e", "tap0", ports, "--min-rate", "3000", "--max-retries", "1", to];
+        let options = ["-Pn", "-n", "-sS", "-S", from, "-e", "tap0", ports, "--min-rate", "1500", "--max-retries", "1", to];
         let output = self.run("nmap", &options);
         assert!(output.status.success(), "{output:?}");
         let text = String::from_utf8(output.stdout).unwrap();
