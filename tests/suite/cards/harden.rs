@@ -286,19 +286,20 @@ fn who_fails_is_banned(scene: &Scene) {
     scene.expect("true");
     // Another one has three. It is shut out, and let in again when the time is over.
     let open = || scene.lan.connects(NEIGHBOUR, APPLIANCE, 22);
+    assert!(open());
     for _ in 0..3 {
-        assert!(open());
         scene.fail(NEIGHBOUR);
     }
     until("the ban", 60, || !open());
-    assert_eq!(scene.bans(NEIGHBOUR), [60]);
+    assert_eq!(scene.bans(NEIGHBOUR)[0], 60);
     until("the end of the ban", 150, open);
-    // The second time it takes twice as long.
     for _ in 0..3 {
         scene.fail(NEIGHBOUR);
     }
-    until("the second ban", 60, || !open());
-    assert_eq!(scene.bans(NEIGHBOUR).last(), Some(&120));
+    until("a further ban", 60, || !open());
+    // Each time it takes twice as long. What it did while it was about to be banned may have made one of them.
+    let bans = scene.bans(NEIGHBOUR);
+    assert!(bans.len() > 1 && bans.windows(2).all(|pair| pair[1] == 2 * pair[0]), "{bans:?}");
     // One that will outlive the start.
     scene.expect("sudo sed -i 's/^ban_for.*/ban_for = \"2h\"/' /etc/vaultberry/appliance.toml");
     assert_eq!(scene.broken("apply"), [""; 0]);
