@@ -1,11 +1,50 @@
-//! What is mounted where, as the kernel tells it in `/proc/self/mountinfo` (proc(5)).
+//! What is mounted where, as the kernel tells it in `/proc/self/mountinfo` (proc(5)); and mounting, for everybody to see.
+//!
+//! A service of systemd's that sees the system read-only is in a mount namespace of its own, and what it mounts there nobody else
+//! sees. So systemd is asked to run mount(8), where there is a systemd.
 
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
+
+use crate::process;
+
+/// Is there where systemd manages the system (sd_booted(3)).
+const SYSTEMD: &str = "/run/systemd/system";
+
+/// Mounts the ext4 of `device` at `folder`, of which nothing is to be run or trusted.
+///
+/// # Errors
+/// What mount(8) says.
+pub fn mount(device: &Path, folder: &Path) -> Result<()> {
+    let mut command = for_all("mount");
+    command.args(["-t", "ext4", "-o", "nosuid,nodev,noexec,noatime", "--"]).args([device, folder]);
+    process::run(&mut command, &format!("mounting {} at {}", device.display(), folder.display()))
+}
+
+/// Unmounts what is at `folder`; when it is `lost`, also while it is in use.
+///
+/// # Errors
+/// What umount(8) says.
+pub fn unmount(folder: &Path, lost: bool) -> Result<()> {
+    let mut command = for_all("umount");
+    command.args(lost.then_some("--lazy")).arg("--").arg(folder);
+    process::run(&mut command, &format!("unmounting {}", folder.display()))
+}
+
+/// `program`, not started, in the mount namespace that everybody sees.
+fn for_all(program: &str) -> Command {
+    if !Path::new(SYSTEMD).is_dir() {
+        return process::tool(program);
+    }
+    let mut command = process::tool("systemd-run");
+    command.args(["--quiet", "--collect", "--wait", "--pipe", program]);
+    command
+}
 
 /// The device that is mounted on exactly this folder; none when the folder isn't a mount point.
 ///

@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use uuid::Uuid;
 
 use crate::config::Config;
@@ -149,9 +148,7 @@ pub fn open(config: &Config) -> Result<Option<Block>> {
         opened = Some(block);
     }
     fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
-    let flags = MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID | MsFlags::MS_NOATIME;
-    mount(Some(&mapped), folder, Some("ext4"), flags, None::<&str>)
-        .with_context(|| format!("mounting the backup disk at {}", folder.display()))?;
+    mounts::mount(&mapped, folder)?;
     Ok(opened)
 }
 
@@ -197,9 +194,8 @@ pub fn close(config: &Config, node: Option<&Path>) -> Result<()> {
         return Ok(());
     }
     if mounts::source_of(folder)?.is_some_and(|source| source == mapped) {
-        umount2(folder, MntFlags::empty()).with_context(|| {
-            format!("unmounting {}\nhint: `fuser -vm {}` shows who uses it", folder.display(), folder.display())
-        })?;
+        mounts::unmount(folder, false)
+            .with_context(|| format!("closing the backup disk\nhint: `fuser -vm {}` shows who uses it", folder.display()))?;
     }
     luks::close(NAME)
 }
@@ -209,7 +205,7 @@ pub fn close(config: &Config, node: Option<&Path>) -> Result<()> {
 fn close_lost(folder: &Path) -> Result<()> {
     let mapped = luks::mapped(NAME);
     while mounts::source_of(folder)?.is_some_and(|source| source == mapped) {
-        umount2(folder, MntFlags::MNT_DETACH).with_context(|| format!("unmounting what was at {}", folder.display()))?;
+        mounts::unmount(folder, true)?;
     }
     let until = Instant::now() + LINGER;
     // libcryptsetup says each time that the disk is gone.

@@ -122,7 +122,8 @@ pub fn command(guest: &Guest, files: &Path) -> Result<Command> {
                 "the emulated raspi3b has no network and one USB port, for the stick\nhint: --machine virt has a network and a backup disk"
             );
             command.arg(firmware.copy(boot_loader::NAME)?).arg("-dtb").arg(firmware.copy("bcm2837-rpi-3-b.dtb")?);
-            command.arg("-append").arg(firmware.command_line()?);
+            // QEMU resets the machine as soon as its watchdog is set.
+            command.arg("-append").arg(format!("{} systemd.watchdog_sec=off", firmware.command_line()?));
             command.args(["-M", "raspi3b", "-serial", "null", "-serial", "mon:stdio"]);
             command.arg("-drive").arg(format!("{image},if=sd"));
         }

@@ -36,7 +36,7 @@ const SYSTEM: [(&str, &str, u32); 6] = [
     ("usr/share/vaultberry/initramfs-modules", include_str!("../../initramfs/modules"), 0o644),
 ];
 
-const APPLIANCE: [(&str, &str, u32); 20] = [
+const APPLIANCE: [(&str, &str, u32); 21] = [
     root_file!("etc/apt/apt.conf.d/52vaultberry", 0o644),
     root_file!("etc/systemd/journald.conf.d/vaultberry.conf", 0o644),
     root_file!("etc/systemd/network/10-ethernet.network", 0o644),
@@ -49,6 +49,7 @@ const APPLIANCE: [(&str, &str, u32); 20] = [
     root_file!("usr/lib/systemd/system/vaultberry-disk@.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-first-boot.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-grow.service", 0o644),
+    root_file!("usr/lib/systemd/system/vaultberry-.service.d/common.conf", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-harden.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-harden.timer", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-kernel.service", 0o644),
@@ -65,7 +66,10 @@ const UNREACHABLE: [&str; 12] =
 
 /// The units that make runs, or speak of them, and what holds for each of them.
 const RUNS: [&str; 3] = ["vaultberry-backup.service", "vaultberry-catch-up.service", "vaultberry-report.service"];
-const SANDBOX: &str = include_str!("../../image/sandbox.conf");
+const OF_RUNS: &str = include_str!("../../image/runs.conf");
+
+/// Further units that write to folders which the config names.
+const WRITERS: [&str; 3] = ["vaultberry-disk@.service", "vaultberry-first-boot.service", "vaultberry-harden.service"];
 
 /// Where it sees nothing of what is there.
 const UNSEEN: [&str; 6] = ["/dev", "/home", "/proc", "/root", "/tmp", "/var/tmp"];
@@ -170,7 +174,9 @@ fn vaultberry(archive: &mut Archive, config: &Config, particulars: &Particulars)
     }
     archive.text("etc/cron.d/vaultberry", &cron(config), 0o644)?;
     for unit in RUNS {
-        archive.text(&format!("usr/lib/systemd/system/{unit}.d/sandbox.conf"), SANDBOX, 0o644)?;
+        archive.text(&format!("usr/lib/systemd/system/{unit}.d/runs.conf"), OF_RUNS, 0o644)?;
+    }
+    for unit in RUNS.iter().chain(&WRITERS) {
         archive.text(&format!("usr/lib/systemd/system/{unit}.d/paths.conf"), &writable_paths(config), 0o644)?;
     }
     Ok(())

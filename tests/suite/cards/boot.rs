@@ -72,6 +72,8 @@ fn fill(peer: &Peer) {
     fs::create_dir(peer.data().join("empty")).unwrap();
     symlink("letters/nowhere", peer.data().join("dangling")).unwrap();
     peer.write(".hidden", "");
+    peer.write("with rights of its own", "");
+    fs::set_permissions(peer.data().join("with rights of its own"), fs::Permissions::from_mode(0o4755)).unwrap();
 }
 
 /// Are the two folders the same, byte for byte?
