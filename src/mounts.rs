@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 
 use crate::process;
 
-/// Is there where systemd manages the system (sd_booted(3)).
+/// Is there where systemd manages the system (`sd_booted(3)`).
 const SYSTEMD: &str = "/run/systemd/system";
 
 /// Mounts the ext4 of `device` at `folder`, of which nothing is to be run or trusted.
