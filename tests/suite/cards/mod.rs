@@ -5,6 +5,7 @@ mod boot;
 mod boot_loader;
 mod building;
 mod disks;
+mod failing;
 mod harden;
 mod kernels;
 mod keys;
