@@ -12,6 +12,7 @@ use nix::unistd::{Uid, User};
 use super::{File, SSH_PORT, files, not_applied, own, require_appliance};
 use crate::ask::{self, ask};
 use crate::config::Config;
+use crate::updates::upgrade;
 use crate::{durable, process};
 
 /// What came of it.
@@ -45,6 +46,7 @@ pub fn apply(config: &Config) -> Result<Applied> {
     for path in own::open_secrets(config) {
         applied.take(close(&path).map(|()| format!("{} is root's alone", path.display())));
     }
+    applied.take(upgrade::hold().map(|()| "what boots is held".to_owned()));
     applied.restart();
     Ok(applied)
 }
@@ -67,8 +69,9 @@ impl Applied {
     /// Has the units started at boot, and lets the programs read their settings. sshd only when it takes them: one that ends over
     /// them lets nobody in.
     fn restart(&mut self) {
+        self.run(process::tool("systemctl").arg("daemon-reload"), "letting systemd read its units");
         self.run(process::tool("systemctl").args(["--quiet", "enable"]).args(own::UNITS), "having them started at boot");
-        for (unit, verb) in own::UNITS.iter().zip(["reload-or-restart", "restart", "reload-or-restart"]) {
+        for (unit, verb) in own::UNITS.iter().zip(["reload-or-restart", "restart", "reload-or-restart", "restart"]) {
             if *unit == "ssh.service" {
                 // It goes with the unit, and sshd wants it.
                 let _ = fs::create_dir_all("/run/sshd");

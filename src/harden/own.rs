@@ -10,9 +10,10 @@ use super::{File, SSH_PORT};
 use crate::ask::{self, ask};
 use crate::config::{Config, DEFAULT_CONFIG};
 use crate::kernel::appliance::{Appliance, CHANGED_HINT};
+use crate::updates::settings::TIMER;
 
 /// The units that have to run, and to be started at boot.
-pub(super) const UNITS: [&str; 3] = ["nftables.service", "fail2ban.service", "ssh.service"];
+pub(super) const UNITS: [&str; 4] = ["nftables.service", "fail2ban.service", "ssh.service", TIMER];
 
 /// Folders of secrets on an appliance.
 const SECRETS: [&str; 2] = ["/etc/vaultberry/keys", "/etc/vaultberry/credentials"];
