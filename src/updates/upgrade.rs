@@ -29,26 +29,29 @@ pub fn security() -> Result<()> {
         .context("upgrading\nhint: look at /var/log/unattended-upgrades/unattended-upgrades.log, then `sudo vaultberry update`")
 }
 
-/// Installs everything that waits, what is held too, and holds it again. Settings that were changed here stay.
+/// Installs everything that waits, what is held too, and holds that again. Settings that were changed here stay.
 ///
 /// # Errors
 /// Not all of it could be installed, or be held again.
 pub fn everything() -> Result<()> {
+    let holds = process::output(process::tool("apt-mark").arg("showhold"), "asking which packages are held")?;
+    let holds = String::from_utf8_lossy(&holds).into_owned();
     let mut command = apt_get();
     command.args(["--yes", "--ignore-hold", "--allow-change-held-packages", "dist-upgrade"]).stdout(Stdio::inherit());
     let upgraded = run(&mut command, "installing updates")
         .context("upgrading\nhint: `sudo dpkg --configure -a` ends what was begun; then `sudo vaultberry update` again");
     // Also after a failure: what boots mustn't change unseen.
-    let held = hold();
+    let held = hold(holds.lines());
     upgraded.and(held)
 }
 
-/// Holds what boots.
+/// Holds what boots, and these packages.
 ///
 /// # Errors
 /// dpkg refuses it.
-pub fn hold() -> Result<()> {
-    process::run(process::tool("apt-mark").arg("--quiet").arg("hold").args(HELD), "holding the packages that boot")
+pub fn hold<'a>(more: impl Iterator<Item = &'a str>) -> Result<()> {
+    let mut command = process::tool("apt-mark");
+    process::run(command.arg("hold").args(HELD).args(more), "holding the packages that boot")
 }
 
 /// Restarts the system. This returns at once; systemd then ends this program, too.
