@@ -10,3 +10,4 @@ mod kernels;
 mod keys;
 mod unlock;
 mod unlock_speed;
+mod updates;
