@@ -47,4 +47,5 @@ pub mod status;
 pub mod stop;
 pub mod terminal;
 pub mod unlock;
+pub mod updates;
 pub mod warnings;

@@ -59,6 +59,7 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Key(command) => browse::key::run(&command, &mut io::stdout()),
         Command::Kernel(command) => browse::kernel::run(&command, &mut io::stdout()),
         Command::Harden(command) => browse::harden::run(&command, &mut io::stdout()),
+        Command::Update(args) => browse::update::run(&args, &mut io::stdout()),
         Command::Snapshot(command) => browse::snapshot::run(&command, cli.verbose, &mut io::stdout()),
         Command::Restore(args) => restore(&args, cli.verbose),
         Command::Source(Source::Trust(args)) => trust(&args),

@@ -43,7 +43,8 @@ fn appliance(card: &Card) -> Result<Appliance> {
     }
 }
 
-fn sentence(installed: &Installed) -> String {
+/// What came of an installation.
+pub(super) fn sentence(installed: &Installed) -> String {
     match installed {
         Installed::Boots(pair) => format!("{pair} boots already\n"),
         Installed::Waits(pair) => format!("{pair} is there already, and tried at the next start\n"),

@@ -6,6 +6,7 @@ pub mod kernel;
 pub mod key;
 pub mod offsite;
 pub mod snapshot;
+pub mod update;
 
 use std::io::Write;
 

@@ -14,6 +14,7 @@ pub mod sandbox;
 pub mod snapshot;
 pub mod source;
 pub mod status;
+pub mod update;
 
 use clap::{ArgAction, Parser, Subcommand};
 
@@ -60,6 +61,12 @@ pub enum Command {
     /// Keep others out of the appliance, and see whether they are kept out.
     #[command(subcommand)]
     Harden(harden::Harden),
+    /// Install the updates that wait, kernel and boot firmware too, on the appliance
+    ///
+    /// As root, with somebody at hand: what boots is changed by this alone. It fetches the package lists, shows what
+    /// waits and asks. No backup runs meanwhile; one whose time comes waits. Afterwards it says whether to restart, and
+    /// whether the key stick is in. The exit code is 4 when a run is at work, and nothing was done.
+    Update(update::Update),
     /// See what snapshots there are, on the appliance.
     #[command(subcommand)]
     Snapshot(snapshot::Snapshot),

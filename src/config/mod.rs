@@ -30,6 +30,7 @@ pub mod sample;
 mod schema;
 mod section;
 mod source;
+mod updates;
 mod value;
 
 use std::fmt;
@@ -72,6 +73,8 @@ pub struct Config {
     pub disk: Option<Disk>,
     /// Where and when backups are made.
     pub backup: Backup,
+    /// What becomes of updates of the appliance's packages.
+    pub updates: Updates,
     /// Whom off-site copies and reports are sealed for; at least one where there is an `[offsite]` or a `[report]`.
     pub recipients: Vec<Recipient>,
     /// The S3 store for sealed copies; none where all stays here.
@@ -324,6 +327,26 @@ pub enum Security {
     Tls,
     /// None: only without a login, as for a relay on the same network. What is in the mail is sealed in any case.
     None,
+}
+
+/// `[updates]`: what becomes of updates of the appliance's own packages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Updates {
+    /// Whether security updates are installed by themselves, but for what boots. Default true.
+    pub security: bool,
+    /// When the window for them begins, local time; not near [`Backup::at`]. Default half a day after that.
+    pub at: TimeOfDay,
+    /// Whether a restart that they ask for is made by itself.
+    pub reboot: Reboot,
+}
+
+/// When an update restarts the appliance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reboot {
+    /// Never: the report says that a restart is wanted. The default.
+    Never,
+    /// In the window, when the key stick is plugged in and no run is at work.
+    WithStick,
 }
 
 /// An hour and a minute of local time, `HH:MM`.

@@ -4,7 +4,7 @@ use toml::de::DeTable;
 
 use super::error::Errors;
 use super::read::{Report, report_unknown_sections};
-use super::{Config, PostgresqlFormat, Source, access, monitoring, offsite, report, section, source};
+use super::{Config, PostgresqlFormat, Source, access, monitoring, offsite, report, section, source, updates};
 
 /// Checks the text of an `appliance.toml`.
 ///
@@ -23,6 +23,7 @@ pub fn parse(text: &str) -> Result<Config, Errors> {
     let unlock = section::unlock(&mut mistakes, root);
     let disk = section::disk(&mut mistakes, root);
     let backup = section::backup(&mut mistakes, root);
+    let updates = updates::updates(&mut mistakes, root, &backup);
     let recipients = offsite::recipients(&mut mistakes, root);
     let offsite = offsite::offsite(&mut mistakes, root, &appliance.hostname);
     let report = report::report(&mut mistakes, root);
@@ -41,6 +42,7 @@ pub fn parse(text: &str) -> Result<Config, Errors> {
         unlock,
         disk,
         backup,
+        updates,
         recipients,
         offsite,
         report,
@@ -107,7 +109,7 @@ paths = [\"/srv\"]
         let parse = |text: &str| Config { text: String::new(), ..parse(text).unwrap() };
         let expected = parse(EXAMPLE);
         let count = EXAMPLE.lines().filter(|line| is_default(line)).count();
-        assert_eq!(count, 34);
+        assert_eq!(count, 37);
         for number in 1..=count {
             assert_eq!(parse(&uncommented(|this| this == number)), expected, "the default number {number}");
         }
@@ -208,7 +210,7 @@ paths = [\"/srv\"]
             (
                 "[mail]\n[admin]",
                 "1:2: mail: unknown section\n  \
-                 hint: there are [appliance], [admin], [access], [image], [unlock], [disk], [backup], [openpgp], [offsite], [report], [ping], [metrics], [[source]]",
+                 hint: there are [appliance], [admin], [access], [image], [unlock], [disk], [backup], [updates], [openpgp], [offsite], [report], [ping], [metrics], [[source]]",
             ),
         ] {
             assert_eq!(errors("[admin]", to), expected);

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    Checksums, Config, Dumps, Files, Jump, MailServer, Offsite, Ping, PostgresqlFormat, Report, Security, public_key, value,
+    Checksums, Config, Dumps, Files, Jump, MailServer, Offsite, Ping, PostgresqlFormat, Reboot, Report, Security, public_key,
+    value,
 };
 use crate::outcome::Outcome;
 
@@ -21,6 +22,7 @@ pub fn plan(config: &Config) -> String {
         unlock,
         disk,
         backup,
+        updates,
         recipients,
         offsite,
         report,
@@ -69,6 +71,16 @@ pub fn plan(config: &Config) -> String {
     page.line("keep", &backup.keep.to_string());
     page.line("parallel", &format!("{} sources at once", backup.parallel));
     page.line("keep_logs", &backup.keep_logs.to_string());
+    page.section("updates");
+    page.line("security", if updates.security { "true" } else { "false (only the package lists are fetched)" });
+    page.line("at", &format!("{} {}, for an hour", updates.at, appliance.timezone));
+    page.line(
+        "reboot",
+        match updates.reboot {
+            Reboot::Never => "never",
+            Reboot::WithStick => "with-stick",
+        },
+    );
     page.section("openpgp");
     page.list("recipients", recipients.iter().map(|recipient| recipient.fingerprint.clone()));
     page.offsite(offsite.as_ref());
@@ -276,6 +288,11 @@ backup
   keep                last 3, daily 7, weekly 4, monthly 6
   parallel            4 sources at once
   keep_logs           90
+
+updates
+  security            true
+  at                  14:30 Etc/UTC, for an hour
+  reboot              never
 
 openpgp
   recipients          (none)

@@ -95,6 +95,13 @@ pub(super) const BACKUP: Shape = Shape {
     ],
 };
 
+pub(super) const UPDATES: Shape = Shape {
+    name: "updates",
+    repeated: false,
+    inner: &[],
+    keys: &[key("security", "true"), key("at", "\"14:30\""), key("reboot", "\"with-stick\"")],
+};
+
 const KEEP: &str = "{ last = 3, daily = 7, weekly = 4, monthly = 6 }";
 
 const CERTIFICATE: &str = "[\"\"\"-----BEGIN PGP PUBLIC KEY BLOCK----- … \"\"\"]";
@@ -201,8 +208,9 @@ pub(super) const COMMAND: Shape = Shape {
     keys: &[key("name", "\"ldap\""), key("run", "\"slapcat -n 1\""), key("ends_with", "\"# end\"")],
 };
 
-pub(super) const SECTIONS: [&Shape; 13] =
-    [&APPLIANCE, &ADMIN, &ACCESS, &IMAGE, &UNLOCK, &DISK, &BACKUP, &OPENPGP, &OFFSITE, &REPORT, &PING, &METRICS, &SOURCE];
+pub(super) const SECTIONS: [&Shape; 14] = [
+    &APPLIANCE, &ADMIN, &ACCESS, &IMAGE, &UNLOCK, &DISK, &BACKUP, &UPDATES, &OPENPGP, &OFFSITE, &REPORT, &PING, &METRICS, &SOURCE,
+];
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,7 @@
 //! Making it so: the files are written, and the programs read them.
 
 use std::fs::{self, Permissions};
+use std::iter;
 use std::net::IpAddr;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
@@ -12,6 +13,8 @@ use nix::unistd::{Uid, User};
 use super::{File, SSH_PORT, files, not_applied, own, require_appliance};
 use crate::ask::{self, ask};
 use crate::config::Config;
+use crate::updates::settings::TIMER;
+use crate::updates::upgrade;
 use crate::{durable, process};
 
 /// What came of it.
@@ -45,6 +48,7 @@ pub fn apply(config: &Config) -> Result<Applied> {
     for path in own::open_secrets(config) {
         applied.take(close(&path).map(|()| format!("{} is root's alone", path.display())));
     }
+    applied.failed.extend(upgrade::hold(iter::empty()).err());
     applied.restart();
     Ok(applied)
 }
@@ -67,9 +71,13 @@ impl Applied {
     /// Has the units started at boot, and lets the programs read their settings. sshd only when it takes them: one that ends over
     /// them lets nobody in.
     fn restart(&mut self) {
-        self.run(process::tool("systemctl").args(["--quiet", "enable"]).args(own::UNITS), "having them started at boot");
-        for (unit, verb) in own::UNITS.iter().zip(["reload-or-restart", "restart", "reload-or-restart"]) {
-            if *unit == "ssh.service" {
+        self.run(process::tool("systemctl").arg("daemon-reload"), "letting systemd read its units");
+        self.run(
+            process::tool("systemctl").args(["--quiet", "enable"]).args(own::SERVICES).arg(TIMER),
+            "having them started at boot",
+        );
+        for (unit, verb) in own::SERVICES.into_iter().zip(["reload-or-restart", "restart", "reload-or-restart"]) {
+            if unit == "ssh.service" {
                 // It goes with the unit, and sshd wants it.
                 let _ = fs::create_dir_all("/run/sshd");
                 if !self.run(process::tool("sshd").arg("-t"), "letting sshd prove its new settings") {
@@ -79,6 +87,9 @@ impl Applied {
             let doing = format!("letting {unit} read its settings (`journalctl -u {unit}` tells more)");
             self.run(process::tool("systemctl").args([verb, unit]), &doing);
         }
+        // A timer with a time of day is started when the clock is right, which a Pi without a network never gets. One that is
+        // active goes by its settings since systemd has read them.
+        self.run(process::tool("systemctl").args(["--no-block", "start", TIMER]), "starting the timer of the security updates");
     }
 }
 

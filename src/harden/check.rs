@@ -8,6 +8,7 @@ use super::{fail2ban, files, firewall, own, sshd};
 use crate::config::Config;
 use crate::log::printable;
 use crate::outcome::Outcome;
+use crate::updates::settings;
 
 /// One thing that should be so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +25,7 @@ pub struct Rule {
 
 impl Rule {
     /// What was found may come from anywhere: it is made printable.
-    pub(super) fn new(name: &str, wanted: &str, found: Option<String>, fix: &str) -> Self {
+    pub fn new(name: &str, wanted: &str, found: Option<String>, fix: &str) -> Self {
         let found = found.map(|text| printable(text.as_bytes()));
         Self { name: name.to_owned(), wanted: wanted.to_owned(), found, fix: fix.to_owned() }
     }
@@ -51,6 +52,7 @@ pub fn look(config: &Config) -> Vec<Rule> {
     rules.extend(sshd::check(config));
     rules.extend(fail2ban::check(&config.access));
     rules.extend(firewall::check(config));
+    rules.extend(settings::check(config));
     rules.push(own::keys(config));
     rules.push(own::firmware());
     rules.push(own::listeners());

@@ -1,4 +1,4 @@
-//! What keeps others out of the appliance: sshd, fail2ban and a firewall, all of them set up from the config.
+//! What keeps others out of the appliance: sshd, fail2ban, a firewall and security updates, all of them set up from the config.
 //!
 //! [`files`] are their settings. The image has them from its build on, which lets sshd itself say what it makes of them
 //! ([`sshd::prove`]). On the appliance [`check`] asks each program what it goes by, and holds that against what the config
@@ -19,7 +19,8 @@ use anyhow::{Result, ensure};
 
 use crate::config::Config;
 use crate::kernel::trial;
-use crate::unlock::settings;
+use crate::unlock;
+use crate::updates::settings;
 
 /// The one port that is open.
 const SSH_PORT: u16 = 22;
@@ -38,12 +39,14 @@ pub struct File {
 /// The files of all of them.
 pub fn files(config: &Config) -> Vec<File> {
     let readable = |path, text| File { path, text, mode: 0o644 };
-    vec![
+    let mut files = vec![
         readable(sshd::PATH, sshd::drop_in(config)),
         readable(fail2ban::JAIL, fail2ban::jail(&config.access)),
         readable(fail2ban::SETTINGS, fail2ban::settings()),
         File { mode: 0o755, ..readable(firewall::PATH, firewall::rules(config)) },
-    ]
+    ];
+    files.extend(settings::files(config, &head("[updates]")));
+    files
 }
 
 /// Makes sure that this is an appliance: on any other machine all this would lock its owner out.
@@ -52,7 +55,7 @@ pub fn files(config: &Config) -> Vec<File> {
 /// It isn't one.
 pub fn require_appliance() -> Result<()> {
     ensure!(
-        Path::new(settings::PATH).exists() && trial::booted()?.is_some(),
+        Path::new(unlock::settings::PATH).exists() && trial::booted()?.is_some(),
         "this machine is no appliance: it wasn't started from an image\nhint: how sshd, fail2ban and firewall of another machine are set up is its owner's affair"
     );
     Ok(())

@@ -10,9 +10,10 @@ use super::{File, SSH_PORT};
 use crate::ask::{self, ask};
 use crate::config::{Config, DEFAULT_CONFIG};
 use crate::kernel::appliance::{Appliance, CHANGED_HINT};
+use crate::updates::settings::TIMER;
 
-/// The units that have to run, and to be started at boot.
-pub(super) const UNITS: [&str; 3] = ["nftables.service", "fail2ban.service", "ssh.service"];
+/// The services that have to run, and to be started at boot.
+pub(super) const SERVICES: [&str; 3] = ["nftables.service", "fail2ban.service", "ssh.service"];
 
 /// Folders of secrets on an appliance.
 const SECRETS: [&str; 2] = ["/etc/vaultberry/keys", "/etc/vaultberry/credentials"];
@@ -40,7 +41,7 @@ pub(super) fn units() -> Vec<Rule> {
             &format!("`vaultberry harden apply`, and look at `journalctl -u {unit}`"),
         )
     };
-    UNITS.iter().map(rule).collect()
+    SERVICES.iter().chain([&TIMER]).map(rule).collect()
 }
 
 /// Who listens on more than the loopback. ss(8) prints the state, two queues, and the own address.

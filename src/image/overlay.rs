@@ -36,13 +36,14 @@ const SYSTEM: [(&str, &str, u32); 6] = [
     ("usr/share/vaultberry/initramfs-modules", include_str!("../../initramfs/modules"), 0o644),
 ];
 
-const APPLIANCE: [(&str, &str, u32); 22] = [
+const APPLIANCE: [(&str, &str, u32); 23] = [
     root_file!("etc/apt/apt.conf.d/52vaultberry", 0o644),
     root_file!("etc/systemd/journald.conf.d/vaultberry.conf", 0o644),
     root_file!("etc/systemd/network/10-ethernet.network", 0o644),
     root_file!("etc/systemd/resolved.conf.d/vaultberry.conf", 0o644),
     root_file!("etc/systemd/system.conf.d/vaultberry.conf", 0o644),
     root_file!("etc/tmpfiles.d/systemd-nologin.conf", 0o644),
+    root_file!("usr/lib/systemd/system/apt-daily-upgrade.service.d/vaultberry.conf", 0o644),
     root_file!("usr/lib/systemd/system/emergency.service.d/vaultberry.conf", 0o644),
     root_file!("usr/lib/systemd/system/multi-user.target.d/vaultberry.conf", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-backup.service", 0o644),

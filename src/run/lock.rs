@@ -8,11 +8,15 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
+
+use crate::stop::Stop;
 
 /// The lock, held until this is dropped. No child program inherits it: std opens files close-on-exec.
 #[derive(Debug)]
@@ -27,8 +31,38 @@ pub enum Attempt {
     Held(String),
 }
 
+/// What stands behind pid and start when packages are upgraded under the lock.
+const UPGRADE: &str = ", for an upgrade";
+
+/// How long the lock isn't asked for again while it is waited for.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// Asks once, without waiting, for the lock in the file `path`, and creates the file when there is none.
 pub fn acquire(path: &Path, now: Timestamp) -> Result<Attempt> {
+    take(path, now, "")
+}
+
+/// The same, for an upgrade of packages.
+pub fn acquire_for_upgrade(path: &Path, now: Timestamp) -> Result<Attempt> {
+    take(path, now, UPGRADE)
+}
+
+/// The same, for a run: an upgrade of packages, which lasts minutes, is waited for, unless a stop is asked for.
+pub fn acquire_after_upgrade(path: &Path, stop: &Stop) -> Result<Attempt> {
+    loop {
+        match acquire(path, Timestamp::now())? {
+            Attempt::Held(holder) if is_upgrade(&holder) && !stop.requested() => sleep(PAUSE),
+            attempt => return Ok(attempt),
+        }
+    }
+}
+
+/// Whether a holder, as [`holder_of`] gives it, is an upgrade of packages.
+pub fn is_upgrade(holder: &str) -> bool {
+    holder.ends_with(UPGRADE)
+}
+
+fn take(path: &Path, now: Timestamp, purpose: &str) -> Result<Attempt> {
     let opening = || format!("opening the lock {}", path.display());
     let mut file = OpenOptions::new()
         .read(true)
@@ -48,7 +82,7 @@ pub fn acquire(path: &Path, now: Timestamp) -> Result<Attempt> {
             writer
                 .set_len(0)
                 .and_then(|()| writer.rewind())
-                .and_then(|()| writeln!(writer, "pid {}, since {now:.0}", std::process::id()))
+                .and_then(|()| writeln!(writer, "pid {}, since {now:.0}{purpose}", std::process::id()))
                 .with_context(|| format!("writing to the lock {}", path.display()))?;
             Ok(Attempt::Taken(Lock(lock)))
         }
@@ -94,7 +128,8 @@ mod tests {
 
     use jiff::Timestamp;
 
-    use super::{Attempt, acquire, holder_of};
+    use super::{Attempt, acquire, acquire_after_upgrade, acquire_for_upgrade, holder_of, is_upgrade};
+    use crate::stop::Stop;
 
     #[test]
     fn the_second_asker_learns_who_holds_it_and_since_when() {
@@ -110,6 +145,34 @@ mod tests {
         assert_eq!(holder_of(&path), None);
         assert!(matches!(acquire(&path, now).unwrap(), Attempt::Taken(_)));
         assert_eq!(fs::metadata(&path).unwrap().ino(), inode, "the file is never replaced");
+    }
+
+    #[test]
+    fn a_run_waits_for_an_upgrade_and_for_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let stop = Stop::default();
+        let Attempt::Taken(upgrade) = acquire_for_upgrade(&path, Timestamp::now()).unwrap() else { panic!("nobody holds it") };
+        assert!(is_upgrade(&holder_of(&path).unwrap()));
+        let waiting = std::thread::spawn({
+            let (path, stop) = (path.clone(), stop.clone());
+            move || acquire_after_upgrade(&path, &stop).unwrap()
+        });
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        assert!(!waiting.is_finished());
+        drop(upgrade);
+        let Attempt::Taken(_run) = waiting.join().unwrap() else { panic!("the upgrade has ended") };
+        assert!(matches!(acquire_after_upgrade(&path, &stop).unwrap(), Attempt::Held(holder) if !is_upgrade(&holder)));
+    }
+
+    #[test]
+    fn who_is_asked_to_stop_waits_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let stop = Stop::default();
+        stop.request();
+        let Attempt::Taken(_upgrade) = acquire_for_upgrade(&path, Timestamp::now()).unwrap() else { panic!("nobody holds it") };
+        assert!(matches!(acquire_after_upgrade(&path, &stop).unwrap(), Attempt::Held(_)));
     }
 
     #[test]

@@ -89,12 +89,11 @@ impl Accept {
 /// wrong is in the report: also a state folder that can't be written, as when the SD card is dying, keeps neither backup nor
 /// mail from being made.
 pub fn backup(config: &Config, accept: &Accept, events: &Events, stop: &Stop) -> RunReport {
-    let now = Timestamp::now();
-    let mut report = match lock::acquire(&config.backup.lock, now) {
+    let mut report = match lock::acquire_after_upgrade(&config.backup.lock, stop) {
         Ok(Attempt::Taken(lock)) => return make(config, accept, events, stop, lock),
         Ok(Attempt::Held(holder)) => {
             tracing::warn!("another run holds {}: {holder}", config.backup.lock.display());
-            at_work(now, &holder)
+            at_work(Timestamp::now(), &holder)
         }
         Err(error) => return without_lock(config, events, stop, &error),
     };
@@ -107,18 +106,17 @@ pub fn backup(config: &Config, accept: &Accept, events: &Events, stop: &Stop) ->
 /// # Errors
 /// Whether one was can't be told.
 pub fn catch_up(config: &Config, events: &Events, stop: &Stop) -> Result<RunReport> {
-    let now = Timestamp::now();
     // The lock first: a run that is going on looks like one that was cut short. That it makes up for the night is no news.
-    let lock = match lock::acquire(&config.backup.lock, now) {
+    let lock = match lock::acquire_after_upgrade(&config.backup.lock, stop) {
         Ok(Attempt::Held(holder)) => {
-            let report = at_work(now, &holder);
+            let report = at_work(Timestamp::now(), &holder);
             events.tell(&Event::Ended(&report));
             return Ok(report);
         }
         Ok(Attempt::Taken(lock)) => lock,
         Err(error) => return Ok(without_lock(config, events, stop, &error)),
     };
-    let last = last_times(&config.backup.state.join(LAST_RUN));
+    let (last, now) = (last_times(&config.backup.state.join(LAST_RUN)), Timestamp::now());
     match schedule::not_due(last, now, config.backup.at, &config.zone()?)? {
         Some(why) => {
             told::tell(config);

@@ -75,8 +75,11 @@ fn of_appliance(facts: &Facts) -> Vec<String> {
     if let Some(host) = &facts.host {
         let failed = host.checks.iter().filter(|check| check.state == State::Failed);
         todo.extend(failed.map(|check| format!("not so: {}: {}", check.name, check.hint)));
-        if let Some(security) = host.updates.map(|updates| updates.security).filter(|count| *count > 0) {
-            todo.push(format!("install the {security} security updates that wait: `sudo apt-get dist-upgrade`"));
+        if let Some(security) = host.updates.as_ref().map(|updates| updates.security).filter(|count| *count > 0) {
+            todo.push(format!("install the {security} security updates that wait: `sudo vaultberry update`"));
+        }
+        if let Some(why) = &host.restart_wanted {
+            todo.push(format!("restart the appliance, with the key stick plugged in: {why}"));
         }
     }
     match facts.waiting_mails {

@@ -151,10 +151,11 @@ pub fn gather(config: &Config, last: Option<&RunReport>, now: Timestamp) -> Fact
     let state = &config.backup.state;
     let mut troubles = Vec::new();
     // Asked before and after: a run that begins or ends between would look like one that was killed.
-    let running = lock::holder_of(&config.backup.lock);
+    let run = || lock::holder_of(&config.backup.lock).filter(|holder| !lock::is_upgrade(holder));
+    let running = run();
     let read = |troubles: &mut Vec<String>| known(troubles, run::last(state)).flatten();
     let last = last.cloned().or_else(|| read(&mut troubles));
-    let running = running.or_else(|| lock::holder_of(&config.backup.lock));
+    let running = running.or_else(run);
     let mut history = known(&mut troubles, history::load(state)).unwrap_or_default();
     let listed = known(&mut troubles, catalog::list(config, None));
     let room = if listed.is_some() { known(&mut troubles, room(config)).flatten() } else { None };

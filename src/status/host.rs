@@ -19,10 +19,10 @@ use crate::kernel::trial;
 use crate::log::printable;
 use crate::luks::slots::{self, Holder, Kind};
 use crate::unlock::ROOT_NAME;
+use crate::updates::history::{self, Upgraded};
+use crate::updates::restart;
+use crate::updates::waiting::{self, Waiting};
 use crate::{harden, luks};
-
-/// How long apt may think. On a Pi with a slow card it takes a minute.
-const APT: Duration = Duration::from_mins(3);
 
 /// Where apt keeps the package lists that it has fetched.
 const LISTS: &str = "/var/lib/apt/lists";
@@ -42,17 +42,26 @@ const SOON: Duration = Duration::from_hours(1);
 pub struct Host {
     /// What apt would install; none where that isn't known, as when it has fetched no package lists for a week.
     pub updates: Option<Updates>,
+    /// What was upgraded in the last two days, the oldest first.
+    #[serde(default)]
+    pub upgraded: Vec<Upgraded>,
+    /// Why a restart is wanted for what was upgraded; none where it isn't.
+    #[serde(default)]
+    pub restart_wanted: Option<String>,
     /// What hardens it.
     pub checks: Vec<Check>,
 }
 
 /// Packages that wait to be updated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Updates {
     /// All of them.
     pub pending: usize,
     /// Those that mend a security hole.
     pub security: usize,
+    /// The names of those that are held until somebody calls `vaultberry update`.
+    #[serde(default)]
+    pub held: Vec<String>,
 }
 
 /// Something that hardens the appliance.
@@ -99,9 +108,7 @@ impl State {
 
 /// Asks for everything. `state` is the folder in which the last check of the hardening is kept.
 pub fn look(state: &Path, now: Timestamp) -> Host {
-    let apt = || ask("apt-get", &["--simulate", "--quiet", "-o", "Debug::NoLocking=true", "dist-upgrade"], APT);
-    let apt = are_fresh(LISTS.as_ref(), SystemTime::now()).then(apt).flatten();
-    let updates = apt.filter(|answer| answer.success).map(|answer| updates(&answer.text));
+    let updates = are_fresh(LISTS.as_ref(), SystemTime::now()).then(waiting::ask_apt).flatten().map(|waiting| counted(&waiting));
     let record = Record::last(state);
     let mut checks = Vec::new();
     if harden::require_appliance().is_ok() {
@@ -115,7 +122,7 @@ pub fn look(state: &Path, now: Timestamp) -> Host {
     let named = failed.as_ref().map_or(String::new(), |units| units.join(", "));
     let well = failed.map(|units| units.is_empty());
     checks.push(check("no unit has failed", well, &format!("look at `systemctl status` of {named}")));
-    Host { updates, checks }
+    Host { updates, upgraded: history::lately(now), restart_wanted: restart::wanted(), checks }
 }
 
 fn check(name: &str, answer: Option<bool>, hint: &str) -> Check {
@@ -187,12 +194,12 @@ fn are_fresh(lists: &Path, now: SystemTime) -> bool {
     times.max().is_some_and(|newest| now.duration_since(newest).map_or(true, |age| age <= OLDEST_LISTS))
 }
 
-/// Counts what apt says that it would install: lines as
-/// `Inst libssl3 [3.0.15-1] (3.0.17-1 Debian-Security:12/stable-security [arm64])`.
-fn updates(text: &str) -> Updates {
-    let installs = || text.lines().filter(|line| line.starts_with("Inst "));
-    let security = installs().filter(|line| line.to_ascii_lowercase().contains("-security")).count();
-    Updates { pending: installs().count(), security }
+fn counted(waiting: &[Waiting]) -> Updates {
+    Updates {
+        pending: waiting.len(),
+        security: waiting.iter().filter(|waiting| waiting.security).count(),
+        held: waiting.iter().filter(|waiting| waiting.held).map(|waiting| waiting.package.clone()).collect(),
+    }
 }
 
 /// The names of units that failed, but for those of which the report itself says how they went.
@@ -210,17 +217,24 @@ mod tests {
 
     use jiff::Timestamp;
 
-    use super::{State, Updates, are_fresh, failed_units, hardening, left_to_do, newest_kernel, updates};
+    use super::{State, Updates, are_fresh, counted, failed_units, hardening, left_to_do, newest_kernel};
     use crate::harden::check::Rule;
     use crate::harden::record::Record;
     use crate::kernel::note::Note;
     use crate::luks::slots::{self, Holder, Kind};
+    use crate::updates::waiting::Waiting;
 
     #[test]
     fn what_programs_say_is_understood() {
-        let apt = "NOTE: This is only a simulation!\nInst libssl3 [3.0.15-1] (3.0.17-1 Debian-Security:12/stable-security [arm64])\n\
-                   Inst tzdata [2025a] (2025b Debian:12.11/stable [all])\nConf libssl3 (3.0.17-1)\n";
-        assert_eq!(updates(apt), Updates { pending: 2, security: 1 });
+        let waits = |package: &str, security, held| Waiting {
+            package: package.to_owned(),
+            from: None,
+            to: "2".to_owned(),
+            security,
+            held,
+        };
+        let waiting = [waits("libssl3t64", true, false), waits("raspi-firmware", true, true), waits("tzdata", false, false)];
+        assert_eq!(counted(&waiting), Updates { pending: 3, security: 2, held: vec!["raspi-firmware".to_owned()] });
         let units = "apt-daily.service loaded failed failed Daily apt\nvaultberry-backup.service loaded failed failed x\n";
         assert_eq!(failed_units(units, false), ["apt-daily.service"]);
         let check = "vaultberry-harden.service loaded failed failed x\n";

@@ -192,6 +192,9 @@ fn of_appliance(facts: &Facts) -> String {
     }
     if let Some(host) = &facts.host {
         html.push_str(&row(&format!("Updates: {}", text::updates(host))));
+        for told in text::upgraded(host) {
+            html.push_str(&row(&sentence(&told)));
+        }
         for check in &host.checks {
             let answer = if check.state == State::Failed { "NO" } else { check.state.word() };
             html.push_str(&row(&format!("{}: {answer}", sentence(&check.name))));

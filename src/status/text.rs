@@ -11,6 +11,7 @@ use crate::outcome::Outcome;
 use crate::run::report::{RunReport, SourceReport, line};
 use crate::status::facts::{Certificate, DiskFacts, DiskUse, Facts, SourceFacts};
 use crate::status::host::{Host, State};
+use crate::updates::history::Upgraded;
 
 /// The mail's subject. It crosses the network in clear, so it names the appliance and the outcome, and else only counts.
 pub fn subject(facts: &Facts) -> String {
@@ -162,6 +163,9 @@ fn of_appliance(facts: &Facts, text: &mut String) {
     }
     if let Some(host) = &facts.host {
         line(text, 0, &format!("updates: {}", updates(host)));
+        for told in upgraded(host) {
+            line(text, 0, &told);
+        }
         for check in &host.checks {
             line(text, 0, &format!("{}: {}", check.name, if check.state == State::Failed { "NO" } else { check.state.word() }));
         }
@@ -203,10 +207,25 @@ pub fn validity(certificate: &Certificate, now: Timestamp) -> String {
 
 /// Which updates wait, in words.
 pub fn updates(host: &Host) -> String {
-    match host.updates {
+    match &host.updates {
         None => String::from("not known: apt has fetched no package lists for a week, or doesn't answer"),
-        Some(updates) => format!("{} wait, {} of them for security", updates.pending, updates.security),
+        Some(updates) => {
+            let held = &updates.held;
+            let held = if held.is_empty() { String::new() } else { format!("; held: {}", held.join(", ")) };
+            format!("{} wait, {} of them for security{held}", updates.pending, updates.security)
+        }
     }
+}
+
+/// What was upgraded, and whether a restart is wanted for it, a line each.
+pub fn upgraded(host: &Host) -> Vec<String> {
+    let all: Vec<String> = host.upgraded.iter().map(Upgraded::told).collect();
+    let mut lines = Vec::new();
+    if !all.is_empty() {
+        lines.push(format!("upgraded in the last two days: {}", all.join(", ")));
+    }
+    lines.extend(host.restart_wanted.iter().map(|why| format!("a restart is wanted: {why}")));
+    lines
 }
 
 /// How long ago `then` was, in whole units.
@@ -324,8 +343,16 @@ the run: 20261123T023000Z
 
     #[test]
     fn updates_that_are_not_known_are_not_none() {
-        let host = |updates| Host { updates, checks: Vec::new() };
-        assert_eq!(updates(&host(Some(Updates { pending: 2, security: 1 }))), "2 wait, 1 of them for security");
+        let host = |updates| Host { updates, upgraded: Vec::new(), restart_wanted: None, checks: Vec::new() };
+        let waits = |held: &[&str]| {
+            let held = held.iter().map(|name| (*name).to_owned()).collect();
+            updates(&host(Some(Updates { pending: 2, security: 1, held })))
+        };
+        assert_eq!(waits(&[]), "2 wait, 1 of them for security");
+        assert_eq!(
+            waits(&["linux-image-arm64", "raspi-firmware"]),
+            "2 wait, 1 of them for security; held: linux-image-arm64, raspi-firmware"
+        );
         let mut facts = sample::facts();
         facts.host = Some(host(None));
         let told = "not known: apt has fetched no package lists for a week, or doesn't answer";

@@ -11,3 +11,4 @@ mod kernels;
 mod keys;
 mod unlock;
 mod unlock_speed;
+mod updates;
