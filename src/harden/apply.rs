@@ -87,9 +87,14 @@ impl Applied {
             let doing = format!("letting {unit} read its settings (`journalctl -u {unit}` tells more)");
             self.run(process::tool("systemctl").args([verb, unit]), &doing);
         }
-        // A timer with a time of day is started when the clock is right, which a Pi without a network never gets. One that is
-        // active goes by its settings since systemd has read them.
-        self.run(process::tool("systemctl").args(["--no-block", "start", TIMER]), "starting the timer of the security updates");
+        // A start of a timer with a time of day waits for the clock, which a Pi without a network never gets, and its service waits
+        // for that. One that is active goes by its settings since systemd has read them.
+        if !ask("systemctl", &["is-active", TIMER], ask::USUAL).is_some_and(|answer| answer.success) {
+            self.run(
+                process::tool("systemctl").args(["--no-block", "start", TIMER]),
+                "starting the timer of the security updates",
+            );
+        }
     }
 }
 
