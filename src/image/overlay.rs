@@ -36,7 +36,7 @@ const SYSTEM: [(&str, &str, u32); 6] = [
     ("usr/share/vaultberry/initramfs-modules", include_str!("../../initramfs/modules"), 0o644),
 ];
 
-const APPLIANCE: [(&str, &str, u32); 23] = [
+const APPLIANCE: [(&str, &str, u32); 24] = [
     root_file!("etc/apt/apt.conf.d/52vaultberry", 0o644),
     root_file!("etc/systemd/journald.conf.d/vaultberry.conf", 0o644),
     root_file!("etc/systemd/network/10-ethernet.network", 0o644),
@@ -51,6 +51,7 @@ const APPLIANCE: [(&str, &str, u32); 23] = [
     root_file!("usr/lib/systemd/system/vaultberry-disk@.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-first-boot.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-grow.service", 0o644),
+    root_file!("usr/lib/systemd/system/vaultberry-grow.service.d/root.conf", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-.service.d/common.conf", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-harden.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-harden.timer", 0o644),
