@@ -1,4 +1,4 @@
-//! Reading what must not be seen.
+//! Asking a person: for a word that agrees, and for what must not be seen.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -35,6 +35,21 @@ impl<T: AsFd> Drop for HiddenEcho<T> {
 /// Whether `out` shows colours, and its owner wants them (no-color.org).
 pub fn colour(out: &impl IsTerminal) -> bool {
     out.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Asks `question` on standard error, and gives whether `wanted` is typed. Without a person there is no consent.
+///
+/// # Errors
+/// Standard input can't be read.
+pub fn agrees(question: &str, wanted: &str) -> Result<bool> {
+    if !io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    eprint!("{question}: ");
+    let _ = io::stderr().flush();
+    let mut typed = String::new();
+    io::stdin().lock().read_line(&mut typed).context("reading from standard input")?;
+    Ok(typed.trim() == wanted)
 }
 
 /// Reads a line from standard input; on a terminal, asks for it with `question` and without echo.

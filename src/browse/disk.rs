@@ -1,10 +1,10 @@
 //! `vaultberry disk`: from a parsed command to what is printed.
 
 use std::fmt::Write as _;
-use std::io::{self, BufRead as _, IsTerminal as _, Write};
+use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use jiff::Timestamp;
 
 use super::say;
@@ -121,13 +121,7 @@ fn list(config: Option<&Config>, as_json: bool, out: &mut impl Write) -> Result<
 
 /// Shows what will be lost, and wants the serial number typed. Without a person there is no consent.
 fn ask(row: &Row) -> Result<bool> {
-    if !io::stdin().is_terminal() {
-        return Ok(false);
-    }
     let serial = row.config_name.as_deref().unwrap_or_default();
-    eprint!("{}\nIt holds {}. All of it will be lost. Type {serial} to format it: ", row.name(), row.holds);
-    let _ = io::stderr().flush();
-    let mut typed = String::new();
-    io::stdin().lock().read_line(&mut typed).context("reading from standard input")?;
-    Ok(typed.trim() == serial)
+    let question = format!("{}\nIt holds {}. All of it will be lost. Type {serial} to format it", row.name(), row.holds);
+    terminal::agrees(&question, serial)
 }

@@ -1,6 +1,6 @@
 //! `vaultberry update`: from a parsed command to what is printed.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write};
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -17,6 +17,7 @@ use crate::kernel::install::Installed;
 use crate::outcome::Outcome;
 use crate::run::lock::{self, Attempt, Lock};
 use crate::stop::Stop;
+use crate::terminal;
 use crate::updates::{restart, stick, upgrade, waiting};
 
 /// How long the window lasts. A restart later than that might meet the backup.
@@ -46,27 +47,15 @@ fn attended(config: &Config, command: &Update, out: &mut impl Write) -> Result<O
         return Ok(if waiting.is_empty() { Outcome::Complete } else { Outcome::Partial });
     }
     if !waiting.is_empty() {
-        if !command.yes && !is_agreed(waiting.len())? {
+        if !command.yes && !terminal::agrees("Type yes to install it", "yes")? {
             bail!("installing updates: nobody has agreed\nhint: type yes, or give --yes");
         }
         // A lost session must not end this between the upgrade and the holds.
         let _stop = Stop::on_signals()?;
         let Some(_lock) = lock(config, out)? else { return Ok(Outcome::Skipped) };
         upgrade::everything()?;
-        return tell_next(out);
     }
     tell_next(out)
-}
-
-fn is_agreed(count: usize) -> Result<bool> {
-    if !io::stdin().is_terminal() {
-        return Ok(false);
-    }
-    eprint!("Type yes to install {}: ", if count == 1 { "it".to_owned() } else { format!("these {count}") });
-    let _ = io::stderr().flush();
-    let mut typed = String::new();
-    io::stdin().lock().read_line(&mut typed).context("reading from standard input")?;
-    Ok(typed.trim() == "yes")
 }
 
 /// The run's lock; none when a run, or another upgrade, is at work, which is said.

@@ -1,14 +1,59 @@
 //! `keep`: a number, or a table of how many snapshots of each age stay.
 
+use std::fmt;
+
 use toml::de::DeValue;
 
-use super::Keep;
 use super::error::Fault;
 
 /// The most of each, three years of days.
 const MOST: u16 = 1000;
 
 const HINT: &str = "write keep = { last = 3, daily = 7, weekly = 4, monthly = 6, yearly = 0 }, or a number for the last ones";
+
+/// Which complete snapshots of a source stay: one that any of these wants. 0 to 1000 each, `last` at least 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// The newest ones.
+    pub last: u16,
+    /// The newest of each of so many hours, counting only hours that have one; likewise the others.
+    pub hourly: u16,
+    /// Of days, in the appliance's time zone.
+    pub daily: u16,
+    /// Of weeks, which begin on Monday (ISO 8601).
+    pub weekly: u16,
+    /// Of months.
+    pub monthly: u16,
+    /// Of years.
+    pub yearly: u16,
+}
+
+impl Keep {
+    /// Nothing at all.
+    pub const NONE: Self = Self { last: 0, hourly: 0, daily: 0, weekly: 0, monthly: 0, yearly: 0 };
+}
+
+impl Default for Keep {
+    /// Half a year in some twenty snapshots.
+    fn default() -> Self {
+        Self { last: 3, daily: 7, weekly: 4, monthly: 6, ..Self::NONE }
+    }
+}
+
+impl fmt::Display for Keep {
+    /// As in the file.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "last {}", self.last)?;
+        let rest = [
+            ("hourly", self.hourly),
+            ("daily", self.daily),
+            ("weekly", self.weekly),
+            ("monthly", self.monthly),
+            ("yearly", self.yearly),
+        ];
+        rest.iter().filter(|(_, count)| *count > 0).try_for_each(|(name, count)| write!(formatter, ", {name} {count}"))
+    }
+}
 
 /// What `value` says.
 pub(super) fn keep(value: &DeValue<'_>) -> Result<Keep, Fault> {

@@ -44,11 +44,13 @@ use crate::outcome::Outcome;
 use crate::unlock::mark::Mark;
 
 pub use error::{Errors, LoadError, Mistake};
+pub use keep::Keep;
 pub use load::{init, load, load_with_text};
 pub use network::Network;
 pub use offsite::{Reach, at as store_at};
 pub use parse::parse;
 pub use plan::plan;
+pub use updates::{Reboot, Updates};
 
 /// The annotated file that `vaultberry init` writes: a demonstration that is valid as it stands.
 pub const EXAMPLE: &str = include_str!("../../image/appliance.toml");
@@ -178,50 +180,6 @@ pub struct Backup {
     pub keep_logs: u16,
 }
 
-/// Which complete snapshots of a source stay: one that any of these wants. 0 to 1000 each, `last` at least 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keep {
-    /// The newest ones.
-    pub last: u16,
-    /// The newest of each of so many hours, counting only hours that have one; likewise the others.
-    pub hourly: u16,
-    /// Of days, in the appliance's time zone.
-    pub daily: u16,
-    /// Of weeks, which begin on Monday (ISO 8601).
-    pub weekly: u16,
-    /// Of months.
-    pub monthly: u16,
-    /// Of years.
-    pub yearly: u16,
-}
-
-impl Keep {
-    /// Nothing at all.
-    pub const NONE: Self = Self { last: 0, hourly: 0, daily: 0, weekly: 0, monthly: 0, yearly: 0 };
-}
-
-impl Default for Keep {
-    /// Half a year in some twenty snapshots.
-    fn default() -> Self {
-        Self { last: 3, daily: 7, weekly: 4, monthly: 6, ..Self::NONE }
-    }
-}
-
-impl fmt::Display for Keep {
-    /// As in the file.
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "last {}", self.last)?;
-        let rest = [
-            ("hourly", self.hourly),
-            ("daily", self.daily),
-            ("weekly", self.weekly),
-            ("monthly", self.monthly),
-            ("yearly", self.yearly),
-        ];
-        rest.iter().filter(|(_, count)| *count > 0).try_for_each(|(name, count)| write!(formatter, ", {name} {count}"))
-    }
-}
-
 /// An OpenPGP certificate to seal for: its public keys only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipient {
@@ -327,26 +285,6 @@ pub enum Security {
     Tls,
     /// None: only without a login, as for a relay on the same network. What is in the mail is sealed in any case.
     None,
-}
-
-/// `[updates]`: what becomes of updates of the appliance's own packages.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Updates {
-    /// Whether security updates are installed by themselves, but for what boots. Default true.
-    pub security: bool,
-    /// When the window for them begins, local time; not near [`Backup::at`]. Default half a day after that.
-    pub at: TimeOfDay,
-    /// Whether a restart that they ask for is made by itself.
-    pub reboot: Reboot,
-}
-
-/// When an update restarts the appliance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reboot {
-    /// Never: the report says that a restart is wanted. The default.
-    Never,
-    /// In the window, when the key stick is plugged in and no run is at work.
-    WithStick,
 }
 
 /// An hour and a minute of local time, `HH:MM`.

@@ -4,12 +4,32 @@ use toml::de::DeTable;
 
 use super::error::{Fault, show};
 use super::read::{Found, Report, Section};
-use super::{Backup, Reboot, TimeOfDay, Updates, schema, value};
+use super::{Backup, TimeOfDay, schema, value};
 
 const DAY: u16 = 24 * 60;
 
 /// How far the window must be from the nightly run, in minutes: it lasts an hour, and a slow upgrade one more.
 const APART: u16 = 2 * 60;
+
+/// `[updates]`: what becomes of updates of the appliance's own packages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Updates {
+    /// Whether security updates are installed by themselves, but for what boots. Default true.
+    pub security: bool,
+    /// When the window for them begins, local time; not near [`Backup::at`]. Default half a day after that.
+    pub at: TimeOfDay,
+    /// Whether a restart that they ask for is made by itself.
+    pub reboot: Reboot,
+}
+
+/// When an update restarts the appliance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reboot {
+    /// Never: the report says that a restart is wanted. The default.
+    Never,
+    /// In the window, when the key stick is plugged in and no run is at work.
+    WithStick,
+}
 
 pub(super) fn updates(report: &mut Report<'_>, root: &DeTable<'_>, backup: &Backup) -> Updates {
     let section = Section::once(report, root, &schema::UPDATES);

@@ -115,7 +115,7 @@ impl<'a> Unlock<'a> {
         if block.is_luks(self.settings.luks_uuid) {
             self.grow(&block);
             self.root = Some(block);
-        } else if block.may_hold_key() && self.is_accepted(&block) && !self.candidates.contains(&block) {
+        } else if self.settings.accepts(&block) && !self.candidates.contains(&block) {
             self.candidates.push_back(block);
         }
     }
@@ -130,11 +130,6 @@ impl<'a> Unlock<'a> {
             Ok(Some(bytes)) => self.consoles.say(&format!("root's partition has the whole card now: {} MiB", bytes >> 20)),
             Err(error) => self.consoles.say(&format!("{error:#}")),
         }
-    }
-
-    fn is_accepted(&self, block: &Block) -> bool {
-        let marks = &self.settings.sticks;
-        marks.is_empty() || marks.iter().any(|mark| mark.fits(block))
     }
 
     /// Tries every candidate once root's device is there. A stick that doesn't help is named, and the next one is tried.

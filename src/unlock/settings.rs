@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::mark::Mark;
+use crate::devices::Block;
 
 /// Where the settings lie, on root and in the initramfs.
 pub const PATH: &str = "/etc/vaultberry/unlock.toml";
@@ -43,6 +44,11 @@ impl Settings {
     /// The file's text.
     pub fn encode(&self) -> Result<String> {
         toml::to_string(self).context("writing the unlock settings")
+    }
+
+    /// Whether the file system may hold the key: of any stick, or of one that bears one of the marks.
+    pub fn accepts(&self, block: &Block) -> bool {
+        block.may_hold_key() && (self.sticks.is_empty() || self.sticks.iter().any(|mark| mark.fits(block)))
     }
 
     /// How long only the stick is waited for.

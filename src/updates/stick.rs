@@ -19,10 +19,7 @@ pub fn is_plugged_in() -> Result<bool> {
     let root = luks::device_below(&luks::mapped(ROOT_NAME)).context("looking for root's partition: it isn't open as root")?;
     let present = devices::present()?;
     let disk = present.iter().find(|block| block.is_luks(settings.luks_uuid)).map(|block| &block.disk);
-    let marks = &settings.sticks;
-    let accepted = present.iter().filter(|block| {
-        block.may_hold_key() && Some(&block.disk) != disk && (marks.is_empty() || marks.iter().any(|mark| mark.fits(block)))
-    });
+    let accepted = present.iter().filter(|block| settings.accepts(block) && Some(&block.disk) != disk);
     let mut keys = accepted.filter_map(|block| match read_key(block, settings.luks_uuid) {
         Ok(Found::Key(key)) => Some(key),
         _ => None,

@@ -7,7 +7,7 @@ use crate::support::Turn;
 use crate::support::card::scratch;
 use crate::support::guest::{Guest, Ssh, free_port};
 
-/// All that an appliance starts, but for what carries ssh: systemd-networkd and sshd themselves, which systemd starts again.
+/// What an appliance starts, of systemd, Debian and its own; not systemd-networkd and sshd, without which nobody comes in.
 const SERVICES: [&str; 17] = [
     "systemd-journald",
     "systemd-udevd",
