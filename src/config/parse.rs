@@ -109,7 +109,7 @@ paths = [\"/srv\"]
         let parse = |text: &str| Config { text: String::new(), ..parse(text).unwrap() };
         let expected = parse(EXAMPLE);
         let count = EXAMPLE.lines().filter(|line| is_default(line)).count();
-        assert_eq!(count, 37);
+        assert_eq!(count, 38);
         for number in 1..=count {
             assert_eq!(parse(&uncommented(|this| this == number)), expected, "the default number {number}");
         }
@@ -191,11 +191,11 @@ paths = [\"/srv\"]
             (
                 "colour = 1\nname",
                 "5:1: source[1].colour: unknown setting\n  \
-                 hint: [[source]] has name, host, port, user, identity, host_keys, jump, jump_host_keys, retries, bandwidth, quota, postgresql, postgresql_format, postgresql_globals, mariadb, sqlite, least_dump_percent, paths, exclude, largest_file, one_file_system, sentinels, max_deletions, keep, [[source.command]]",
+                 hint: [[source]] has name, host, port, user, identity, host_keys, jump, jump_host_keys, gate, retries, bandwidth, quota, postgresql, postgresql_format, postgresql_globals, mariadb, sqlite, least_dump_percent, paths, exclude, largest_file, one_file_system, sentinels, max_deletions, keep, [[source.command]]",
             ),
             (
                 "\"a b\\u001b\" = 1\nname",
-                "5:1: source[1].(unprintable): unknown setting\n  hint: [[source]] has name, host, port, user, identity, host_keys, jump, jump_host_keys, retries, bandwidth, quota, postgresql, postgresql_format, postgresql_globals, mariadb, sqlite, least_dump_percent, paths, exclude, largest_file, one_file_system, sentinels, max_deletions, keep, [[source.command]]",
+                "5:1: source[1].(unprintable): unknown setting\n  hint: [[source]] has name, host, port, user, identity, host_keys, jump, jump_host_keys, gate, retries, bandwidth, quota, postgresql, postgresql_format, postgresql_globals, mariadb, sqlite, least_dump_percent, paths, exclude, largest_file, one_file_system, sentinels, max_deletions, keep, [[source.command]]",
             ),
         ] {
             assert_eq!(errors("name", to), expected);

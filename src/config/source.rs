@@ -62,6 +62,7 @@ fn source(
     let host_keys = section.required_list(report, "host_keys", public_key::host).value;
     let host_keys = distinct(report, host_keys);
     let jump = jump(report, &section);
+    let gate = section.flag(report, "gate", false).value;
     let retries = section.number(report, "retries", 3, 0..=10).value;
     let bandwidth = section.text(report, "bandwidth", None, |text| value::size_from(text, 16 << 10).map(Some)).value;
     let quota = section.text(report, "quota", None, |text| value::size_from(text, 1 << 20).map(Some)).value;
@@ -85,6 +86,7 @@ fn source(
         identity,
         host_keys,
         jump,
+        gate,
         retries,
         bandwidth,
         quota,

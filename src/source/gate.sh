@@ -1,0 +1,87 @@
+#!/bin/sh
+# The gate of @USER@: what the backup appliance's key may ask of this server, for its source @NAME@.
+# `vaultberry source setup @NAME@` wrote it. sshd runs it in place of whatever was asked for.
+set -fu
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+LC_ALL=C
+export PATH LC_ALL
+unset IFS
+umask 077
+
+# refuse WHY: says it to the client and to the server's log, and ends.
+refuse() {
+	shown=$(printf '%s' "$1" | tr -c ' -~' '?' | cut -c 1-300)
+	printf 'vaultberry gate: refused: %s\n' "$shown" >&2
+	if command -v logger >/dev/null; then
+		logger -t vaultberry-gate -p auth.warning -- "@USER@: refused: $shown" 2>/dev/null
+	fi
+	exit 126
+}
+
+# run LINE [NAME]: becomes a shell for a line of this file; a name is "$1" in it.
+run() {
+	line=$1
+	shift
+	exec sh -c "$line" gate "$@"
+}
+
+# named NAME LIST LINE: runs the line for a database that the list has under just this name.
+named() {
+	[ -n "$1" ] && sh -c "$2" | grep -Fxq -e "$1" || refuse "no such database: $1"
+	run "$3" "$1"
+}
+
+# only LETTERS TEXT: is the text made of these letters alone?
+only() {
+	[ -z "$(printf '%s' "$2" | tr -d "$1")" ]
+}
+
+# send WORD…: becomes an rsync that sends one of the paths, and does nothing else.
+send() {
+	all="rsync $*"
+	[ $# -ge 3 ] || refuse "$all"
+	letters=${1%%e.*}
+	abilities=${1#"$letters"}
+	abilities=${abilities#e.}
+	only A-Za-z "$abilities" || refuse "$all"
+	# Links are followed only to the path itself, never below it: L never goes with r.
+	case $letters in
+	-dL | -Ld) kind=list ;;
+	-*r*) only nlHogDtpAXrxSz "${letters#-}" && kind=folder || refuse "$all" ;;
+	-*) only nlLHogDtpAXxSz "${letters#-}" && kind=file || refuse "$all" ;;
+	*) refuse "$all" ;;
+	esac
+	flags=$1
+	shift
+	options=
+	while [ $# -gt 2 ]; do
+		case $1 in
+		--timeout=?* | --bwlimit=?*) only 0-9 "${1#*=}" || refuse "$all" ;;
+		--numeric-ids | --list-only) ;;
+		*) refuse "$all" ;;
+		esac
+		options="$options $1"
+		shift
+	done
+	[ "$1" = . ] || refuse "$all"
+	case "$kind $2" in
+@ITEMS@	*" @MARK@/"*) refuse "$all" ;;
+	*) refuse "this gate is of another configuration: $all" ;;
+	esac
+	# shellcheck disable=SC2086 # Each is one of those above.
+	exec rsync --server --sender "$flags" $options . "$path"
+}
+
+asked=${SSH_ORIGINAL_COMMAND-}
+case $asked in
+'') refuse 'a shell' ;;
+*'
+'*) refuse "$asked" ;;
+@REQUESTS@'vaultberry @MARK@ '*) refuse "$asked" ;;
+'vaultberry '*) refuse "this gate is of another configuration: $asked" ;;
+'rsync --server --sender '*)
+	# shellcheck disable=SC2086 # Words are what it is split into; set -f keeps them as they are.
+	send ${asked#rsync --server --sender }
+	;;
+*) refuse "$asked" ;;
+esac
