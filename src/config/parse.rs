@@ -370,6 +370,25 @@ paths = [\"/srv\"]
     }
 
     #[test]
+    fn an_account_with_a_gate_serves_one_source() {
+        let second = SMALL.split_once("\n\n").unwrap().1.replace("\"home\"", "\"other\"");
+        let gated = second.replace("user = ", "gate = true\nuser = ");
+        for (text, at) in [
+            (format!("{SMALL}{gated}"), "14:8"),
+            (format!("{}{second}", SMALL.replace("user = ", "gate = true\nuser = ")), "14:8"),
+        ] {
+            let told = parse(&text).unwrap_err().to_string();
+            let expected = format!(
+                "{at}: source[2].user: \"backup\" is the account of source[1] too, and a gate serves one source\n  \
+                 hint: give each of the two an account of its own on that server"
+            );
+            assert_eq!(told, expected, "{text}");
+        }
+        parse(&format!("{SMALL}{second}")).unwrap();
+        parse(&format!("{SMALL}{}", gated.replace("user = \"", "user = \"b"))).unwrap();
+    }
+
+    #[test]
     fn syntax_errors_stand_beside_the_others_and_bring_none_of_their_own() {
         for (from, to, expected) in [
             // A default that isn't one: the setting has lost its equals sign.

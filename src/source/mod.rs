@@ -20,7 +20,6 @@ pub mod request;
 pub mod retries;
 pub mod room;
 pub mod rsync;
-pub mod setup;
 pub mod ssh;
 pub mod transfer;
 pub mod trust;

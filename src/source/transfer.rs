@@ -189,7 +189,10 @@ impl<'a> Transfer<'a> {
             }
             // `--force`: yesterday it may have been a folder, which goes. `--copy-links`: the path may be a link, and the file
             // is meant.
-            Kind::File => arguments.extend(["--copy-links".into(), "--force".into()]),
+            Kind::File => {
+                arguments.extend(["--copy-links".into(), "--force".into()]);
+                arguments.extend(trust(self.connection));
+            }
         }
         // Always a folder, with a slash: rsync follows a link that is its target's last name, and the server may have put one
         // there the night before. What stands *in* the target it replaces, link or folder.
@@ -283,6 +286,11 @@ fn remote(connection: &Connection<'_>, path: &Path) -> Result<OsString> {
     Ok(OsString::from_vec(remote))
 }
 
+/// rsync takes only what is called as the last name that it asked for; and a gate is asked for a number.
+fn trust(connection: &Connection<'_>) -> Option<OsString> {
+    connection.gate().map(|_| "--trust-sender".into())
+}
+
 /// Whether there is such a file or folder on the server.
 ///
 /// # Errors
@@ -294,7 +302,9 @@ pub async fn is_there(connection: &Connection<'_>, path: &Path, stop: &Stop) -> 
 /// Whether a path is a folder or a file; the inner error says why it is neither or can't be had.
 async fn kind(connection: &Connection<'_>, path: &Path, stop: &Stop) -> Result<Result<Kind, String>> {
     let mut arguments = rsync::arguments(connection);
-    arguments.extend(["--list-only".into(), "--copy-links".into(), remote(connection, path)?]);
+    arguments.extend(["--list-only".into(), "--copy-links".into()]);
+    arguments.extend(trust(connection));
+    arguments.push(remote(connection, path)?);
     let mut command = connection.cell().sandbox().command("rsync");
     command.args(arguments);
     let ended = rsync::run(command, Limits::default(), stop).await?;

@@ -4,11 +4,13 @@
 //! [`Request`]s that the pull asks for. Each request bears the gate's mark, a hash of all of them, so that a number that now
 //! means something else is refused by a gate that was made before.
 
+pub mod setup;
+
 use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use openssl::sha::sha256;
+use openssl::sha::Sha256;
 
 use crate::config::Source;
 use crate::digest::hex;
@@ -17,11 +19,14 @@ use crate::source::request::Request;
 use crate::source::ssh::word;
 use crate::source::{owners, unreadable};
 
-/// The script, with marks like `@USER@` in it.
+/// The script, with blanks like `{{USER}}` in it.
 const SCRIPT: &str = include_str!("gate.sh");
 
-/// How many bytes of the hash a mark has.
+/// How many bytes of the hash a mark has. `gate.sh` knows one by its length in hexadecimal digits.
 const MARK: usize = 8;
+
+/// What the item of a sentinel begins with.
+const SENTINEL: char = 's';
 
 /// How a gate is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,8 +55,8 @@ impl Gate {
     }
 }
 
-/// The gate of a source, as a script for its server.
-pub fn script(source: &Source) -> String {
+/// The gate of a source, as a script for its server. `host` names the appliance in it.
+fn script(source: &Source, host: &str) -> String {
     let mark = mark(source);
     let mut asked = String::new();
     for request in requests(source) {
@@ -76,12 +81,31 @@ pub fn script(source: &Source) -> String {
             add("folder", "/");
         }
     }
-    let filled = SCRIPT.replace("@USER@", &source.user).replace("@NAME@", &source.name).replace("@MARK@", &mark);
-    filled.replace("@ITEMS@", &paths).replace("@REQUESTS@", &asked)
+    fill(
+        SCRIPT,
+        &[
+            ("USER", &source.user),
+            ("HOST", host),
+            ("NAME", &source.name),
+            ("MARK", &mark),
+            ("ITEMS", &paths),
+            ("REQUESTS", &asked),
+        ],
+    )
 }
 
-/// What the item of a sentinel begins with.
-const SENTINEL: char = 's';
+/// A script with its blanks filled in. What is filled in is looked at no more: a path may be called like a blank.
+fn fill(script: &str, blanks: &[(&str, &str)]) -> String {
+    let mut parts = script.split("{{");
+    let mut filled = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (name, rest) = part.split_once("}}").expect("a blank ends");
+        let (_, text) = blanks.iter().find(|(known, _)| *known == name).expect("there is a text for each blank");
+        filled += text;
+        filled += rest;
+    }
+    filled
+}
 
 /// Paths and sentinels, with what stands for them.
 fn items(source: &Source) -> Vec<(&Path, String)> {
@@ -100,16 +124,32 @@ fn requests(source: &Source) -> Vec<Request> {
     requests
 }
 
+/// A hash of all that the gate has, each with an end that none of it can hold.
 fn mark(source: &Source) -> String {
-    let all = (requests(source), servers::named(source), items(source));
-    hex(&sha256(format!("{all:?}").as_bytes())[..MARK])
+    let mut hash = Sha256::new();
+    let mut add = |text: &str| {
+        hash.update(text.as_bytes());
+        hash.update(&[0]);
+    };
+    for request in requests(source) {
+        add(request.words());
+        add(request.line());
+    }
+    for named in servers::named(source) {
+        [named.verb, &named.list, &named.line].into_iter().for_each(&mut add);
+    }
+    for (path, item) in items(source) {
+        add(&item);
+        add(&path.to_string_lossy());
+    }
+    hex(&hash.finish()[..MARK])
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use super::{Gate, Request, script};
+    use super::{Gate, Request, fill, mark, script};
     use crate::config::{Source, sample};
 
     fn source(paths: &[&str]) -> Source {
@@ -127,10 +167,22 @@ mod tests {
         assert_eq!(Gate::of(&sample::source("web")), None);
     }
 
+    /// Whoever has to change this mark breaks every gate that stands on a server, until its setup is run again: the CHANGELOG has to
+    /// say so.
+    #[test]
+    fn a_new_version_asks_the_gates_of_the_last_one() {
+        let mut source = source(&["/srv"]);
+        source.postgresql = vec![String::from("*")];
+        source.dumps.mariadb = vec![String::from("shop")];
+        source.dumps.sqlite = vec![PathBuf::from("/srv/app.db")];
+        assert_eq!(mark(&source), "cb3b08d9856bdea1");
+    }
+
     #[test]
     fn what_stands_in_the_configuration_is_one_word_of_the_script() {
-        let script = script(&source(&["/srv/it's $(here)"]));
-        assert!(script.contains("path='/srv/it'\\''s $(here)/' ;;\n"), "{script}");
-        assert!(!script.contains('@'), "{script}");
+        let script = script(&source(&["/srv/it's $(here) {{MARK}}"]), "box");
+        assert!(script.contains("path='/srv/it'\\''s $(here) {{MARK}}/' ;;\n"), "{script}");
+        assert_eq!(script.matches("{{").count(), 5, "{script}");
+        assert_eq!(fill("a {{B}}{{C}} d", &[("C", "{{B}}"), ("B", "b")]), "a b{{B}} d");
     }
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The gate of @USER@: what the backup appliance's key may ask of this server, for its source @NAME@.
-# `vaultberry source setup @NAME@` wrote it. sshd runs it in place of whatever was asked for.
+# The gate of {{USER}}: what the key of the backup appliance {{HOST}} may ask of this server, for its source {{NAME}}. What
+# `vaultberry source setup` prints has written it. sshd runs it in place of whatever was asked for.
 set -fu
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 LC_ALL=C
@@ -13,7 +13,7 @@ refuse() {
 	shown=$(printf '%s' "$1" | tr -c ' -~' '?' | cut -c 1-300)
 	printf 'vaultberry gate: refused: %s\n' "$shown" >&2
 	if command -v logger >/dev/null; then
-		logger -t vaultberry-gate -p auth.warning -- "@USER@: refused: $shown" 2>/dev/null
+		logger -t vaultberry-gate -p auth.warning -- "{{USER}}: refused: $shown" 2>/dev/null
 	fi
 	exit 126
 }
@@ -25,9 +25,12 @@ run() {
 	exec sh -c "$line" gate "$@"
 }
 
-# named NAME LIST LINE: runs the line for a database that the list has under just this name.
+# named NAME LIST LINE: runs the line for a database, if the server has one of just this name. pg_dump takes some names for more.
 named() {
-	[ -n "$1" ] && sh -c "$2" | grep -Fxq -e "$1" || refuse "no such database: $1"
+	case $1 in
+	'' | [-.]* | *[/=\\]*) refuse "no name of a database: $1" ;;
+	esac
+	sh -c "$2" | grep -Fxq -e "$1" || refuse "no such database: $1"
 	run "$3" "$1"
 }
 
@@ -36,19 +39,20 @@ only() {
 	[ -z "$(printf '%s' "$2" | tr -d "$1")" ]
 }
 
-# send WORD…: becomes an rsync that sends one of the paths, and does nothing else.
+# send FLAGS OPTION… . ITEM: becomes an rsync that sends one of the paths, and does nothing else.
 send() {
 	all="rsync $*"
 	[ $# -ge 3 ] || refuse "$all"
+	# Behind an e come the client's abilities, which are letters and a dot.
 	letters=${1%%e.*}
-	abilities=${1#"$letters"}
-	abilities=${abilities#e.}
-	only A-Za-z "$abilities" || refuse "$all"
+	case $1 in *e.*) only A-Za-z "${1#*e.}" || refuse "$all" ;; esac
 	# Links are followed only to the path itself, never below it: L never goes with r.
 	case $letters in
-	-dL | -Ld) kind=list ;;
-	-*r*) only nlHogDtpAXrxSz "${letters#-}" && kind=folder || refuse "$all" ;;
-	-*) only nlLHogDtpAXxSz "${letters#-}" && kind=file || refuse "$all" ;;
+	-*[!nlLHogDtpAXrxSzd]*) refuse "$all" ;;
+	-*r*L* | -*L*r* | -*r*d* | -*d*r*) refuse "$all" ;;
+	-*r*) kind=folder ;;
+	-*d*) kind=list ;;
+	-?*) kind=file ;;
 	*) refuse "$all" ;;
 	esac
 	flags=$1
@@ -65,8 +69,9 @@ send() {
 	done
 	[ "$1" = . ] || refuse "$all"
 	case "$kind $2" in
-@ITEMS@	*" @MARK@/"*) refuse "$all" ;;
-	*) refuse "this gate is of another configuration: $all" ;;
+{{ITEMS}}	*" {{MARK}}/"*) refuse "$all" ;;
+	*" "????????????????/*) refuse "this gate is of another configuration: $all" ;;
+	*) refuse "$all" ;;
 	esac
 	# shellcheck disable=SC2086 # Each is one of those above.
 	exec rsync --server --sender "$flags" $options . "$path"
@@ -77,7 +82,7 @@ case $asked in
 '') refuse 'a shell' ;;
 *'
 '*) refuse "$asked" ;;
-@REQUESTS@'vaultberry @MARK@ '*) refuse "$asked" ;;
+{{REQUESTS}}'vaultberry {{MARK}} '*) refuse "$asked" ;;
 'vaultberry '*) refuse "this gate is of another configuration: $asked" ;;
 'rsync --server --sender '*)
 	# shellcheck disable=SC2086 # Words are what it is split into; set -f keeps them as they are.

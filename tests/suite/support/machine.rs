@@ -1,0 +1,165 @@
+//! A whole server to be set up: root's own sshd, in a view of this machine in which whatever is written is lost at the end.
+//!
+//! Accounts, rights and programs are those of this machine. The folder for temporary files is the same as outside, so that
+//! the sockets of servers beside it are there.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
+
+use nix::unistd::Uid;
+use tempfile::TempDir;
+
+use super::guest::free_port;
+use super::peer::{greets, make_host_key};
+
+/// Makes the view, and becomes sshd in it. `$1`: a folder of its own; `$2`: that of temporary files.
+const ENTER: &str = "
+set -e
+mkdir $1/memory
+mount -t tmpfs -o mode=755 tmpfs $1/memory
+mkdir $1/memory/upper $1/memory/work $1/memory/root
+root=$1/memory/root
+mount -t overlay -o lowerdir=/,upperdir=$1/memory/upper,workdir=$1/memory/work overlay $root
+mount --rbind /proc $root/proc
+mount --rbind /sys $root/sys
+mount -t tmpfs -o mode=755 tmpfs $root/run
+mkdir -p $root/run/sshd $root$2
+mount --rbind $2 $root$2
+mount -t tmpfs -o mode=755 tmpfs $root/dev
+for each in null zero full random urandom tty log; do
+	touch $root/dev/$each
+	if [ $each = log ]; then from=$1/log; else from=/dev/$each; fi
+	mount --bind $from $root/dev/$each
+done
+exec chroot $root /usr/sbin/sshd -D -e -f $1/sshd_config
+";
+
+/// A running one. Dropped, it is gone.
+pub struct Machine {
+    folder: TempDir,
+    sshd: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    /// Its port on 127.0.0.1.
+    pub port: u16,
+}
+
+impl Machine {
+    /// Starts one.
+    pub fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let log = listen(&folder.path().join("log"));
+        make_host_key(folder.path());
+        let port = free_port();
+        let here = folder.path().display();
+        // As Debian has it, but for where it listens.
+        let config = format!(
+            "ListenAddress 127.0.0.1:{port}\nHostKey {here}/host_key\nPidFile none\nUsePAM no\nX11Forwarding yes\nAcceptEnv LANG LC_*\n\
+             Subsystem sftp /usr/lib/openssh/sftp-server\nKbdInteractiveAuthentication no\n"
+        );
+        fs::write(folder.path().join("sshd_config"), config).unwrap();
+        let mut enter = Command::new("unshare");
+        enter.arg("--mount");
+        if !Uid::current().is_root() {
+            enter.args(["--map-auto", "--map-root-user"]);
+        }
+        enter.args(["sh", "-c", ENTER, "sh"]).arg(folder.path()).arg(std::env::temp_dir());
+        let errors = fs::File::create(folder.path().join("sshd.log")).unwrap();
+        let sshd = enter.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn().unwrap();
+        let mut machine = Self { folder, sshd, log, port };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !greets(port) {
+            assert!(machine.sshd.try_wait().unwrap().is_none(), "sshd ended: {}", machine.sshd_log());
+            assert!(Instant::now() < deadline, "sshd doesn't answer: {}", machine.sshd_log());
+            sleep(Duration::from_millis(50));
+        }
+        machine
+    }
+
+    /// Its public host key, as `host_keys` wants it.
+    pub fn host_key(&self) -> String {
+        let line = fs::read_to_string(self.folder.path().join("host_key.pub")).unwrap();
+        line.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Runs a script as its root.
+    pub fn sh(&self, script: &str, arguments: &[&str]) -> Output {
+        let enter = self.enter();
+        Command::new(&enter[0]).args(&enter[1..]).args(["sh", "-c", script, "sh"]).args(arguments).output().unwrap()
+    }
+
+    /// What a program's words follow to run there as root.
+    pub fn enter(&self) -> Vec<String> {
+        let user = if Uid::current().is_root() { "" } else { " --user" };
+        let line = format!("nsenter --target {} --mount --root --wd{user} --", self.sshd.id());
+        line.split(' ').map(String::from).collect()
+    }
+
+    /// The same for one that ends well: what it said.
+    pub fn done(&self, script: &str) -> String {
+        let output = self.sh(script, &[]);
+        assert!(output.status.success(), "{script}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Writes a file for it to read, and gives its path there.
+    pub fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// What was sent to its system log since the last time.
+    pub fn logged(&self) -> Vec<String> {
+        std::mem::take(&mut self.log.lock().unwrap())
+    }
+
+    fn sshd_log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("sshd.log")).unwrap()
+    }
+
+    /// `ssh` as `user` with the private key `key`, not started.
+    pub fn ssh(&self, key: &Path, user: &str) -> Command {
+        let mut ssh = Command::new("ssh");
+        ssh.args(self.ssh_options(key)).args(["-l", user]);
+        ssh
+    }
+
+    /// The options of ssh that lead here.
+    pub fn ssh_options(&self, key: &Path) -> Vec<String> {
+        let key = key.display();
+        let options = format!(
+            "-F none -i {key} -p {} -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
+            self.port
+        );
+        options.split(' ').map(String::from).collect()
+    }
+}
+
+/// A system log at this socket. It has to be read all the time: after ten lines whoever logs would wait.
+fn listen(socket: &Path) -> Arc<Mutex<Vec<String>>> {
+    let log = UnixDatagram::bind(socket).unwrap();
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o666)).unwrap();
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let (held, mut block) = (Arc::downgrade(&lines), [0; 4096]);
+    thread::spawn(move || {
+        while let Ok(length) = log.recv(&mut block) {
+            let Some(lines) = held.upgrade() else { return };
+            lines.lock().unwrap().push(String::from_utf8_lossy(&block[..length]).into_owned());
+        }
+    });
+    lines
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.sshd.kill();
+        let _ = self.sshd.wait();
+    }
+}
