@@ -20,9 +20,11 @@ const FOLDER: &str = "/usr/local/lib/vaultberry/vb-pull";
 
 /// Files whose modes keep the account out, beside some that don't.
 const FILES: &str = "
-mkdir -p /srv/site/open /srv/site/closed/deep /srv/other /srv/single/.ssh
+mkdir -p /srv/site/open /srv/site/closed/deep /srv/site/left /srv/site/shared /srv/other /srv/single/.ssh
 chmod 0700 /srv/site /srv/site/closed /srv/single
+chmod 1733 /srv/site/shared
 umask 077
+echo left out >/srv/site/left/file
 echo secret >/srv/site/closed/deep/config
 echo outside >/srv/other/file
 echo key >/srv/single/.ssh/id_ed25519
@@ -115,7 +117,8 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn what_is_configured_comes_through_the_gate_and_nothing_else_is_opened() {
     let paths = ["/srv/site", "/srv/single/file"];
-    let setting = Setting::new(&paths, "sentinels = [\"/srv/site/open/page\"]\nexclude = [\"nothing\"]\nbandwidth = \"100 MiB\"");
+    let setting =
+        Setting::new(&paths, "sentinels = [\"/srv/site/open/page\"]\nexclude = [\"/srv/site/left\"]\nbandwidth = \"100 MiB\"");
     let before = setting.machine.done("getfacl -R -p /srv; getent passwd");
     let refused = setting.run(1);
     assert!(refused.stdout.contains("Permission denied"), "{refused:?}");
@@ -132,16 +135,20 @@ fn what_is_configured_comes_through_the_gate_and_nothing_else_is_opened() {
     let reads = |user: &str, path: &str| setting.machine.sh("runuser -u $1 -- cat $2", &[user, path]).status.success();
     assert!(reads(USER, "/srv/site/closed/deep/config") && !reads("nobody", "/srv/site/closed/deep/config"));
     assert!(!reads(USER, "/srv/other/file") && !reads(USER, "/srv/single/.ssh/id_ed25519"));
-    // What is made later in a closed folder is readable too.
-    setting.machine.done("umask 077; mkdir /srv/site/closed/new; echo later >/srv/site/closed/new/file");
+    assert!(!reads(USER, "/srv/site/left/file"));
+    // What is made later in a closed folder is readable too; where others have rights the umask holds.
+    setting
+        .machine
+        .done("umask 077; for at in closed shared; do mkdir /srv/site/$at/new; echo later >/srv/site/$at/new/file; done");
     assert!(reads(USER, "/srv/site/closed/new/file") && !reads("nobody", "/srv/site/closed/new/file"));
+    assert!(!reads("nobody", "/srv/site/shared/new/file"));
     let dry = setting.appliance.command(&["backup", "run", "--dry-run"]).output().unwrap();
     assert!(dry.status.success(), "{dry:?}");
 
     // Again: the same. Removed: as before.
     let again = setting.set_up_well();
     assert!(!again.contains("making"), "{again}");
-    setting.machine.done("rm -r /srv/site/closed/new");
+    setting.machine.done("rm -r /srv/site/*/new; runuser -u vb-pull -- sleep 600 >/dev/null 2>&1 &");
     let removed = setting.set_up("--remove");
     assert!(removed.status.success() && removed.stderr.is_empty(), "{removed:?}");
     assert_eq!(setting.machine.done("getfacl -R -p /srv; getent passwd"), before);
@@ -242,7 +249,7 @@ fn whatever_else_the_key_asks_for_is_refused_and_logged() {
     let target = format!("{}/", folder.path().display());
     let allowed = setting.rsync(&["-rl", &format!("@:{mark}/1/"), &target]);
     assert!(allowed.status.success(), "{allowed:?}");
-    assert_eq!(names(folder.path()), ["closed", "open", "out"]);
+    assert_eq!(names(folder.path()), ["closed", "left", "open", "out", "shared"]);
 }
 
 #[test]
@@ -275,6 +282,21 @@ fn a_gate_of_another_configuration_is_not_asked_for_numbers() {
 }
 
 #[test]
+fn root_is_led_nowhere_else_and_what_programs_want_private_stays_so() {
+    let setting = Setting::new(&["/home/anna/site", "/var/spool/cron"], "");
+    setting.machine.done(
+        "useradd --system anna; mkdir -p /home/anna /root/private; chmod 0755 /home/anna; chown anna /home/anna
+         runuser -u anna -- ln -s /root/private /home/anna/site; echo secret >/root/private/file
+         mkdir -p /var/spool/cron/crontabs; chmod 0700 /var/spool/cron/crontabs; umask 077; echo >/var/spool/cron/crontabs/root",
+    );
+    let before = setting.machine.done("getfacl -R -p /root /var/spool/cron/crontabs/root");
+    let led = setting.set_up("");
+    let said = text(&led.stderr);
+    assert!(!led.status.success() && said.contains("a link that isn't root's leads /home/anna/site to /root/private"), "{led:?}");
+    assert_eq!(setting.machine.done("getfacl -R -p /root /var/spool/cron/crontabs/root"), before);
+}
+
+#[test]
 fn postgresql_behind_a_gate() {
     let postgresql = Postgresql::start(&ordinary_user());
     let odd = "it's \"odd\" $HOME";
@@ -294,7 +316,19 @@ fn postgresql_behind_a_gate() {
     }
     let mut setting = Setting::new(&[], "postgresql = [\"wiki\"]");
     setting.machine.done(&format!("mkdir /run/postgresql; ln -s {}/.s.PGSQL.5432 /run/postgresql", postgresql.host()));
+    // The owner of a database chooses where names are looked for in it, and doesn't become a superuser by that.
+    postgresql.run("postgres", &["CREATE ROLE owner LOGIN", "ALTER DATABASE wiki OWNER TO owner"]);
+    postgresql.run(
+        "wiki",
+        &[
+            "SET ROLE owner",
+            "CREATE SCHEMA evil",
+            "CREATE FUNCTION evil.format(text, oid, text) RETURNS text LANGUAGE sql AS $$ SELECT 'ALTER ROLE owner SUPERUSER' $$",
+            "ALTER DATABASE wiki SET search_path = evil, pg_catalog",
+        ],
+    );
     let said = setting.set_up_well();
+    assert_eq!(postgresql.query("postgres", "SELECT rolsuper FROM pg_roles WHERE rolname = 'owner'"), "f\n");
     assert!(said.contains("BYPASSRLS") && said.contains("the 1 large objects of wiki"), "{said}");
     setting.run(0);
     let dump = fs::read_to_string(setting.appliance.backup("current/web/dumps/postgresql/wiki.sql")).unwrap();
@@ -361,8 +395,16 @@ fn mariadb_behind_a_gate() {
     setting.run(0);
     let all = names(&setting.appliance.backup("current/web/dumps/mariadb"));
     assert!(["my_shop.sql", "myxshop.sql", "mysql.sql"].iter().all(|name| all.iter().any(|known| known == name)), "{all:?}");
+
+    // What can't be undone now can be later; the key is locked out at once.
+    setting.machine.done("mv /run/mysqld/mysqld.sock /run/mysqld/away");
+    let kept = setting.set_up("--remove");
+    let said = text(&kept.stderr);
+    assert!(!kept.status.success() && said.contains("couldn't be undone, and stays written down: mariadb-user"), "{kept:?}");
+    assert!(text(&setting.ask(&[], "id").stderr).contains("Permission denied"));
+    setting.machine.done("mv /run/mysqld/away /run/mysqld/mysqld.sock");
     let removed = setting.set_up("--remove");
-    assert!(removed.status.success(), "{removed:?}");
+    assert!(removed.status.success() && removed.stderr.is_empty(), "{removed:?}");
     assert_eq!(mariadb.query("", "SELECT COUNT(*) FROM mysql.user WHERE User = 'vb-pull'"), "0\n");
 }
 

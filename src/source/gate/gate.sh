@@ -22,7 +22,7 @@ refuse() {
 run() {
 	line=$1
 	shift
-	exec sh -c "$line" gate "$@"
+	exec sh -c "$line" gate "$@" </dev/null
 }
 
 # named NAME LIST LINE: runs the line for a database, if the server has one of just this name. pg_dump takes some names for more.
@@ -30,13 +30,8 @@ named() {
 	case $1 in
 	'' | [-.]* | *[/=\\]*) refuse "no name of a database: $1" ;;
 	esac
-	sh -c "$2" | grep -Fxq -e "$1" || refuse "no such database: $1"
+	sh -c "$2" </dev/null | grep -Fxq -e "$1" || refuse "no such database: $1"
 	run "$3" "$1"
-}
-
-# only LETTERS TEXT: is the text made of these letters alone?
-only() {
-	[ -z "$(printf '%s' "$2" | tr -d "$1")" ]
 }
 
 # send FLAGS OPTION… . ITEM: becomes an rsync that sends one of the paths, and does nothing else.
@@ -45,7 +40,7 @@ send() {
 	[ $# -ge 3 ] || refuse "$all"
 	# Behind an e come the client's abilities, which are letters and a dot.
 	letters=${1%%e.*}
-	case $1 in *e.*) only A-Za-z "${1#*e.}" || refuse "$all" ;; esac
+	case $1 in *e.*[!A-Za-z]*) refuse "$all" ;; esac
 	# Links are followed only to the path itself, never below it: L never goes with r.
 	case $letters in
 	-*[!nlLHogDtpAXrxSzd]*) refuse "$all" ;;
@@ -60,7 +55,8 @@ send() {
 	options=
 	while [ $# -gt 2 ]; do
 		case $1 in
-		--timeout=?* | --bwlimit=?*) only 0-9 "${1#*=}" || refuse "$all" ;;
+		--timeout=*[!0-9]* | --bwlimit=*[!0-9]*) refuse "$all" ;;
+		--timeout=?* | --bwlimit=?*) ;;
 		--numeric-ids | --list-only) ;;
 		*) refuse "$all" ;;
 		esac
@@ -68,6 +64,10 @@ send() {
 		shift
 	done
 	[ "$1" = . ] || refuse "$all"
+	case "$kind $options " in
+	'list '*' --list-only '* | file\ * | folder\ *) ;;
+	*) refuse "$all" ;;
+	esac
 	case "$kind $2" in
 {{ITEMS}}	*" {{MARK}}/"*) refuse "$all" ;;
 	*" "????????????????/*) refuse "this gate is of another configuration: $all" ;;

@@ -56,14 +56,15 @@ fn needs(source: &Source) -> String {
     let wanted = [
         ("useradd", "passwd", true),
         ("runuser", "util-linux", true),
+        ("logger", "bsdutils", true),
         ("rsync", "rsync", !source.paths.is_empty()),
         ("setfacl", "acl", !source.paths.is_empty() || sqlite),
         ("pg_dump", "postgresql-client", postgresql),
         ("sqlite3", "sqlite3", sqlite),
     ];
     let wanted = wanted.into_iter().filter(|(.., wanted)| *wanted);
-    let lines = wanted.map(|(program, package, _)| format!("need {program} {package}\n"));
-    let mariadb = "command -v mysqldump >/dev/null || need mariadb-dump mariadb-client\n";
+    let lines = wanted.map(|(program, package, _)| format!("\tneed {program} {package}\n"));
+    let mariadb = "\tcommand -v mysqldump >/dev/null || need mariadb-dump mariadb-client\n";
     lines.chain((!dumps.mariadb.is_empty()).then(|| mariadb.to_owned())).collect()
 }
 
@@ -71,7 +72,8 @@ fn needs(source: &Source) -> String {
 fn rights(source: &Source) -> String {
     let (postgresql, mariadb) = (&source.postgresql, &source.dumps.mariadb);
     let of_path = |call: &str, path: &Path| format!("{call} {}", word(&path.to_string_lossy()));
-    let mut calls: Vec<String> = source.paths.iter().map(|path| of_path("readable", path)).collect();
+    let options = find_options(source);
+    let mut calls: Vec<String> = source.paths.iter().map(|path| of_path("readable", path) + &options).collect();
     let above = source.files.sentinels.iter().filter_map(|path| path.parent());
     calls.extend(above.map(|folder| of_path("pass", folder)));
     calls.extend(source.dumps.sqlite.iter().map(|path| of_path("sqlite", path)));
@@ -81,6 +83,18 @@ fn rights(source: &Source) -> String {
     calls.extend((!mariadb.is_empty()).then(|| "mariadb_user".to_owned()));
     calls.extend(mariadb.iter().map(|name| format!("grant {}", word(&granted(name)))));
     calls.iter().flat_map(|call| ["\t", call, "\n"]).collect()
+}
+
+/// What keeps `find` out of what the appliance leaves out.
+fn find_options(source: &Source) -> String {
+    let files = &source.files;
+    let mut options = String::from(if files.one_file_system { " -xdev" } else { "" });
+    // A pattern is rsync's own: `find` might take it for less.
+    let plain = files.exclude.iter().filter(|pattern| pattern.starts_with('/') && !pattern.contains(['*', '?', '[', '\\']));
+    for path in plain {
+        options += &format!(" -path {} -prune -o", word(path.trim_end_matches('/')));
+    }
+    options
 }
 
 /// The tables of a database in `GRANT`, where its name is a pattern: an underscore is any letter in it.
@@ -105,8 +119,9 @@ mod tests {
         source.dumps.mariadb = vec![String::from("my_shop")];
         let expected = "\treadable '/srv/it'\\''s'\n\trole\n\tdatabase 'wiki'\n\tmariadb_user\n\tgrant '`my\\_shop`.*'\n";
         assert_eq!(rights(&source), expected);
-        let programs = "need useradd passwd\nneed runuser util-linux\nneed rsync rsync\nneed setfacl acl\n";
-        let clients = "need pg_dump postgresql-client\ncommand -v mysqldump >/dev/null || need mariadb-dump mariadb-client\n";
+        let programs =
+            "\tneed useradd passwd\n\tneed runuser util-linux\n\tneed logger bsdutils\n\tneed rsync rsync\n\tneed setfacl acl\n";
+        let clients = "\tneed pg_dump postgresql-client\n\tcommand -v mysqldump >/dev/null || need mariadb-dump mariadb-client\n";
         assert_eq!(needs(&source), format!("{programs}{clients}"));
     }
 

@@ -9,7 +9,7 @@
 set -eu
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
-umask 022
+umask 077
 
 user={{USER}}
 key={{KEY}}
@@ -38,7 +38,7 @@ trouble() {
 
 # need PROGRAM PACKAGE
 need() {
-	command -v "$1" >/dev/null || fail "there is no $1 on this server" "install it, as in: apt-get install $2"
+	command -v "$1" >/dev/null || fail "there is no $1 on this server" "install it; Debian has it in the package $2"
 }
 
 # remember LINE: writes down what is to be undone one day.
@@ -51,6 +51,12 @@ remember() {
 # did LINE: was it this script that did it?
 did() {
 	grep -Fxq -e "$1" "$record" 2>/dev/null
+}
+
+# forget LINE
+forget() {
+	grep -Fxv -e "$1" "$record" >"$record.part" || true
+	mv -f "$record.part" "$record"
 }
 
 # own LINE FOUND WHAT: refuses what was found here and isn't this script's, so that --remove can take it away.
@@ -66,10 +72,10 @@ undo() {
 	for) ;;
 	account) remove_account ;;
 	path) unreadable "$2" ;;
-	pass) no_pass "$2" ;;
+	pass | inherit) unpass "$1" "$2" ;;
 	role) drop_role ;;
 	postgresql) leave_database "$2" ;;
-	row-security) say "NOBYPASSRLS for $user" && printf 'ALTER ROLE :"user" NOBYPASSRLS;\n' | superuser postgres ;;
+	row-security) heed_row_security ;;
 	mariadb-user) drop_mariadb_user ;;
 	mariadb) revoke "$2" ;;
 	esac
@@ -79,7 +85,14 @@ undo() {
 undo_the_rest() {
 	sed '1!G;h;$!d' "$record" >"$record.back"
 	while IFS= read -r line <&3; do
-		grep -Fxq -e "$line" "$now" || undo "${line%% *}" "${line#* }"
+		case $line in uid\ *) continue ;; esac
+		if grep -Fxq -e "$line" "$now"; then
+			continue
+		elif undo "${line%% *}" "${line#* }"; then
+			forget "$line"
+		else
+			trouble "couldn't be undone, and stays written down: $line"
+		fi
 	done 3<"$record.back"
 	rm -f -- "$record.back"
 }
@@ -90,8 +103,12 @@ make_account() {
 	own account "$(getent passwd "$user")" "an account $user"
 	if ! getent passwd "$user" >/dev/null; then
 		say "making the account $user, without a password; its home $home is root's"
-		useradd --system --no-create-home --home-dir "$home" --shell /bin/sh --password '*' "$user"
+		useradd --system --no-create-home --home-dir "$home" --shell /bin/sh --password '*' "$user" || {
+			forget account
+			fail "the account $user couldn't be made" 'see what useradd says above'
+		}
 	fi
+	remember "uid $(id -u "$user")"
 	mkdir -p "$home/.ssh"
 	chown root:root "$home" "$home/.ssh"
 	chmod 0755 "$home" "$home/.ssh"
@@ -100,7 +117,8 @@ make_account() {
 write_gate() {
 	say "writing the gate $gate"
 	cat >"$gate.part"
-	chmod 0755 "$gate.part"
+	chown "root:$(id -g "$user")" "$gate.part"
+	chmod 0750 "$gate.part"
 	mv -f "$gate.part" "$gate"
 	say "binding the appliance's key to it in $home/.ssh/authorized_keys"
 	printf 'restrict,command="%s" %s\n' "$gate" "$key" >"$home/.ssh/authorized_keys.part"
@@ -109,9 +127,16 @@ write_gate() {
 }
 
 remove_account() {
-	say "removing the account $user, $home and $folder"
-	userdel "$user"
+	# Its number goes to the next account that is made, and with it what is left of its rights.
+	[ -z "$incomplete" ] || return 1
+	say "removing the account $user and $home"
+	end_processes
+	if getent passwd "$user" >/dev/null; then userdel "$user" || return 1; fi
 	rm -rf -- "$home"
+}
+
+end_processes() {
+	runuser -u "$user" -- sh -c 'kill -KILL -1' 2>/dev/null || true
 }
 
 # --- Files ---
@@ -139,13 +164,17 @@ done'
 
 # shellcheck disable=SC2016
 forbid='
-user=$1
+uid=$1
 shift
-setfacl -P -n -x "u:$user,d:u:$user" -- "$@"
-[ -n "$(getfacl -cpPs -- "$@")" ] || exit 0
+setfacl -P -n -x "u:$uid,d:u:$uid" -- "$@"
+ended=$?
+[ -n "$(getfacl -cpPs -- "$@")" ] || exit "$ended"
 for file do
-	getfacl -cpP -- "$file" | grep -Eq "^(default:)?(user|group):[^:]|#effective:" || setfacl -P -b -- "$file"
-done'
+	acl=$(getfacl -cpP -- "$file")
+	printf "%s\n" "$acl" | grep -Eq "^default:(user|group):[^:]" || setfacl -P -k -- "$file"
+	printf "%s\n" "$acl" | grep -Eq "^(user|group):[^:]|^[^d].*#effective:" || setfacl -P -n -x m -- "$file" 2>/dev/null
+done
+exit "$ended"'
 
 # pass FOLDER: lets the account through it, to what is below.
 pass() {
@@ -159,29 +188,55 @@ pass() {
 	sh -c "$allow" sh "$user" x "u:$user:--x" "$1" || trouble "couldn't let $user through $1"
 }
 
-no_pass() {
-	[ -d "$1" ] || return 0
-	say "letting $user through $1 no more"
-	sh -c "$forbid" sh "$user" "$1"
+# unpass KIND FOLDER: what inherited an entry from the folder loses it, too.
+unpass() {
+	[ -d "$2" ] || return 0
+	say "letting $user through $2 no more"
+	depth=0
+	[ "$1" = pass ] || depth=1
+	find "$2" -maxdepth "$depth" \( -type d -o -type f \) -execdir sh -c "$forbid" sh "$(uid)" {} +
 }
 
-# readable PATH: lets the account read it and what is below. New files in a folder that others may not read inherit it; a folder
-# that others may read is left alone, because such inheriting takes the place of each program's umask.
+# uid: the account's number, also when it is gone.
+uid() {
+	sed -n 's/^uid //p' "$record"
+}
+
+# led PATH: is a link in it that somebody else than root could have put there?
+led() {
+	[ "$1" = / ] && return 1
+	above=$(dirname -- "$1")
+	if [ -L "$1" ] && [ "$(stat -c %u -- "$1") $(stat -c %u -- "$above")" != '0 0' ]; then
+		return 0
+	fi
+	led "$above"
+}
+
+# readable PATH [FIND-OPTION…]: lets the account read it and what is below. What is made later in a folder that only its owner and
+# group may use inherits that. In other folders it doesn't, because such inheriting takes the place of each program's umask.
 readable() {
-	real=$(readlink -f -- "$1" || true)
+	path=$1
+	shift
+	real=$(readlink -f -- "$path" || true)
 	if [ ! -e "$real" ]; then
-		trouble "there is no $1"
+		trouble "there is no $path"
+		return
+	elif led "$path"; then
+		trouble "left as it is, since a link that isn't root's leads $path to $real: write that one, if it is meant"
 		return
 	fi
-	say "letting $user read $1$([ "$real" = "$1" ] || printf ', which is %s' "$real")"
+	say "letting $user read $path$([ "$real" = "$path" ] || printf ', which is %s' "$real")"
 	remember "path $real"
-	pass "$(dirname -- "$1")"
+	pass "$(dirname -- "$path")"
 	pass "$(dirname -- "$real")"
-	# Programs refuse keys that others than their owner could read.
-	find "$real" \( -name .ssh -o -name .gnupg -o -name 'ssh_host_*_key' -o -name '*.key' -o -name '.pgpass' \) -prune -o \
-		-type d ! -perm -005 -execdir sh -c "$allow" sh "$user" r "u:$user:rX,d:u:$user:rX" {} + -o \
+	# Programs refuse secrets that others than their owner could read: these names, and in /etc and /var/spool all of the kind.
+	find "$real" "$@" \( -name .ssh -o -name .gnupg -o -name 'ssh_host_*_key' -o -name 'id_*' -o -name '*.key' -o \
+		-name .pgpass -o -name .netrc -o -name .msmtprc -o -name .fetchmailrc -o -name .erlang.cookie \) -prune -o \
+		-type f ! -perm /077 \( -path '/etc/*' -o -path '/var/spool/*' \) -o \
+		-type d ! -perm /027 -execdir sh -c "$allow" sh "$user" r "u:$user:rX,d:u:$user:rX" {} + -o \
+		-type d ! -perm -005 -execdir sh -c "$allow" sh "$user" r "u:$user:rX" {} + -o \
 		-type f ! -perm -004 -execdir sh -c "$allow" sh "$user" r "u:$user:rX" {} + ||
-		trouble "not all of $1 could be made readable for $user"
+		trouble "not all of $path could be made readable for $user"
 }
 
 # sqlite PATH: what SQLite keeps beside a database comes and goes, and has to inherit.
@@ -190,9 +245,9 @@ sqlite() {
 		if [ "$file" = "$1" ] || [ -e "$file" ]; then readable "$file"; fi
 	done
 	above=$(dirname -- "$(readlink -f -- "$1")")
-	if [ -n "$(find "$above" -maxdepth 0 ! -perm -005)" ]; then
+	if [ -n "$(find "$above" -maxdepth 0 ! -perm /027)" ]; then
 		say "letting $user read what is made in $above from now on"
-		remember "pass $above"
+		remember "inherit $above"
 		sh -c "$allow" sh "$user" x "d:u:$user:r" "$above" || trouble "couldn't do that"
 	fi
 }
@@ -200,21 +255,27 @@ sqlite() {
 unreadable() {
 	[ -e "$1" ] || return 0
 	say "taking $user's rights on $1"
-	find "$1" \( -type d -o -type f \) -execdir sh -c "$forbid" sh "$user" {} +
+	find "$1" \( -type d -o -type f \) -execdir sh -c "$forbid" sh "$(uid)" {} +
 }
 
 # --- PostgreSQL ---
 
-# superuser DATABASE: has PostgreSQL's superuser run what stdin says.
+# superuser DATABASE: has PostgreSQL's superuser run what stdin says. The database's owner chooses what its names mean, unless
+# the search path is said.
 superuser() {
-	(cd / && runuser -u postgres -- psql -XAtq --no-password -v ON_ERROR_STOP=1 -v user="$user" -d "$1")
+	(cd / && runuser -u postgres -- env PGOPTIONS='-c search_path=pg_catalog' \
+		psql -XAtq --no-password -v ON_ERROR_STOP=1 -v user="$user" -v name="$1" -d "$1")
+}
+
+find_role() {
+	printf "SELECT 1 FROM pg_roles WHERE rolname = :'user';\n" | superuser postgres
 }
 
 role() {
 	version=$(printf 'SHOW server_version_num;\n' | superuser postgres)
 	[ "$version" -ge 140000 ] || fail "PostgreSQL here is older than 14, which has no pg_read_all_data" \
 		'take `postgresql` out of this source, and have a source without a gate for it, with rights that you grant by hand'
-	found=$(printf "SELECT 1 FROM pg_roles WHERE rolname = :'user';\n" | superuser postgres)
+	found=$(find_role)
 	own role "$found" "a role $user in PostgreSQL"
 	if [ -z "$found" ]; then
 		say "making PostgreSQL's role $user, which may read all tables"
@@ -227,7 +288,7 @@ role() {
 database() {
 	say "letting $user dump PostgreSQL's database $1"
 	remember "postgresql $1"
-	printf "SELECT format('GRANT CONNECT ON DATABASE %%I TO %%I', current_database(), :'user') \\\\gexec\n" | superuser "$1"
+	printf 'GRANT CONNECT ON DATABASE :"name" TO :"user";\n' | superuser "$1"
 	large=$(printf 'SELECT count(*) FROM pg_largeobject_metadata;\n' | superuser "$1")
 	if [ "$large" -gt 0 ]; then
 		say "letting it read the $large large objects of $1: run this again when there are new ones"
@@ -243,23 +304,35 @@ database() {
 
 every_database() {
 	printf 'SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate;\n' | superuser postgres >"$now.list"
-	while IFS= read -r name <&4; do database "$name"; done 4<"$now.list"
+	while IFS= read -r name <&4; do
+		# psql takes some names for more. The gate refuses them, too.
+		case $name in
+		[-.]* | *[/=\\]*) say "leaving out PostgreSQL's database $name, whose name is none for a dump" ;;
+		*) database "$name" ;;
+		esac
+	done 4<"$now.list"
 	rm -f -- "$now.list"
 }
 
-# there NAME: is there such a database?
-there() {
-	[ -n "$(printf "SELECT 1 FROM pg_database WHERE datname = :'name';\n" |
-		(cd / && runuser -u postgres -- psql -XAtq --no-password -v name="$1" -d postgres))" ]
-}
-
 leave_database() {
-	there "$1" || return 0
+	names=$(printf 'SELECT datname FROM pg_database;\n' | superuser postgres) || return 1
+	found=$(find_role)
+	[ -n "$found" ] || return 0
+	printf '%s\n' "$names" | grep -Fxq -e "$1" || return 0
 	say "taking $user's rights on PostgreSQL's database $1"
 	printf 'DROP OWNED BY :"user";\n' | superuser "$1"
 }
 
+heed_row_security() {
+	found=$(find_role) || return 1
+	[ -n "$found" ] || return 0
+	say "having row security hold for $user again"
+	printf 'ALTER ROLE :"user" NOBYPASSRLS;\n' | superuser postgres
+}
+
 drop_role() {
+	found=$(find_role) || return 1
+	[ -n "$found" ] || return 0
 	say "dropping PostgreSQL's role $user"
 	printf 'DROP OWNED BY :"user"; DROP ROLE :"user";\n' | superuser postgres
 }
@@ -271,11 +344,15 @@ client() {
 	if command -v mariadb >/dev/null; then mariadb "$@"; else mysql "$@"; fi
 }
 
+find_mariadb_user() {
+	client -N -B -e "SELECT 1 FROM mysql.user WHERE User = '$user' AND Host = 'localhost'"
+}
+
 mariadb_user() {
 	version=$(client -N -B -e 'SELECT VERSION()')
 	plugin=auth_socket
 	case $version in *MariaDB*) plugin=unix_socket ;; esac
-	found=$(client -N -B -e "SELECT 1 FROM mysql.user WHERE User = '$user' AND Host = 'localhost'")
+	found=$(find_mariadb_user)
 	own mariadb-user "$found" "a user $user in MariaDB"
 	if [ -z "$found" ]; then
 		say "making MariaDB's user $user, who is let in as the account of that name only"
@@ -296,6 +373,7 @@ grant() {
 		if [ "$major" -gt 11 ] || { [ "$major" = 11 ] && [ "$minor" -ge 3 ]; }; then
 			client -e "GRANT SHOW CREATE ROUTINE ON $1 TO '$user'@'localhost'"
 		else
+			say "letting it read the text of all routines (mysql.proc)"
 			client -e "GRANT SELECT ON mysql.proc TO '$user'@'localhost'"
 		fi
 		;;
@@ -304,16 +382,24 @@ grant() {
 }
 
 revoke() {
+	found=$(find_mariadb_user) || return 1
+	[ -n "$found" ] || return 0
 	say "taking $user's rights on $1 of MariaDB"
 	client -e "REVOKE ALL PRIVILEGES ON $1 FROM '$user'@'localhost'"
 }
 
 drop_mariadb_user() {
+	found=$(find_mariadb_user) || return 1
+	[ -n "$found" ] || return 0
 	say "dropping MariaDB's user $user"
 	client -e "DROP USER '$user'@'localhost'"
 }
 
 # --- What is wanted ---
+
+needs() {
+{{NEEDS}}	:
+}
 
 rights() {
 {{RIGHTS}}	:
@@ -326,16 +412,18 @@ case ${1-} in
 esac
 if [ "${1-}" = --remove ]; then
 	[ -e "$record" ] || fail "nothing was set up for $user here" 'was it done on another server, or is it removed already?'
-fi
-if [ -e "$record" ] && ! did "for $whose"; then
+elif [ -e "$record" ] && ! did "for $whose"; then
 	fail "the account $user is for another: $(sed -n 's/^for //p' "$record")" \
-		"write another \`user\` into the source's section, or remove that one first"
+		"write another \`user\` into the source's section, or run this with --remove first"
 fi
-{{NEEDS}}mkdir -p "$folder"
-touch "$record"
-chmod 0600 "$record"
-: >"$now"
 if [ "${1-}" != --remove ]; then
+	needs
+	find / -maxdepth 0 -execdir true {} + 2>/dev/null || fail "find here knows no -execdir" "install GNU's; Debian has it in findutils"
+	mkdir -p "$folder"
+	chmod 0755 "$(dirname -- "$folder")" "$folder"
+	touch "$record"
+	chmod 0600 "$record"
+	: >"$now"
 	remember "for $whose"
 	make_account
 	write_gate <<'END OF THE GATE'
@@ -343,14 +431,17 @@ if [ "${1-}" != --remove ]; then
 	rights
 	if [ "$(wc -l <"$now")" -lt "$(wc -l <"$record")" ]; then
 		undo_the_rest
-		cp "$now" "$record"
 		# What was taken may have been a part of what is wanted.
 		rights
 	fi
 	rm -f -- "$now"
 else
+	say "locking the appliance out"
+	rm -f -- "$home/.ssh/authorized_keys" "$gate"
+	end_processes
+	: >"$now"
 	undo_the_rest
-	rm -rf -- "$folder"
+	[ -n "$incomplete" ] || rm -rf -- "$folder"
 fi
-[ -z "$incomplete" ] || fail 'not all could be done' 'see the warnings above'
+[ -z "$incomplete" ] || fail 'not all could be done' 'see the warnings above, and run this again'
 say "done"

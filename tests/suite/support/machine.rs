@@ -26,7 +26,7 @@ mount -t tmpfs -o mode=755 tmpfs $1/memory
 mkdir $1/memory/upper $1/memory/work $1/memory/root
 root=$1/memory/root
 mount -t overlay -o lowerdir=/,upperdir=$1/memory/upper,workdir=$1/memory/work overlay $root
-mount --rbind /proc $root/proc
+mount -t proc proc $root/proc
 mount --rbind /sys $root/sys
 mount -t tmpfs -o mode=755 tmpfs $root/run
 mkdir -p $root/run/sshd $root$2
@@ -43,7 +43,9 @@ exec chroot $root /usr/sbin/sshd -D -e -f $1/sshd_config
 /// A running one. Dropped, it is gone.
 pub struct Machine {
     folder: TempDir,
-    sshd: Child,
+    /// `unshare`, and the sshd that is its child.
+    unshare: Child,
+    init: u32,
     log: Arc<Mutex<Vec<String>>>,
     /// Its port on 127.0.0.1.
     pub port: u16,
@@ -65,20 +67,24 @@ impl Machine {
         );
         fs::write(folder.path().join("sshd_config"), config).unwrap();
         let mut enter = Command::new("unshare");
-        enter.arg("--mount");
+        // With a view of processes as well: what ends all of an account's ends none outside.
+        enter.args(["--mount", "--pid", "--fork", "--kill-child"]);
         if !Uid::current().is_root() {
             enter.args(["--map-auto", "--map-root-user"]);
         }
         enter.args(["sh", "-c", ENTER, "sh"]).arg(folder.path()).arg(std::env::temp_dir());
         let errors = fs::File::create(folder.path().join("sshd.log")).unwrap();
-        let sshd = enter.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn().unwrap();
-        let mut machine = Self { folder, sshd, log, port };
+        let unshare = enter.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn().unwrap();
+        let mut machine = Self { folder, unshare, init: 0, log, port };
         let deadline = Instant::now() + Duration::from_secs(20);
         while !greets(port) {
-            assert!(machine.sshd.try_wait().unwrap().is_none(), "sshd ended: {}", machine.sshd_log());
+            assert!(machine.unshare.try_wait().unwrap().is_none(), "sshd ended: {}", machine.sshd_log());
             assert!(Instant::now() < deadline, "sshd doesn't answer: {}", machine.sshd_log());
             sleep(Duration::from_millis(50));
         }
+        let parent = machine.unshare.id().to_string();
+        let child = Command::new("ps").args(["-o", "pid=", "--ppid", &parent]).output().unwrap();
+        machine.init = String::from_utf8(child.stdout).unwrap().trim().parse().unwrap();
         machine
     }
 
@@ -97,7 +103,7 @@ impl Machine {
     /// What a program's words follow to run there as root.
     pub fn enter(&self) -> Vec<String> {
         let user = if Uid::current().is_root() { "" } else { " --user" };
-        let line = format!("nsenter --target {} --mount --root --wd{user} --", self.sshd.id());
+        let line = format!("nsenter --target {} --mount --pid --root --wd{user} --", self.init);
         line.split(' ').map(String::from).collect()
     }
 
@@ -159,7 +165,7 @@ fn listen(socket: &Path) -> Arc<Mutex<Vec<String>>> {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let _ = self.sshd.kill();
-        let _ = self.sshd.wait();
+        let _ = self.unshare.kill();
+        let _ = self.unshare.wait();
     }
 }
