@@ -141,7 +141,7 @@ fn what_is_configured_comes_through_the_gate_and_nothing_else_is_opened() {
         .machine
         .done("umask 077; for at in closed shared; do mkdir /srv/site/$at/new; echo later >/srv/site/$at/new/file; done");
     assert!(reads(USER, "/srv/site/closed/new/file") && !reads("nobody", "/srv/site/closed/new/file"));
-    assert!(!reads("nobody", "/srv/site/shared/new/file"));
+    assert_eq!(setting.machine.done("stat -c %a /srv/site/shared/new/file"), "600\n");
     let dry = setting.appliance.command(&["backup", "run", "--dry-run"]).output().unwrap();
     assert!(dry.status.success(), "{dry:?}");
 
@@ -283,16 +283,19 @@ fn a_gate_of_another_configuration_is_not_asked_for_numbers() {
 
 #[test]
 fn root_is_led_nowhere_else_and_what_programs_want_private_stays_so() {
-    let setting = Setting::new(&["/home/anna/site", "/var/spool/cron"], "");
+    let setting = Setting::new(&["/home/anna/site/sub", "/var/spool/cron"], "");
     setting.machine.done(
-        "useradd --system anna; mkdir -p /home/anna /root/private; chmod 0755 /home/anna; chown anna /home/anna
-         runuser -u anna -- ln -s /root/private /home/anna/site; echo secret >/root/private/file
+        "useradd --system anna; mkdir -p /home/anna /root/private/sub; chmod 0755 /home/anna; chown anna /home/anna
+         runuser -u anna -- ln -s /root/private /home/anna/site; echo secret >/root/private/sub/file
          mkdir -p /var/spool/cron/crontabs; chmod 0700 /var/spool/cron/crontabs; umask 077; echo >/var/spool/cron/crontabs/root",
     );
     let before = setting.machine.done("getfacl -R -p /root /var/spool/cron/crontabs/root");
     let led = setting.set_up("");
     let said = text(&led.stderr);
-    assert!(!led.status.success() && said.contains("a link that isn't root's leads /home/anna/site to /root/private"), "{led:?}");
+    assert!(
+        !led.status.success() && said.contains("a link that isn't root's leads /home/anna/site/sub to /root/private/sub"),
+        "{led:?}"
+    );
     assert_eq!(setting.machine.done("getfacl -R -p /root /var/spool/cron/crontabs/root"), before);
 }
 

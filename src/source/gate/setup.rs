@@ -88,13 +88,11 @@ fn rights(source: &Source) -> String {
 /// What keeps `find` out of what the appliance leaves out.
 fn find_options(source: &Source) -> String {
     let files = &source.files;
-    let mut options = String::from(if files.one_file_system { " -xdev" } else { "" });
+    let within = files.one_file_system.then(|| " -xdev".to_owned());
     // A pattern is rsync's own: `find` might take it for less.
     let plain = files.exclude.iter().filter(|pattern| pattern.starts_with('/') && !pattern.contains(['*', '?', '[', '\\']));
-    for path in plain {
-        options += &format!(" -path {} -prune -o", word(path.trim_end_matches('/')));
-    }
-    options
+    let kept_out = plain.map(|path| format!(" -path {} -prune -o", word(path.trim_end_matches('/'))));
+    within.into_iter().chain(kept_out).collect()
 }
 
 /// The tables of a database in `GRANT`, where its name is a pattern: an underscore is any letter in it.
@@ -117,7 +115,9 @@ mod tests {
         let mut source =
             Source { paths: vec![PathBuf::from("/srv/it's")], postgresql: vec![String::from("wiki")], ..sample::source("web") };
         source.dumps.mariadb = vec![String::from("my_shop")];
-        let expected = "\treadable '/srv/it'\\''s'\n\trole\n\tdatabase 'wiki'\n\tmariadb_user\n\tgrant '`my\\_shop`.*'\n";
+        source.files.one_file_system = true;
+        source.files.exclude = ["*.tmp", "/srv/it's/cache/", "/srv/it's/*.log"].map(String::from).to_vec();
+        let expected = "\treadable '/srv/it'\\''s' -xdev -path '/srv/it'\\''s/cache' -prune -o\n\trole\n\tdatabase 'wiki'\n\tmariadb_user\n\tgrant '`my\\_shop`.*'\n";
         assert_eq!(rights(&source), expected);
         let programs =
             "\tneed useradd passwd\n\tneed runuser util-linux\n\tneed logger bsdutils\n\tneed rsync rsync\n\tneed setfacl acl\n";
