@@ -109,9 +109,8 @@ make_account() {
 		}
 	fi
 	remember "uid $(id -u "$user")"
-	mkdir -p "$home/.ssh"
+	(umask 022 && mkdir -p "$home/.ssh")
 	chown root:root "$home" "$home/.ssh"
-	chmod 0755 "$home" "$home/.ssh"
 }
 
 write_gate() {
@@ -419,8 +418,7 @@ fi
 if [ "${1-}" != --remove ]; then
 	needs
 	find / -maxdepth 0 -execdir true {} + 2>/dev/null || fail "find here knows no -execdir" "install GNU's; Debian has it in findutils"
-	mkdir -p "$folder"
-	chmod 0755 "$(dirname -- "$folder")" "$folder"
+	(umask 022 && mkdir -p "$folder")
 	touch "$record"
 	chmod 0600 "$record"
 	: >"$now"

@@ -1,7 +1,7 @@
 //! A whole server to be set up: root's own sshd, in a view of this machine in which whatever is written is lost at the end.
 //!
-//! Accounts, rights and programs are those of this machine. The folder for temporary files is the same as outside, so that
-//! the sockets of servers beside it are there.
+//! Accounts and programs are those of this machine. The folder for temporary files is the same as outside, so that the sockets of
+//! servers beside it are there.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -18,26 +18,27 @@ use tempfile::TempDir;
 use super::guest::free_port;
 use super::peer::{greets, make_host_key};
 
-/// Makes the view, and becomes sshd in it. `$1`: a folder of its own; `$2`: that of temporary files.
+/// Makes the view, and becomes sshd in it. `$1`: a folder of its own. Folders that somebody else owns can't be overlaid by an
+/// ordinary user, so those that are written to are new, and `/etc` is a copy of what may be read.
 const ENTER: &str = "
 set -e
-mkdir $1/memory
-mount -t tmpfs -o mode=755 tmpfs $1/memory
-mkdir $1/memory/upper $1/memory/work $1/memory/root
-root=$1/memory/root
-mount -t overlay -o lowerdir=/,upperdir=$1/memory/upper,workdir=$1/memory/work overlay $root
-mount -t proc proc $root/proc
-mount --rbind /sys $root/sys
-mount -t tmpfs -o mode=755 tmpfs $root/run
-mkdir -p $root/run/sshd $root$2
-mount --rbind $2 $root$2
-mount -t tmpfs -o mode=755 tmpfs $root/dev
-for each in null zero full random urandom tty log; do
-	touch $root/dev/$each
-	if [ $each = log ]; then from=$1/log; else from=/dev/$each; fi
-	mount --bind $from $root/dev/$each
+mkdir $1/etc $1/dev
+mount -t tmpfs -o mode=755 tmpfs $1/etc
+cp -R --preserve=mode,links /etc/. $1/etc 2>/dev/null || touch $1/etc/shadow $1/etc/gshadow
+mount --bind $1/etc /etc
+for each in /usr/local /var/lib /var/spool /home /root /srv /run; do
+	mount -t tmpfs -o mode=755 tmpfs $each
 done
-exec chroot $root /usr/sbin/sshd -D -e -f $1/sshd_config
+mkdir /run/sshd
+mount -t tmpfs -o mode=755 tmpfs $1/dev
+for each in null zero full random urandom tty log; do
+	touch $1/dev/$each
+	if [ $each = log ]; then from=$1/log; else from=/dev/$each; fi
+	mount --bind $from $1/dev/$each
+done
+mount --rbind $1/dev /dev
+mount -t proc proc /proc
+exec /usr/sbin/sshd -D -e -f $1/sshd_config
 ";
 
 /// A running one. Dropped, it is gone.
@@ -72,7 +73,7 @@ impl Machine {
         if !Uid::current().is_root() {
             enter.args(["--map-auto", "--map-root-user"]);
         }
-        enter.args(["sh", "-c", ENTER, "sh"]).arg(folder.path()).arg(std::env::temp_dir());
+        enter.args(["sh", "-c", ENTER, "sh"]).arg(folder.path());
         let errors = fs::File::create(folder.path().join("sshd.log")).unwrap();
         let unshare = enter.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn().unwrap();
         let mut machine = Self { folder, unshare, init: 0, log, port };
@@ -103,7 +104,7 @@ impl Machine {
     /// What a program's words follow to run there as root.
     pub fn enter(&self) -> Vec<String> {
         let user = if Uid::current().is_root() { "" } else { " --user" };
-        let line = format!("nsenter --target {} --mount --pid --root --wd{user} --", self.init);
+        let line = format!("nsenter --target {} --mount --pid --wd{user} --", self.init);
         line.split(' ').map(String::from).collect()
     }
 

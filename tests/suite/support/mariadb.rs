@@ -41,12 +41,14 @@ impl MariaDb {
         let mut install = run.command("mariadb-install-db", folder.path());
         install.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
         install.args(["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]);
+        install.args(run.as_root());
         let made = install.output().unwrap();
         assert!(made.status.success(), "{made:?}");
         let mut server = run.command("mariadbd", folder.path());
         server.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
         server.arg(format!("--socket={}", folder.path().join("socket").display()));
         server.args(["--skip-networking", "--innodb-flush-method=nosync", "--innodb-buffer-pool-size=16M"]);
+        server.args(run.as_root());
         let log = folder.path().join("log");
         server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
         let server = server.spawn().unwrap();
@@ -94,13 +96,16 @@ struct Runner {
 }
 
 impl Runner {
+    /// On a machine an ordinary user is its root, whom the server serves only if told so.
+    fn as_root(&self) -> Option<&'static str> {
+        (!self.within.is_empty() && !Uid::effective().is_root()).then_some("--user=root")
+    }
+
     fn command(&self, program: &str, folder: &Path) -> Command {
         let (uid, gid) = (self.user.uid.as_raw(), self.user.gid.as_raw());
         let mut words = self.within.clone();
-        if !words.is_empty() {
-            let become_user =
-                ["setpriv".to_owned(), format!("--reuid={uid}"), format!("--regid={gid}"), "--clear-groups".to_owned()];
-            words.extend(become_user);
+        if !words.is_empty() && Uid::effective().is_root() {
+            words.extend(["setpriv", &format!("--reuid={uid}"), &format!("--regid={gid}"), "--clear-groups"].map(String::from));
         }
         words.push(program.to_owned());
         let mut command = Command::new(&words[0]);
