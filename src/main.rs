@@ -65,6 +65,7 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Source(Source::Trust(args)) => trust(&args),
         Command::Status(args) => status(&args),
         Command::Sandbox(_) => unreachable!("it has its own way out"),
+        Command::Source(Source::Setup(args)) => print(&source::gate::setup::setup(&config::load(&args.on.config)?, &args.name)?),
         Command::Source(Source::Key(args)) => print(&source::key::ensure_all(&config::load(&args.config)?)?),
         Command::Offsite(command) => browse::offsite::run(&command, cli.verbose, &mut io::stdout()),
         Command::Fetch(args) => browse::offsite::fetch_copy(&args, cli.verbose, &mut io::stdout()),

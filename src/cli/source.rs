@@ -17,6 +17,23 @@ pub enum Source {
     /// `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` says on the server itself; then put the line into the
     /// configuration. The exit code is 1 when none of the keys is pinned there.
     Trust(Trust),
+    /// Print a script that sets a server up for a source, for its root to read and run
+    ///
+    /// It makes the account, binds the appliance's key to a gate that allows only what the configuration names, and lets
+    /// the account read that. Run again it brings all of it up to date; with --remove it takes it away. The source needs
+    /// `gate = true`.
+    Setup(Setup),
+}
+
+/// What `vaultberry source setup` takes.
+#[derive(Debug, Args)]
+pub struct Setup {
+    /// Where this is
+    #[command(flatten)]
+    pub on: OnAppliance,
+    /// The source's name in the configuration
+    #[arg(value_name = "NAME")]
+    pub name: String,
 }
 
 /// What `vaultberry source trust` takes.

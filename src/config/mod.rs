@@ -320,6 +320,8 @@ pub struct Source {
     pub host_keys: Vec<String>,
     /// The host that the way there leads through.
     pub jump: Option<Jump>,
+    /// Whether the key there may do no more than `vaultberry source setup` allows it. Default false.
+    pub gate: bool,
     /// How often what may be temporary is tried again: connecting, and a transfer that broke; 0 to 10. Default 3.
     pub retries: u16,
     /// How many bytes a second are pulled at most.

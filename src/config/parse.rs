@@ -109,7 +109,7 @@ paths = [\"/srv\"]
         let parse = |text: &str| Config { text: String::new(), ..parse(text).unwrap() };
         let expected = parse(EXAMPLE);
         let count = EXAMPLE.lines().filter(|line| is_default(line)).count();
-        assert_eq!(count, 37);
+        assert_eq!(count, 38);
         for number in 1..=count {
             assert_eq!(parse(&uncommented(|this| this == number)), expected, "the default number {number}");
         }
@@ -191,11 +191,11 @@ paths = [\"/srv\"]
             (
                 "colour = 1\nname",
                 "5:1: source[1].colour: unknown setting\n  \
-                 hint: [[source]] has name, host, port, user, identity, host_keys, jump, jump_host_keys, retries, bandwidth, quota, postgresql, postgresql_format, postgresql_globals, mariadb, sqlite, least_dump_percent, paths, exclude, largest_file, one_file_system, sentinels, max_deletions, keep, [[source.command]]",
+                 hint: [[source]] has name, host, port, user, identity, host_keys, jump, jump_host_keys, gate, retries, bandwidth, quota, postgresql, postgresql_format, postgresql_globals, mariadb, sqlite, least_dump_percent, paths, exclude, largest_file, one_file_system, sentinels, max_deletions, keep, [[source.command]]",
             ),
             (
                 "\"a b\\u001b\" = 1\nname",
-                "5:1: source[1].(unprintable): unknown setting\n  hint: [[source]] has name, host, port, user, identity, host_keys, jump, jump_host_keys, retries, bandwidth, quota, postgresql, postgresql_format, postgresql_globals, mariadb, sqlite, least_dump_percent, paths, exclude, largest_file, one_file_system, sentinels, max_deletions, keep, [[source.command]]",
+                "5:1: source[1].(unprintable): unknown setting\n  hint: [[source]] has name, host, port, user, identity, host_keys, jump, jump_host_keys, gate, retries, bandwidth, quota, postgresql, postgresql_format, postgresql_globals, mariadb, sqlite, least_dump_percent, paths, exclude, largest_file, one_file_system, sentinels, max_deletions, keep, [[source.command]]",
             ),
         ] {
             assert_eq!(errors("name", to), expected);
@@ -367,6 +367,25 @@ paths = [\"/srv\"]
             parse(&format!("{SMALL}{second}")).unwrap_err().to_string(),
             "11:8: source[2].name: \"home\" is the name of source[1] already\n  hint: give each source a name of its own; it names folders"
         );
+    }
+
+    #[test]
+    fn an_account_with_a_gate_serves_one_source() {
+        let second = SMALL.split_once("\n\n").unwrap().1.replace("\"home\"", "\"other\"");
+        let gated = second.replace("user = ", "gate = true\nuser = ");
+        for (text, at) in [
+            (format!("{SMALL}{gated}"), "14:8"),
+            (format!("{}{second}", SMALL.replace("user = ", "gate = true\nuser = ")), "14:8"),
+        ] {
+            let told = parse(&text).unwrap_err().to_string();
+            let expected = format!(
+                "{at}: source[2].user: \"backup\" is the account of source[1] too, and a gate serves one source\n  \
+                 hint: give each of the two an account of its own on that server"
+            );
+            assert_eq!(told, expected, "{text}");
+        }
+        parse(&format!("{SMALL}{second}")).unwrap();
+        parse(&format!("{SMALL}{}", gated.replace("user = \"", "user = \"b"))).unwrap();
     }
 
     #[test]

@@ -96,6 +96,7 @@ pub fn plan(config: &Config) -> String {
         page.line("identity", &source.identity.to_string_lossy());
         page.list("host_keys", source.host_keys.iter().map(|key| public_key::fingerprint(key)));
         page.jump(source.jump.as_ref());
+        page.line("gate", if source.gate { "true" } else { "false" });
         page.line("retries", &source.retries.to_string());
         page.line("bandwidth", &rate(source.bandwidth));
         page.line("quota", &source.quota.map_or("(no limit)".into(), value::size_text));
@@ -316,6 +317,7 @@ source demo
   identity            /var/lib/vaultberry/ssh/id_ed25519
   host_keys           ssh-ed25519 SHA256:nq00cPCwzcDDgB48Dhp5j6Q5Z9USmetAEDTkHPMz09g
   jump                (none: straight there)
+  gate                false
   retries             3
   bandwidth           (no limit)
   quota               (no limit)

@@ -182,6 +182,7 @@ pub(super) const SOURCE: Shape = Shape {
         key("host_keys", "[\"ssh-ed25519 AAAA…\"]"),
         key("jump", "\"backup@gate.example.org:22\""),
         key("jump_host_keys", "[\"ssh-ed25519 AAAA…\"]"),
+        key("gate", "true"),
         key("retries", "3"),
         key("bandwidth", "\"4 MiB\""),
         key("quota", "\"500 GiB\""),

@@ -33,31 +33,52 @@ pub(super) fn sources<'a>(report: &mut Report<'_>, root: &'a DeTable<'a>, backup
     if elements.is_empty() {
         report.add_if_whole(&value.span(), schema::SOURCE.name, Fault::new("there is no server to pull from", hint));
     }
-    let mut names = Vec::new();
-    elements.iter().enumerate().filter_map(|(index, element)| source(report, element, index + 1, backup, &mut names)).collect()
+    let mut before = Before::default();
+    elements.iter().enumerate().filter_map(|(index, element)| source(report, element, index + 1, backup, &mut before)).collect()
 }
 
-/// Reads one source; none if a part of it is missing or wrong. `names` are those of the sources before it.
-fn source(
-    report: &mut Report<'_>,
-    element: Value<'_>,
+/// What the sources before one have taken, with their numbers.
+#[derive(Default)]
+struct Before {
+    names: Vec<(String, usize)>,
+    accounts: Vec<Account>,
+}
+
+struct Account {
+    host: Option<String>,
+    port: u16,
+    user: String,
+    gate: bool,
     number: usize,
-    backup: &Backup,
-    names: &mut Vec<(String, usize)>,
-) -> Option<Source> {
+}
+
+/// Reads one source; none if a part of it is missing or wrong.
+fn source(report: &mut Report<'_>, element: Value<'_>, number: usize, backup: &Backup, before: &mut Before) -> Option<Source> {
     let section = Section::nth(report, element, &schema::SOURCE, number)?;
     let name = section.required(report, "name", |text| {
         let name = name::source_name(text)?;
-        if let Some((_, other)) = names.iter().find(|(known, _)| *known == name) {
+        if let Some((_, other)) = before.names.iter().find(|(known, _)| *known == name) {
             let message = format!("{} is the name of source[{other}] already", show(text));
             return Err(Fault::new(message, "give each source a name of its own; it names folders"));
         }
-        names.push((name.clone(), number));
+        before.names.push((name.clone(), number));
         Ok(name)
     });
     let host = section.required(report, "host", name::host);
     let port = section.number(report, "port", 22, 1..=u16::MAX).value;
-    let user = section.required(report, "user", name::source_user);
+    let gate = section.flag(report, "gate", false).value;
+    let user = section.required(report, "user", |text| {
+        let user = name::source_user(text)?;
+        let account = Account { host: host.clone(), port, user: user.clone(), gate, number };
+        let shared = |other: &&Account| (&other.host, other.port, &other.user) == (&account.host, port, &user);
+        if let Some(other) = before.accounts.iter().filter(|other| gate || other.gate).find(shared) {
+            let other = other.number;
+            let message = format!("{} is the account of source[{other}] too, and a gate serves one source", show(text));
+            return Err(Fault::new(message, "give each of the two an account of its own on that server"));
+        }
+        before.accounts.push(account);
+        Ok(user)
+    });
     let identity = section.text(report, "identity", backup.state.join("ssh/id_ed25519"), place::identity).value;
     let host_keys = section.required_list(report, "host_keys", public_key::host).value;
     let host_keys = distinct(report, host_keys);
@@ -85,6 +106,7 @@ fn source(
         identity,
         host_keys,
         jump,
+        gate,
         retries,
         bandwidth,
         quota,

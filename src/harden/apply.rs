@@ -73,7 +73,7 @@ impl Applied {
     fn restart(&mut self) {
         self.run(process::tool("systemctl").arg("daemon-reload"), "letting systemd read its units");
         self.run(
-            process::tool("systemctl").args(["--quiet", "enable"]).args(own::SERVICES).arg(TIMER),
+            process::tool("systemctl").args(["--quiet", "enable"]).args(own::SERVICES).args([TIMER, own::LOGS]),
             "having them started at boot",
         );
         for (unit, verb) in own::SERVICES.into_iter().zip(["reload-or-restart", "restart", "reload-or-restart"]) {

@@ -15,6 +15,9 @@ use crate::updates::settings::TIMER;
 /// The services that have to run, and to be started at boot.
 pub(super) const SERVICES: [&str; 3] = ["nftables.service", "fail2ban.service", "ssh.service"];
 
+/// What keeps the logs that aren't the journal's from growing.
+pub(super) const LOGS: &str = "logrotate.timer";
+
 /// Folders of secrets on an appliance.
 const SECRETS: [&str; 2] = ["/etc/vaultberry/keys", "/etc/vaultberry/credentials"];
 
@@ -41,7 +44,7 @@ pub(super) fn units() -> Vec<Rule> {
             &format!("`vaultberry harden apply`, and look at `journalctl -u {unit}`"),
         )
     };
-    SERVICES.iter().chain([&TIMER]).map(rule).collect()
+    SERVICES.iter().chain([&TIMER, &LOGS]).map(rule).collect()
 }
 
 /// Who listens on more than the loopback. ss(8) prints the state, two queues, and the own address.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable;
 use crate::source::child::{self, Limits};
+use crate::source::request::Request;
 use crate::source::ssh::Connection;
 use crate::stop::Stop;
 
@@ -28,6 +29,11 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// Both databases (passwd(5), group(5)), with a line between them that neither can have.
 const COMMAND: &str = "env LC_ALL=C sh -c 'getent passwd 2>/dev/null || cat /etc/passwd; echo :; getent group 2>/dev/null || \
                        cat /etc/group'";
+
+/// What the server is asked.
+pub fn request() -> Request {
+    Request::new("owners", COMMAND)
+}
 
 /// Names by number, as the server has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +58,7 @@ pub async fn fetch(connection: &Connection<'_>, mirror: &Path, stop: &Stop) -> R
         Ok(())
     };
     let limits = Limits { patience: Some(PATIENCE), ..Limits::default() };
-    let ended = child::run(connection.command(COMMAND), limits, stop, &mut take).await;
+    let ended = child::run(connection.command(&request()), limits, stop, &mut take).await;
     stop.check()?;
     let path = mirror.join(FILE);
     match Owners::parse(&said).filter(|_| ended.is_ok_and(|ended| ended.code == Some(0))) {

@@ -174,7 +174,7 @@ impl<'a> Transfer<'a> {
         arguments.push([OsStr::new("--partial-dir="), partial.as_os_str()].into_iter().collect());
         arguments.extend(self.connection.source().bandwidth.map(|bytes| format!("--bwlimit={}", bytes.div_ceil(1024)).into()));
         self.leave_out(&mut arguments);
-        let mut remote = remote(self.connection, self.path);
+        let mut remote = remote(self.connection, self.path)?;
         match self.kind {
             Kind::Folder => {
                 // Deletions are found as it goes and done at the end, so that a transfer that breaks has deleted nothing.
@@ -189,7 +189,10 @@ impl<'a> Transfer<'a> {
             }
             // `--force`: yesterday it may have been a folder, which goes. `--copy-links`: the path may be a link, and the file
             // is meant.
-            Kind::File => arguments.extend(["--copy-links".into(), "--force".into()]),
+            Kind::File => {
+                arguments.extend(["--copy-links".into(), "--force".into()]);
+                arguments.extend(trust(self.connection));
+            }
         }
         // Always a folder, with a slash: rsync follows a link that is its target's last name, and the server may have put one
         // there the night before. What stands *in* the target it replaces, link or folder.
@@ -267,16 +270,25 @@ fn pattern_below(pattern: &str, path: &Path) -> Option<String> {
 }
 
 /// `path` on the server in rsync's form. rsync guards it against the server's shell, all but `*`, `?` and `[`: those it
-/// leaves for patterns, unless a backslash stands before them. Any other backslash means itself.
-fn remote(connection: &Connection<'_>, path: &Path) -> OsString {
+/// leaves for patterns, unless a backslash stands before them. Any other backslash means itself. A gate is told its number only.
+fn remote(connection: &Connection<'_>, path: &Path) -> Result<OsString> {
     let mut remote = format!("{}:", connection.alias()).into_bytes();
+    if let Some(gate) = connection.gate() {
+        remote.extend_from_slice(gate.item(connection.source(), path)?.as_bytes());
+        return Ok(OsString::from_vec(remote));
+    }
     for &byte in path.as_os_str().as_bytes() {
         if matches!(byte, b'*' | b'?' | b'[') {
             remote.push(b'\\');
         }
         remote.push(byte);
     }
-    OsString::from_vec(remote)
+    Ok(OsString::from_vec(remote))
+}
+
+/// rsync takes only what is called as the last name that it asked for; and a gate is asked for a number.
+fn trust(connection: &Connection<'_>) -> Option<OsString> {
+    connection.gate().map(|_| "--trust-sender".into())
 }
 
 /// Whether there is such a file or folder on the server.
@@ -290,7 +302,9 @@ pub async fn is_there(connection: &Connection<'_>, path: &Path, stop: &Stop) -> 
 /// Whether a path is a folder or a file; the inner error says why it is neither or can't be had.
 async fn kind(connection: &Connection<'_>, path: &Path, stop: &Stop) -> Result<Result<Kind, String>> {
     let mut arguments = rsync::arguments(connection);
-    arguments.extend(["--list-only".into(), "--copy-links".into(), remote(connection, path)]);
+    arguments.extend(["--list-only".into(), "--copy-links".into()]);
+    arguments.extend(trust(connection));
+    arguments.push(remote(connection, path)?);
     let mut command = connection.cell().sandbox().command("rsync");
     command.args(arguments);
     let ended = rsync::run(command, Limits::default(), stop).await?;

@@ -17,6 +17,7 @@ use tempfile::NamedTempFile;
 
 use crate::log::printable;
 use crate::source::child::{self, Limits};
+use crate::source::request::Request;
 use crate::source::ssh::{self, Connection};
 use crate::stop::Stop;
 
@@ -46,6 +47,19 @@ pub struct Unreadable {
     kind: Option<u8>,
 }
 
+/// Asks what [`can_be_found`] wants to know. Root's folder can always be looked at; only a `find` that knows all three tests says
+/// `found`.
+pub fn trial() -> Request {
+    Request::new("can-find", r"env LC_ALL=C find / -maxdepth 0 \( -readable -o -executable -o -true \) -printf 'found\0'")
+}
+
+/// Asks what [`look`] wants to know of the path `name`, the source's `number`th, from 1 on.
+pub fn request(number: usize, name: &str) -> Request {
+    // -H: the path may be a link.
+    let find = format!("env LC_ALL=C find -H {}", ssh::word(name));
+    Request::new(format!("look {number}"), format!("{find} -maxdepth 0 -printf '%y\\0'; {find} {UNREADABLE}"))
+}
+
 /// Whether the server lets this key run `find`, and whether that is one which knows all that is asked of it.
 ///
 /// # Errors
@@ -59,9 +73,7 @@ pub async fn can_be_found(connection: &Connection<'_>, stop: &Stop) -> Result<bo
         }
         Ok(())
     };
-    // Root's folder can always be looked at; only a `find` that knows all three tests says `found`.
-    let command = r"env LC_ALL=C find / -maxdepth 0 \( -readable -o -executable -o -true \) -printf 'found\0'";
-    let ended = run(connection, command, stop, &mut take).await;
+    let ended = run(connection, &trial(), stop, &mut take).await;
     stop.check()?;
     Ok(ended.is_ok_and(|code| code == Some(0)) && said == b"found\0")
 }
@@ -72,10 +84,8 @@ pub async fn can_be_found(connection: &Connection<'_>, stop: &Stop) -> Result<bo
 /// # Errors
 /// It couldn't be looked for, or there is too much. What was found until then counts for nothing.
 pub async fn look(connection: &Connection<'_>, path: &Path, stop: &Stop, each: &mut dyn FnMut(String)) -> Result<Unreadable> {
-    let name = path.to_str().context("its name is not UTF-8")?;
-    // -H: the path may be a link.
-    let find = format!("env LC_ALL=C find -H {}", ssh::word(name));
-    let command = format!("{find} -maxdepth 0 -printf '%y\\0'; {find} {UNREADABLE}");
+    let number = connection.source().paths.iter().position(|known| known == path).context("it is none of the source's paths")?;
+    let request = request(number + 1, path.to_str().context("its name is not UTF-8")?);
     let cell = connection.cell();
     let patterns = NamedTempFile::new_in(cell.folder()).context("making a file for rsync's patterns")?;
     cell.share(patterns.path(), 0o640)?;
@@ -97,7 +107,7 @@ pub async fn look(connection: &Connection<'_>, path: &Path, stop: &Stop, each: &
         }
         Ok(())
     };
-    let code = run(connection, &command, stop, &mut take).await?;
+    let code = run(connection, &request, stop, &mut take).await?;
     if !matches!(code, Some(0 | 1)) {
         bail!("`find` ended with {}", code.map_or_else(|| "a signal".to_owned(), |code| format!("exit code {code}")));
     }
@@ -108,12 +118,12 @@ pub async fn look(connection: &Connection<'_>, path: &Path, stop: &Stop, each: &
 
 async fn run(
     connection: &Connection<'_>,
-    command: &str,
+    request: &Request,
     stop: &Stop,
     take: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<Option<i32>> {
     let limits = Limits { patience: Some(PATIENCE), ..Limits::default() };
-    Ok(child::run(connection.command(command), limits, stop, take).await?.code)
+    Ok(child::run(connection.command(request), limits, stop, take).await?.code)
 }
 
 impl Unreadable {

@@ -14,6 +14,7 @@ use crate::log::printable;
 use crate::source::child::{self, Limits};
 use crate::source::dump::{Dump, Proof, check, proof, remedy};
 use crate::source::ends::Ends;
+use crate::source::request::Request;
 use crate::source::ssh::Connection;
 use crate::source::{Order, Pulled, mirror};
 use crate::stop::Stop;
@@ -111,17 +112,17 @@ async fn write(dump: &Dump, order: &Order<'_>, connection: &Connection<'_>, last
     Err(refused.unwrap_or_else(|| anyhow!("there is no command for it")))
 }
 
-/// Runs a line on the server; that its program ended well is all that `Ok` says.
+/// Has the server do what is asked for; that its program ended well is all that `Ok` says.
 pub(super) async fn run(
     dump: &Dump,
-    command: &str,
+    request: &Request,
     connection: &Connection<'_>,
     limits: Limits<'_>,
     stop: &Stop,
     take: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
     let source = connection.source();
-    let ended = child::run(connection.command(command), limits, stop, take).await?;
+    let ended = child::run(connection.command(request), limits, stop, take).await?;
     for line in &ended.stderr {
         tracing::info!(source = source.name, "{}: {line}", dump.program);
     }

@@ -17,7 +17,7 @@ mod check;
 pub mod make;
 pub mod proof;
 pub mod remedy;
-mod servers;
+pub mod servers;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,7 @@ use anyhow::{Context, Result};
 use crate::config::Source;
 use crate::log::printable;
 use crate::source::child::{self, Limits};
+use crate::source::request::Request;
 use crate::source::ssh::Connection;
 use crate::source::{Order, Pulled, mirror};
 use crate::stop::Stop;
@@ -42,12 +43,12 @@ pub struct Dump {
     pub program: &'static str,
     /// Its file, relative to the mirror.
     pub place: PathBuf,
-    /// The line for the server's shell.
-    pub command: String,
+    /// What the server is asked for.
+    pub command: Request,
     /// Another one, where the first may be more than the account is allowed.
-    pub fallback: Option<String>,
-    /// A line that tells whether it could be made, without making it.
-    pub trial: Option<String>,
+    pub fallback: Option<Request>,
+    /// What tells whether it could be made, without making it.
+    pub trial: Option<Request>,
     /// How it is known to be whole.
     pub proof: Proof,
 }
@@ -118,7 +119,7 @@ async fn noise(connection: &Connection<'_>, stop: &Stop) -> Result<Option<String
         Ok(())
     };
     // Where nothing can be run, the dumps say why.
-    let _ = child::run(connection.command("true"), Limits::default(), stop, &mut take).await;
+    let _ = child::run(connection.command(&Request::quiet()), Limits::default(), stop, &mut take).await;
     stop.check()?;
     Ok((!said.is_empty()).then(|| printable(&said)))
 }
@@ -145,8 +146,8 @@ async fn plan(source: &Source, connection: &Connection<'_>, stop: &Stop) -> Resu
     let mut plan = Plan::default();
     servers::postgresql(source, connection, stop, &mut plan).await?;
     servers::mariadb(source, connection, stop, &mut plan).await?;
-    plan.dumps.extend(source.dumps.sqlite.iter().map(|path| servers::sqlite(path)));
-    plan.dumps.extend(source.dumps.commands.iter().map(servers::command));
+    plan.dumps.extend((1..).zip(&source.dumps.sqlite).map(|(number, path)| servers::sqlite(number, path)));
+    plan.dumps.extend((1..).zip(&source.dumps.commands).map(|(number, command)| servers::command(number, command)));
     Ok(plan)
 }
 

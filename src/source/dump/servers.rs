@@ -13,6 +13,7 @@ use crate::source::child::{self, Limits};
 use crate::source::dump::make::shown;
 use crate::source::dump::{Dump, Plan, Proof, remedy};
 use crate::source::mirror;
+use crate::source::request::{Named, Request};
 use crate::source::ssh::{Connection, word};
 use crate::stop::Stop;
 
@@ -41,6 +42,12 @@ const MARIADB: &str =
 /// MariaDB's own views on what is stored elsewhere.
 const MARIADB_VIEWS: [&str; 3] = ["information_schema", "performance_schema", "sys"];
 
+/// The verbs of dumps, and of trying whether they could be made.
+const POSTGRESQL: &str = "postgresql";
+const TRY_POSTGRESQL: &str = "try-postgresql";
+const MARIADB_VERB: &str = "mariadb";
+const TRY_MARIADB: &str = "try-mariadb";
+
 /// A copy that SQLite makes page by page while others write, in a folder of its own that goes afterwards.
 const SQLITE: &str = "umask 077; folder=$(mktemp -d) || exit 1; trap \"rm -rf \\\"$folder\\\"\" EXIT HUP INT TERM; sqlite3 -batch \
                       -readonly \"$1\" \".timeout 60000\" \".backup \\\"$folder/copy\\\"\" >&2 && cat \"$folder/copy\"";
@@ -50,8 +57,13 @@ pub(super) async fn postgresql(source: &Source, connection: &Connection<'_>, sto
     if source.postgresql.is_empty() {
         return Ok(());
     }
-    match databases(&source.postgresql, ALL_POSTGRESQL, "psql", 0, source, connection, stop).await? {
-        Ok(names) => plan.dumps.extend(names.iter().map(|name| postgresql_dump(name, source.dumps.postgresql_format))),
+    match databases(&source.postgresql, &all_postgresql(), "psql", 0, source, connection, stop).await? {
+        Ok(names) => {
+            let format = source.dumps.postgresql_format;
+            plan.dumps.extend(
+                (1..).zip(&names).map(|(number, name)| postgresql_dump(&object(&source.postgresql, number, name), name, format)),
+            );
+        }
         Err(why) => plan.unknown.push(("PostgreSQL", why)),
     }
     if source.dumps.postgresql_globals {
@@ -60,23 +72,38 @@ pub(super) async fn postgresql(source: &Source, connection: &Connection<'_>, sto
     Ok(())
 }
 
-fn postgresql_dump(name: &str, format: PostgresqlFormat) -> Dump {
-    let (option, end, proof) = match format {
-        PostgresqlFormat::Plain => ("plain", "sql", Proof::Database),
-        PostgresqlFormat::Custom => ("custom", "dump", Proof::Custom),
-    };
+/// How a gate is told of a database: by its number in the list of those that are wanted, or by its name where the server lists them.
+fn object(wanted: &[String], number: usize, name: &str) -> String {
+    if wanted == [ALL] { name.to_owned() } else { number.to_string() }
+}
+
+/// The lines for a dump, and for trying whether it could be made, of the database that `argument` is for the shell.
+fn postgresql_lines(argument: &str, format: PostgresqlFormat) -> (String, String) {
     let line = |option: &str| {
-        format!("env LC_ALL=C pg_dump --format={option} --no-password --lock-wait-timeout={LOCK_WAIT} --dbname={}", word(name))
+        format!("env LC_ALL=C pg_dump --format={option} --no-password --lock-wait-timeout={LOCK_WAIT} --dbname={argument}")
     };
+    let option = match format {
+        PostgresqlFormat::Plain => "plain",
+        PostgresqlFormat::Custom => "custom",
+    };
+    // A dump of the schema locks the tables as a whole one does.
+    (line(option), format!("{} --schema-only", line("plain")))
+}
+
+fn postgresql_dump(object: &str, name: &str, format: PostgresqlFormat) -> Dump {
+    let (end, proof) = match format {
+        PostgresqlFormat::Plain => ("sql", Proof::Database),
+        PostgresqlFormat::Custom => ("dump", Proof::Custom),
+    };
+    let (line, trial) = postgresql_lines(&word(name), format);
     Dump {
         title: format!("the database {}", shown(name)),
         doing: format!("dumping {}", shown(name)),
         program: "pg_dump",
         place: place("postgresql", &format!("{name}.{end}")),
-        command: line(option),
+        command: Request::new(format!("{POSTGRESQL} {object}"), line),
         fallback: None,
-        // A dump of the schema locks the tables as a whole one does.
-        trial: Some(format!("{} --schema-only", line("plain"))),
+        trial: Some(Request::new(format!("{TRY_POSTGRESQL} {object}"), trial)),
         proof,
     }
 }
@@ -89,8 +116,8 @@ fn globals() -> Dump {
         doing: "dumping roles and tablespaces".to_owned(),
         program: "pg_dumpall",
         place: place("globals", "postgresql.sql"),
-        command: line.to_owned(),
-        fallback: Some(format!("{line} --no-role-passwords")),
+        command: Request::new("globals", line),
+        fallback: Some(Request::new("globals-less", format!("{line} --no-role-passwords"))),
         trial: None,
         proof: Proof::Cluster,
     }
@@ -102,37 +129,52 @@ pub(super) async fn mariadb(source: &Source, connection: &Connection<'_>, stop: 
     if wanted.is_empty() {
         return Ok(());
     }
-    let all = format!("{MARIADB} --default-character-set=utf8mb4 --batch --skip-column-names --raw --execute 'SHOW DATABASES'");
-    match databases(wanted, &all, "mariadb", b'\n', source, connection, stop).await? {
+    match databases(wanted, &all_mariadb(), "mariadb", b'\n', source, connection, stop).await? {
         Ok(names) => {
             let is_view = |name: &str| *wanted == [ALL] && MARIADB_VIEWS.contains(&name);
-            let names = names.iter().filter(|name| !is_view(name));
-            plan.dumps.extend(names.map(|name| mariadb_dump(name)));
+            let names = (1..).zip(&names).filter(|(_, name)| !is_view(name));
+            plan.dumps.extend(names.map(|(number, name)| mariadb_dump(&object(wanted, number, name), name)));
         }
         Err(why) => plan.unknown.push(("MariaDB", why)),
     }
     Ok(())
 }
 
-fn mariadb_dump(name: &str) -> Dump {
+fn all_postgresql() -> Request {
+    Request::new("all-postgresql", ALL_POSTGRESQL)
+}
+
+fn all_mariadb() -> Request {
+    let line = format!("{MARIADB} --default-character-set=utf8mb4 --batch --skip-column-names --raw --execute 'SHOW DATABASES'");
+    Request::new("all-mariadb", line)
+}
+
+/// As [`postgresql_lines`].
+fn mariadb_lines(argument: &str) -> (String, String) {
     // One state of all tables without locking any, for InnoDB; and all that isn't a table.
     let options = "--single-transaction --quick --routines --events --triggers --hex-blob --no-tablespaces \
                    --default-character-set=utf8mb4";
-    let line = format!("{MARIADB_DUMP} {options} -- {}", word(name));
+    let line = format!("{MARIADB_DUMP} {options} -- {argument}");
+    let trial = line.replacen("--quick", "--quick --no-data", 1);
+    (line, trial)
+}
+
+fn mariadb_dump(object: &str, name: &str) -> Dump {
+    let (line, trial) = mariadb_lines(&word(name));
     Dump {
         title: format!("the database {}", shown(name)),
         doing: format!("dumping {}", shown(name)),
         program: "mariadb-dump",
         place: place("mariadb", &format!("{name}.sql")),
-        trial: Some(line.replace("--quick", "--quick --no-data")),
-        command: line,
+        command: Request::new(format!("{MARIADB_VERB} {object}"), line),
+        trial: Some(Request::new(format!("{TRY_MARIADB} {object}"), trial)),
         fallback: None,
         proof: Proof::MariaDb,
     }
 }
 
 /// The dump of the SQLite database `path`. Its name is the path with `%2F` for each slash behind the first, and `%25` for `%`.
-pub(super) fn sqlite(path: &Path) -> Dump {
+pub(super) fn sqlite(number: usize, path: &Path) -> Dump {
     let text = path.to_string_lossy();
     let name = text.trim_start_matches('/').replace('%', "%25").replace('/', "%2F");
     let line = |script: &str| format!("env LC_ALL=C sh -c {} sh {}", word(script), word(&text));
@@ -141,25 +183,72 @@ pub(super) fn sqlite(path: &Path) -> Dump {
         doing: format!("dumping {}", shown(&text)),
         program: "sqlite3",
         place: place("sqlite", &name),
-        command: line(SQLITE),
+        command: Request::new(format!("sqlite {number}"), line(SQLITE)),
         fallback: None,
-        trial: Some(line("sqlite3 -batch -readonly \"$1\" \"PRAGMA schema_version\" >&2")),
+        trial: Some(Request::new(
+            format!("try-sqlite {number}"),
+            line("sqlite3 -batch -readonly \"$1\" \"PRAGMA schema_version\" >&2"),
+        )),
         proof: Proof::Sqlite,
     }
 }
 
 /// What a command prints. It isn't tried out: who knows what else it does.
-pub(super) fn command(command: &DumpCommand) -> Dump {
+pub(super) fn command(number: usize, command: &DumpCommand) -> Dump {
     Dump {
         title: format!("the output of {}", command.name),
         doing: format!("running {}", command.name),
         program: "the command",
         place: place("command", &command.name),
-        command: command.run.clone(),
+        command: Request::new(format!("command {number}"), &command.run),
         fallback: None,
         trial: None,
         proof: Proof::Ends(command.ends_with.clone().unwrap_or_default()),
     }
+}
+
+/// All that a pull of `source` and its rehearsal can ask of databases, but for those that the server itself names.
+pub fn requests(source: &Source) -> Vec<Request> {
+    let (postgresql, dumps) = (&source.postgresql, &source.dumps);
+    let mut every: Vec<Dump> = Vec::new();
+    let mut requests = Vec::new();
+    if *postgresql == [ALL] {
+        requests.push(all_postgresql());
+    } else {
+        let format = dumps.postgresql_format;
+        every
+            .extend((1..).zip(postgresql).map(|(number, name)| postgresql_dump(&object(postgresql, number, name), name, format)));
+    }
+    if !postgresql.is_empty() && dumps.postgresql_globals {
+        every.push(globals());
+    }
+    if dumps.mariadb == [ALL] {
+        requests.push(all_mariadb());
+    } else {
+        every.extend((1..).zip(&dumps.mariadb).map(|(number, name)| mariadb_dump(&object(&dumps.mariadb, number, name), name)));
+    }
+    every.extend((1..).zip(&dumps.sqlite).map(|(number, path)| sqlite(number, path)));
+    every.extend((1..).zip(&dumps.commands).map(|(number, of)| command(number, of)));
+    requests.extend(every.into_iter().flat_map(|dump| [Some(dump.command), dump.fallback, dump.trial]).flatten());
+    requests
+}
+
+/// What can be asked of databases that the server itself names.
+pub fn named(source: &Source) -> Vec<Named> {
+    let mut named = Vec::new();
+    if source.postgresql == [ALL] {
+        let (line, trial) = postgresql_lines("\"$1\"", source.dumps.postgresql_format);
+        // A name with a line's end in it is none that is dumped.
+        let list = format!("{ALL_POSTGRESQL} | tr '\\n\\0' '\\001\\n'");
+        named.push(Named { verb: POSTGRESQL, line, list: list.clone() });
+        named.push(Named { verb: TRY_POSTGRESQL, line: trial, list });
+    }
+    if source.dumps.mariadb == [ALL] {
+        let ((line, trial), list) = (mariadb_lines("\"$1\""), all_mariadb().line().to_owned());
+        named.push(Named { verb: MARIADB_VERB, line, list: list.clone() });
+        named.push(Named { verb: TRY_MARIADB, line: trial, list });
+    }
+    named
 }
 
 fn place(kind: &str, name: &str) -> PathBuf {
@@ -170,7 +259,7 @@ fn place(kind: &str, name: &str) -> PathBuf {
 /// can't be told.
 async fn databases(
     wanted: &[String],
-    all: &str,
+    all: &Request,
     program: &'static str,
     end: u8,
     source: &Source,
@@ -222,14 +311,14 @@ mod tests {
 
     #[test]
     fn a_name_is_one_word_of_the_command() {
-        let dump = postgresql_dump("o'neil's $(db)", PostgresqlFormat::Plain);
+        let dump = postgresql_dump("1", "o'neil's $(db)", PostgresqlFormat::Plain);
         assert_eq!(
-            dump.trial.unwrap(),
+            dump.trial.unwrap().line(),
             "env LC_ALL=C pg_dump --format=plain --no-password --lock-wait-timeout=600000 --dbname='o'\\''neil'\\''s $(db)' \
              --schema-only"
         );
         assert_eq!(dump.place, Path::new("dumps/postgresql/o'neil's $(db).sql"));
-        assert_eq!(sqlite(Path::new("/srv/100%/app.db")).place, Path::new("dumps/sqlite/srv%2F100%25%2Fapp.db"));
+        assert_eq!(sqlite(1, Path::new("/srv/100%/app.db")).place, Path::new("dumps/sqlite/srv%2F100%25%2Fapp.db"));
     }
 
     #[test]

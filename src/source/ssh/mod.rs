@@ -22,8 +22,10 @@ use tokio::time::timeout;
 
 use crate::config::Source;
 use crate::sandbox::Cell;
-use crate::source::child;
+use crate::source::child::{self, Limits};
 use crate::source::ends::Ends;
+use crate::source::gate::Gate;
+use crate::source::request::Request;
 use crate::source::retries::Retries;
 use crate::stop::Stop;
 
@@ -61,6 +63,7 @@ pub struct Connection<'a> {
     socket: PathBuf,
     session: Session,
     master: Child,
+    gate: Option<Gate>,
     lost: Option<String>,
 }
 
@@ -73,7 +76,13 @@ impl<'a> Connection<'a> {
         let mut retries = Retries::new(source.retries);
         loop {
             let refused = match Self::try_open(source, cell, stop).await {
-                Ok(connection) => return Ok(connection),
+                Ok(connection) => {
+                    if let Err(error) = connection.greet(stop).await {
+                        connection.close().await;
+                        return Err(error);
+                    }
+                    return Ok(connection);
+                }
                 Err(refused) => refused,
             };
             stop.check()?;
@@ -85,6 +94,24 @@ impl<'a> Connection<'a> {
                 });
             }
         }
+    }
+
+    /// Asks the gate, where there is one, whether it is that of this configuration.
+    async fn greet(&self, stop: &Stop) -> Result<()> {
+        if self.gate.is_none() {
+            return Ok(());
+        }
+        let limits = Limits { patience: Some(LOGIN_TIMEOUT), ..Limits::default() };
+        let ended = child::run(self.command(&Request::quiet()), limits, stop, &mut |_| Ok(())).await?;
+        if ended.code == Some(0) {
+            return Ok(());
+        }
+        let name = &self.source.name;
+        bail!(
+            "asking the gate of {name}: {}\nhint: run on the server what `vaultberry source setup {name}` prints, as after each \
+             change of the source",
+            ended.stderr.last().map_or("it ended without a word", String::as_str)
+        )
     }
 
     async fn try_open(source: &'a Source, cell: &'a Cell, stop: &Stop) -> Result<Self, Refused> {
@@ -111,7 +138,7 @@ impl<'a> Connection<'a> {
                 let session = Session::resume_mux(socket.clone().into_boxed_path(), None);
                 let answered = timeout(CONNECT_TIMEOUT, session.check()).await;
                 answered.context("the ssh master doesn't answer")?.context("asking the ssh master whether it is up")?;
-                return Ok(Self { source, cell, config, socket, session, master, lost: None });
+                return Ok(Self { source, cell, config, socket, session, master, gate: Gate::of(source), lost: None });
             }
             if let Ok(ended) = timeout(LOOK, master.wait()).await {
                 break Some(ended.context("waiting for ssh")?);
@@ -179,12 +206,18 @@ impl<'a> Connection<'a> {
         shell
     }
 
-    /// An `ssh`, not started, that runs `line`, for the shell of the user there, over this connection, and over no other.
-    pub fn command(&self, line: &str) -> Command {
+    /// An `ssh`, not started, that asks for this over this connection, and over no other.
+    pub fn command(&self, request: &Request) -> Command {
+        let line = self.gate.as_ref().map_or_else(|| request.line().to_owned(), |gate| gate.ask(request));
         let mut command = self.cell.sandbox().command("ssh");
         command.arg("-F").arg(&self.config).arg("-S").arg(&self.socket);
-        command.args(ONLY_THIS).args(["--", &self.source.name, line]);
+        command.args(ONLY_THIS).args(["--", &self.source.name, &line]);
         command
+    }
+
+    /// What the server's gate is asked with; none where the account has a shell.
+    pub fn gate(&self) -> Option<&Gate> {
+        self.gate.as_ref()
     }
 
     /// What stands for the server in an argument of rsync. It's no host name: ssh looks it up in the configuration file.

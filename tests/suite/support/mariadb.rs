@@ -12,33 +12,47 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid, User};
 use tempfile::TempDir;
 
+use super::machine::Machine;
+
 /// A running server, in which the user may do everything. Dropped, it is ended.
 pub struct MariaDb {
     folder: TempDir,
-    user: User,
+    run: Runner,
     server: Child,
 }
 
 impl MariaDb {
     /// Starts one that listens on its socket only.
     pub fn start(user: &User) -> Self {
+        Self::start_with(Runner { user: user.clone(), within: Vec::new() })
+    }
+
+    /// The same on a machine, whose accounts it knows.
+    pub fn start_on(machine: &Machine, user: &User) -> Self {
+        Self::start_with(Runner { user: user.clone(), within: machine.enter() })
+    }
+
+    fn start_with(run: Runner) -> Self {
+        let user = &run.user;
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         chown(folder.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
         let data = folder.path().join("data");
-        let mut install = command("mariadb-install-db", user, folder.path());
+        let mut install = run.command("mariadb-install-db", folder.path());
         install.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
         install.args(["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]);
+        install.args(run.as_root());
         let made = install.output().unwrap();
         assert!(made.status.success(), "{made:?}");
-        let mut server = command("mariadbd", user, folder.path());
+        let mut server = run.command("mariadbd", folder.path());
         server.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
         server.arg(format!("--socket={}", folder.path().join("socket").display()));
         server.args(["--skip-networking", "--innodb-flush-method=nosync", "--innodb-buffer-pool-size=16M"]);
+        server.args(run.as_root());
         let log = folder.path().join("log");
         server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
         let server = server.spawn().unwrap();
-        let mut started = Self { folder, user: user.clone(), server };
+        let mut started = Self { folder, run, server };
         let deadline = Instant::now() + Duration::from_mins(1);
         while !started.client(&["--execute", "SELECT 1"]).output().unwrap().status.success() {
             assert!(started.server.try_wait().unwrap().is_none(), "it ended: {}", fs::read_to_string(&log).unwrap());
@@ -68,20 +82,39 @@ impl MariaDb {
     }
 
     fn client(&self, arguments: &[&str]) -> Command {
-        let mut client = command("mariadb", &self.user, self.folder.path());
+        let mut client = self.run.command("mariadb", self.folder.path());
         client.args(["--no-defaults", "--user=root"]).arg(format!("--socket={}", self.socket().display()));
         client.args(arguments.iter().filter(|argument| !argument.is_empty()));
         client
     }
 }
 
-fn command(program: &str, user: &User, folder: &Path) -> Command {
-    let mut command = Command::new(program);
-    command.current_dir(folder).env("HOME", folder);
-    if Uid::effective().is_root() {
-        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+/// Who runs the programs, and within what.
+struct Runner {
+    user: User,
+    within: Vec<String>,
+}
+
+impl Runner {
+    /// On a machine an ordinary user is its root, whom the server serves only if told so.
+    fn as_root(&self) -> Option<&'static str> {
+        (!self.within.is_empty() && !Uid::effective().is_root()).then_some("--user=root")
     }
-    command
+
+    fn command(&self, program: &str, folder: &Path) -> Command {
+        let (uid, gid) = (self.user.uid.as_raw(), self.user.gid.as_raw());
+        let mut words = self.within.clone();
+        if !words.is_empty() && Uid::effective().is_root() {
+            words.extend(["setpriv", &format!("--reuid={uid}"), &format!("--regid={gid}"), "--clear-groups"].map(String::from));
+        }
+        words.push(program.to_owned());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).current_dir(folder).env("HOME", folder);
+        if self.within.is_empty() && Uid::effective().is_root() {
+            command.uid(uid).gid(gid);
+        }
+        command
+    }
 }
 
 impl Drop for MariaDb {

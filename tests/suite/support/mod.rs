@@ -8,6 +8,7 @@ pub mod garage;
 pub mod gnupg;
 pub mod guest;
 pub mod lan;
+pub mod machine;
 pub mod mailbox;
 pub mod mariadb;
 pub mod peer;

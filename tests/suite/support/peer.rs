@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -51,7 +51,7 @@ impl Peer {
             ),
         )
         .unwrap();
-        make_host_key(folder.path(), &user);
+        make_host_key(folder.path());
         give(folder.path(), &user);
         let sshd = launch(folder.path(), &user, port);
         Self { folder, sshd, port, user }
@@ -90,7 +90,8 @@ impl Peer {
         for name in ["host_key", "host_key.pub"] {
             fs::remove_file(self.folder.path().join(name)).unwrap();
         }
-        make_host_key(self.folder.path(), &self.user);
+        make_host_key(self.folder.path());
+        give(self.folder.path(), &self.user);
         self.start_again();
     }
 
@@ -159,7 +160,8 @@ impl Drop for Peer {
     }
 }
 
-fn ordinary_user() -> User {
+/// An account that isn't root's: whoever runs the tests, or one made for them.
+pub fn ordinary_user() -> User {
     let me = User::from_uid(Uid::current()).unwrap().expect("whoever runs the tests has an account");
     if !me.uid.is_root() {
         return me;
@@ -171,11 +173,11 @@ fn ordinary_user() -> User {
     User::from_name(ACCOUNT).unwrap().expect("useradd made the account")
 }
 
-fn make_host_key(folder: &Path, user: &User) {
+/// Makes the key pair `host_key`.
+pub fn make_host_key(folder: &Path) {
     let key = folder.join("host_key");
     let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status().unwrap();
     assert!(made.success());
-    chown(key, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
 }
 
 /// Gives `path` and all below it to `user`.
@@ -203,7 +205,8 @@ fn launch(folder: &Path, user: &User, port: u16) -> Child {
     sshd
 }
 
-fn greets(port: u16) -> bool {
+/// Whether an ssh server answers at this port.
+pub fn greets(port: u16) -> bool {
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let mut greeting = [0; 4];
