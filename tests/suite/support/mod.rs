@@ -34,22 +34,31 @@ static FREE: Mutex<usize> = Mutex::new(TURNS);
 static GIVEN_BACK: Condvar = Condvar::new();
 
 /// Held by whoever emulates a guest or builds an image. Dropped, it lets the next one in.
-pub struct Turn;
+pub struct Turn(usize);
 
 impl Turn {
     /// Waits for one.
     pub fn take() -> Self {
+        Self::of(1)
+    }
+
+    /// Waits until nobody else has one.
+    pub fn alone() -> Self {
+        Self::of(TURNS)
+    }
+
+    fn of(count: usize) -> Self {
         let free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut free = GIVEN_BACK.wait_while(free, |free| *free == 0).unwrap_or_else(PoisonError::into_inner);
-        *free -= 1;
-        Self
+        let mut free = GIVEN_BACK.wait_while(free, |free| *free < count).unwrap_or_else(PoisonError::into_inner);
+        *free -= count;
+        Self(count)
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        *FREE.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        GIVEN_BACK.notify_one();
+        *FREE.lock().unwrap_or_else(PoisonError::into_inner) += self.0;
+        GIVEN_BACK.notify_all();
     }
 }
 
