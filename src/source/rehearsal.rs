@@ -62,9 +62,13 @@ async fn rehearse_over(connection: &Connection<'_>, source: &Source, mirror: &Pa
     let mut usable = 0;
     for (title, tried) in dump::rehearse(source, connection, stop).await? {
         match tried {
-            Ok(()) => {
+            Ok(lacks) => {
                 usable += 1;
                 rehearsal.lines.push(format!("{title} can be dumped"));
+                if let Some(lacks) = lacks {
+                    rehearsal.outcome = Outcome::Partial;
+                    rehearsal.warnings.cause(lacks);
+                }
             }
             Err(why) => {
                 rehearsal.outcome = Outcome::Partial;

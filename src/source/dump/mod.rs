@@ -14,6 +14,7 @@
 //! with; the source is then `partial`, and the warning says how old that dump is. One dump never stops the others.
 
 mod check;
+pub mod grants;
 pub mod make;
 pub mod proof;
 pub mod remedy;
@@ -51,6 +52,19 @@ pub struct Dump {
     pub trial: Option<Request>,
     /// How it is known to be whole.
     pub proof: Proof,
+    /// What the account isn't shown, which a dump lacks without a word.
+    pub hidden: Vec<&'static str>,
+}
+
+impl Dump {
+    /// What it lacks, if there is such a thing.
+    fn lacks(&self) -> Option<String> {
+        let hint = "grant it TRIGGER on the database; for routines SHOW CREATE ROUTINE, before MariaDB 11.3 SELECT on mysql.proc, \
+                    with MySQL SHOW_ROUTINE";
+        let hidden = self.hidden.join(" and ");
+        (!hidden.is_empty())
+            .then(|| format!("{} is dumped without its {hidden}, which the account isn't shown; hint: {hint}", self.title))
+    }
 }
 
 /// How a dump is known to be whole.
@@ -104,8 +118,9 @@ pub async fn pull(order: &Order<'_>, connection: &mut Connection<'_>, pulled: &m
     for dump in &plan.dumps {
         // Without one, making it says why.
         let _ = connection.ensure(order.stop).await;
-        if make::make(dump, order, connection, noise.as_deref(), pulled).await? && dump.proof != Proof::Cluster {
-            new += 1;
+        if make::make(dump, order, connection, noise.as_deref(), pulled).await? {
+            new += usize::from(dump.proof != Proof::Cluster);
+            dump.lacks().into_iter().for_each(|lacks| pulled.spoil(lacks));
         }
     }
     Ok(new)
@@ -124,11 +139,15 @@ async fn noise(connection: &Connection<'_>, stop: &Stop) -> Result<Option<String
     Ok((!said.is_empty()).then(|| printable(&said)))
 }
 
-/// What a pull would dump: for each dump its title, and why it couldn't be made.
+/// What a pull would dump: for each dump its title, and what it would lack, or why it couldn't be made.
 ///
 /// # Errors
 /// A stop was asked for.
-pub async fn rehearse(source: &Source, connection: &Connection<'_>, stop: &Stop) -> Result<Vec<(String, Result<(), String>)>> {
+pub async fn rehearse(
+    source: &Source,
+    connection: &Connection<'_>,
+    stop: &Stop,
+) -> Result<Vec<(String, Result<Option<String>, String>)>> {
     let plan = plan(source, connection, stop).await?;
     let unknown = plan.unknown.into_iter().map(|(kind, why)| (format!("all {kind} databases"), Err(why)));
     let mut rehearsed: Vec<_> = unknown.collect();
@@ -136,7 +155,8 @@ pub async fn rehearse(source: &Source, connection: &Connection<'_>, stop: &Stop)
         if let Some(trial) = &dump.trial {
             let tried = make::run(&dump, trial, connection, Limits::default(), stop, &mut |_| Ok(())).await;
             stop.check()?;
-            rehearsed.push((dump.title, tried.map_err(|error| make::one_line(&error))));
+            let lacks = dump.lacks();
+            rehearsed.push((dump.title, tried.map(|()| lacks).map_err(|error| make::one_line(&error))));
         }
     }
     Ok(rehearsed)

@@ -6,12 +6,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::config::{DumpCommand, PostgresqlFormat, Source};
 use crate::source::child::{self, Limits};
 use crate::source::dump::make::shown;
-use crate::source::dump::{Dump, Plan, Proof, remedy};
+use crate::source::dump::{Dump, Plan, Proof, grants, remedy};
 use crate::source::mirror;
 use crate::source::request::{Named, Request};
 use crate::source::ssh::{Connection, word};
@@ -26,7 +26,7 @@ const LOCK_WAIT: u32 = 600_000;
 /// How long it may take for that.
 const PATIENCE: Duration = Duration::from_mins(5);
 
-/// The most that a server may say of which databases it has, in bytes.
+/// The most that a server may say of which databases it has, or who may see them, in bytes.
 const MOST: usize = 1 << 20;
 
 const ALL_POSTGRESQL: &str = "env LC_ALL=C psql -XAtq -0 --no-password --dbname=postgres -c 'SELECT datname FROM pg_database WHERE \
@@ -38,6 +38,9 @@ const MARIADB_DUMP: &str = "env LC_ALL=C sh -c 'if command -v mariadb-dump >/dev
 
 const MARIADB: &str =
     "env LC_ALL=C sh -c 'if command -v mariadb >/dev/null; then exec mariadb \"$@\"; else exec mysql \"$@\"; fi' sh";
+
+/// What it prints is a line for each row.
+const MARIADB_LINES: &str = "--default-character-set=utf8mb4 --batch --skip-column-names --raw";
 
 /// MariaDB's own views on what is stored elsewhere.
 const MARIADB_VIEWS: [&str; 3] = ["information_schema", "performance_schema", "sys"];
@@ -105,6 +108,7 @@ fn postgresql_dump(object: &str, name: &str, format: PostgresqlFormat) -> Dump {
         fallback: None,
         trial: Some(Request::new(format!("{TRY_POSTGRESQL} {object}"), trial)),
         proof,
+        hidden: Vec::new(),
     }
 }
 
@@ -120,6 +124,7 @@ fn globals() -> Dump {
         fallback: Some(Request::new("globals-less", format!("{line} --no-role-passwords"))),
         trial: None,
         proof: Proof::Cluster,
+        hidden: Vec::new(),
     }
 }
 
@@ -133,7 +138,16 @@ pub(super) async fn mariadb(source: &Source, connection: &Connection<'_>, stop: 
         Ok(names) => {
             let is_view = |name: &str| *wanted == [ALL] && MARIADB_VIEWS.contains(&name);
             let names = (1..).zip(&names).filter(|(_, name)| !is_view(name));
-            plan.dumps.extend(names.map(|(number, name)| mariadb_dump(&object(wanted, number, name), name)));
+            let grants = ask(&mariadb_grants(), "mariadb", source, connection, stop).await?;
+            if let Err(why) = &grants {
+                tracing::warn!(source = source.name, "which rights the account has in MariaDB couldn't be found out: {why:#}");
+            }
+            let hidden = |name: &str| {
+                grants.as_deref().map_or_else(|_| Vec::new(), |text| grants::hidden(&String::from_utf8_lossy(text), name))
+            };
+            plan.dumps.extend(
+                names.map(|(number, name)| Dump { hidden: hidden(name), ..mariadb_dump(&object(wanted, number, name), name) }),
+            );
         }
         Err(why) => plan.unknown.push(("MariaDB", why)),
     }
@@ -145,8 +159,11 @@ fn all_postgresql() -> Request {
 }
 
 fn all_mariadb() -> Request {
-    let line = format!("{MARIADB} --default-character-set=utf8mb4 --batch --skip-column-names --raw --execute 'SHOW DATABASES'");
-    Request::new("all-mariadb", line)
+    Request::new("all-mariadb", format!("{MARIADB} {MARIADB_LINES} --execute 'SHOW DATABASES'"))
+}
+
+fn mariadb_grants() -> Request {
+    Request::new("mariadb-grants", format!("{MARIADB} {MARIADB_LINES} --execute 'SHOW GRANTS'"))
 }
 
 /// As [`postgresql_lines`].
@@ -170,6 +187,7 @@ fn mariadb_dump(object: &str, name: &str) -> Dump {
         trial: Some(Request::new(format!("{TRY_MARIADB} {object}"), trial)),
         fallback: None,
         proof: Proof::MariaDb,
+        hidden: Vec::new(),
     }
 }
 
@@ -190,6 +208,7 @@ pub(super) fn sqlite(number: usize, path: &Path) -> Dump {
             line("sqlite3 -batch -readonly \"$1\" \"PRAGMA schema_version\" >&2"),
         )),
         proof: Proof::Sqlite,
+        hidden: Vec::new(),
     }
 }
 
@@ -204,6 +223,7 @@ pub(super) fn command(number: usize, command: &DumpCommand) -> Dump {
         fallback: None,
         trial: None,
         proof: Proof::Ends(command.ends_with.clone().unwrap_or_default()),
+        hidden: Vec::new(),
     }
 }
 
@@ -221,6 +241,9 @@ pub fn requests(source: &Source) -> Vec<Request> {
     }
     if !postgresql.is_empty() && dumps.postgresql_globals {
         every.push(globals());
+    }
+    if !dumps.mariadb.is_empty() {
+        requests.push(mariadb_grants());
     }
     if dumps.mariadb == [ALL] {
         requests.push(all_mariadb());
@@ -269,22 +292,33 @@ async fn databases(
     if wanted != [ALL] {
         return Ok(Ok(wanted.to_vec()));
     }
+    let said = ask(all, program, source, connection, stop).await?;
+    Ok(said.and_then(|said| names(&said, end)).map_err(|error| super::make::one_line(&error)))
+}
+
+/// What `program` says to a small request. The inner error is why it says nothing.
+async fn ask(
+    request: &Request,
+    program: &'static str,
+    source: &Source,
+    connection: &Connection<'_>,
+    stop: &Stop,
+) -> Result<Result<Vec<u8>>> {
     let mut said = Vec::new();
     let mut take = |block: &[u8]| {
         said.extend_from_slice(block);
         if said.len() > MOST {
-            bail!("the server names more than {MOST} bytes of databases");
+            bail!("the server says more than {MOST} bytes of its databases");
         }
         Ok(())
     };
     let limits = Limits { patience: Some(PATIENCE), ..Limits::default() };
-    let ended = child::run(connection.command(all), limits, stop, &mut take).await;
+    let ended = child::run(connection.command(request), limits, stop, &mut take).await;
     stop.check()?;
-    let names = ended.and_then(|ended| match ended.code {
-        Some(0) => names(&said, end),
-        _ => bail!("{}", remedy::failure(&ended, program, &source.user)),
-    });
-    Ok(names.map_err(|error| super::make::one_line(&error)))
+    Ok(ended.and_then(|ended| match ended.code {
+        Some(0) => Ok(said),
+        _ => Err(anyhow!("{}", remedy::failure(&ended, program, &source.user))),
+    }))
 }
 
 /// The names in what a server said.

@@ -175,7 +175,7 @@ mod tests {
         source.postgresql = vec![String::from("*")];
         source.dumps.mariadb = vec![String::from("shop")];
         source.dumps.sqlite = vec![PathBuf::from("/srv/app.db")];
-        assert_eq!(mark(&source), "cb3b08d9856bdea1");
+        assert_eq!(mark(&source), "32ecdce8f47637dd");
     }
 
     #[test]

@@ -117,6 +117,42 @@ fn mariadb_with_routines_and_events_and_a_dump_that_is_cut() {
 }
 
 #[test]
+fn what_mariadb_hides_from_the_account_is_told() {
+    let mut appliance = Appliance::new(false);
+    let mut peer = Peer::start(&appliance.public_key(), None);
+    let mariadb = MariaDb::start(&peer.user);
+    let old = mariadb.query("", "SELECT VERSION() LIKE '10.%'") == "1\n";
+    mariadb.query("", "CREATE USER reader@localhost; CREATE DATABASE my_shop");
+    mariadb.query("my_shop", "CREATE TABLE item (id INT); CREATE PROCEDURE restock() SELECT 'the body of a routine'");
+    mariadb.query("my_shop", "CREATE TRIGGER checked BEFORE INSERT ON item FOR EACH ROW SET NEW.id = 7");
+    for name in ["mariadb", "mariadb-dump"] {
+        let at = mariadb.socket().display().to_string();
+        peer.program(name, &format!("exec /usr/bin/{name} --user=reader --socket={at} \"$@\""));
+    }
+    let path = format!("{}:/usr/bin:/bin", peer.program("nothing", "").display());
+    peer.set_environment(&[("PATH", &path)]);
+    appliance.source("web", peer.port, &peer.user.name, &peer.host_key(), &[]);
+    appliance.source_settings("mariadb = [\"my_shop\"]");
+    let routines = if old { "SELECT ON mysql.proc" } else { "SHOW CREATE ROUTINE ON `my\\_shop`.*" };
+    for (grant, hidden) in [
+        ("SELECT, LOCK TABLES, SHOW VIEW, EVENT ON `my\\_shop`.*", Some("triggers and routines")),
+        ("TRIGGER ON `my\\_shop`.*", Some("routines")),
+        (routines, None),
+    ] {
+        mariadb.query("", &format!("GRANT {grant} TO reader@localhost"));
+        let said = run(&appliance, if hidden.is_some() { 3 } else { 0 }).stdout;
+        let told = hidden.map(|hidden| format!("the database my_shop is dumped without its {hidden}, which the account isn't"));
+        assert!(told.as_ref().is_none_or(|told| said.contains(told)) && said.contains("without its") == told.is_some(), "{said}");
+        let rehearsed = appliance.command(&["backup", "run", "--dry-run"]).output().unwrap();
+        let rehearsed = String::from_utf8(rehearsed.stdout).unwrap();
+        assert_eq!(rehearsed.contains("without its"), told.is_some(), "{rehearsed}");
+        let dump = fs::read_to_string(dumps(&appliance, "mariadb").join("my_shop.sql")).unwrap();
+        let lacks = |part, kind| !dump.contains(part) == hidden.is_some_and(|hidden| hidden.contains(kind));
+        assert!(lacks("the body of a routine", "routines") && lacks("checked", "triggers"), "{dump}");
+    }
+}
+
+#[test]
 fn what_the_accounts_shell_prints_never_gets_into_a_dump() {
     let (mut appliance, peer) = pair(&[]);
     appliance.source_settings("[[source.command]]\nname = \"list\"\nrun = \"echo list\"");
