@@ -90,10 +90,13 @@ pub fn sync_folder_of(path: &Path) -> Result<()> {
     File::open(folder).and_then(|folder| folder.sync_all()).with_context(|| format!("syncing the folder {}", folder.display()))
 }
 
-/// The temporary name of `path`: the same with `.part` behind it.
+/// What a temporary name ends with.
+pub const PART: &str = ".part";
+
+/// The temporary name of `path`: the same with [`PART`] behind it.
 pub fn part_name(path: &Path) -> PathBuf {
     let mut name: OsString = path.as_os_str().to_owned();
-    name.push(".part");
+    name.push(PART);
     PathBuf::from(name)
 }
 

@@ -23,14 +23,17 @@ use vaultberry::run::screen::Screen;
 use vaultberry::sandbox::enter::Order;
 use vaultberry::snapshot::restore::{self, Restored};
 use vaultberry::snapshot::{catalog, json};
+use vaultberry::source::apart;
 use vaultberry::source::trust::Server;
 use vaultberry::stop::Stop;
 use vaultberry::{browse, cli, complaint, config, doctor, durable, log, report, run, sandbox, source, status, terminal};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Command::Sandbox(order) = &cli.command {
-        return sandboxed(order);
+    match &cli.command {
+        Command::Sandbox(order) => return sandboxed(order),
+        Command::Apart(order) => return apart::serve(order.account, order.passwd.as_deref(), order.mirror.as_deref()),
+        _ => {}
     }
     log::init(cli.verbose);
     match dispatch(cli) {
@@ -64,7 +67,7 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Restore(args) => restore(&args, cli.verbose),
         Command::Source(Source::Trust(args)) => trust(&args),
         Command::Status(args) => status(&args),
-        Command::Sandbox(_) => unreachable!("it has its own way out"),
+        Command::Sandbox(_) | Command::Apart(_) => unreachable!("it has its own way out"),
         Command::Source(Source::Setup(args)) => print(&source::gate::setup::setup(&config::load(&args.on.config)?, &args.name)?),
         Command::Source(Source::Key(args)) => print(&source::key::ensure_all(&config::load(&args.config)?)?),
         Command::Offsite(command) => browse::offsite::run(&command, cli.verbose, &mut io::stdout()),
@@ -98,14 +101,7 @@ fn status(args: &cli::status::Status) -> Result<Outcome> {
 fn sandboxed(order: &cli::sandbox::Sandbox) -> ExitCode {
     let name = log::printable(order.program[0].as_encoded_bytes());
     let order = order.clone();
-    let order = Order {
-        account: order.account.zip(order.passwd),
-        bind: order.bind,
-        read: order.read,
-        write: order.write,
-        connect: order.connect,
-        program: order.program,
-    };
+    let order = Order { read: order.read, write: order.write, connect: order.connect, program: order.program };
     let (code, error) = match sandbox::enter::enter(&order) {
         Ok(error) if error.kind() == io::ErrorKind::NotFound => (sandbox::NO_PROGRAM, format!("there is no program `{name}`")),
         Ok(error) => (sandbox::NO_SANDBOX, format!("starting `{name}`: {error}")),
@@ -121,7 +117,7 @@ fn trust(args: &cli::source::Trust) -> Result<Outcome> {
         (Some(name), None) => Server::of(&config::load(&args.on.config)?, name)?,
         (None, None) => unreachable!("clap asks for one of the two"),
     };
-    let offered = source::trust::ask(&server, &Stop::on_signals()?)?;
+    let offered = apart::host_keys(&server, &Stop::on_signals()?)?;
     print(&if args.json { json::line(&offered)? } else { offered.text() })?;
     Ok(if offered.is_pinned() || args.at.is_some() { Outcome::Complete } else { Outcome::Failed })
 }

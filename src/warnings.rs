@@ -27,6 +27,17 @@ impl Warnings {
         Self { lines, more, causes: 0 }
     }
 
+    /// How many of the lines, from the first, say why the work isn't complete.
+    pub fn causes(&self) -> usize {
+        self.causes
+    }
+
+    /// Those of `warnings`, of which so many are causes.
+    #[must_use]
+    pub fn with_causes(warnings: Self, causes: usize) -> Self {
+        Self { causes: causes.min(warnings.lines.len()), ..warnings }
+    }
+
     /// Takes one more; `line` is printable already.
     pub fn push(&mut self, line: String) {
         if self.lines.len() < KEPT {

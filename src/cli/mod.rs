@@ -99,4 +99,7 @@ pub enum Command {
     /// Start a program that deals with a server, so that it can touch next to nothing.
     #[command(hide = true)]
     Sandbox(sandbox::Sandbox),
+    /// Deal with a server, as a user of its own, as stdin says.
+    #[command(hide = true)]
+    Apart(sandbox::Apart),
 }

@@ -1,4 +1,4 @@
-//! `vaultberry sandbox`, which vaultberry itself starts other programs with.
+//! `vaultberry sandbox` and `vaultberry apart`, which vaultberry itself starts.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,15 +8,6 @@ use clap::Args;
 /// What `vaultberry sandbox` takes; [`crate::sandbox`] says what it means.
 #[derive(Clone, Debug, Args)]
 pub struct Sandbox {
-    /// The number of the user and of the group to become.
-    #[arg(long, value_name = "UID", requires = "passwd")]
-    pub account: Option<u32>,
-    /// A passwd(5) with that user in it.
-    #[arg(long, value_name = "FILE", requires = "account")]
-    pub passwd: Option<PathBuf>,
-    /// Show this at that place.
-    #[arg(long, num_args = 2, value_names = ["REAL", "PLACE"], requires = "account")]
-    pub bind: Vec<PathBuf>,
     /// May be read.
     #[arg(long, value_name = "PATH")]
     pub read: Vec<PathBuf>,
@@ -29,4 +20,18 @@ pub struct Sandbox {
     /// The program and its arguments.
     #[arg(last = true, required = true)]
     pub program: Vec<OsString>,
+}
+
+/// What `vaultberry apart` takes; [`crate::source::apart`] says what it means.
+#[derive(Clone, Debug, Args)]
+pub struct Apart {
+    /// The number of the user and of the group to become.
+    #[arg(long, value_name = "UID", requires = "passwd")]
+    pub account: Option<u32>,
+    /// A passwd(5) with that user in it.
+    #[arg(long, value_name = "FILE", requires = "account")]
+    pub passwd: Option<PathBuf>,
+    /// The mirror of that user.
+    #[arg(long, value_name = "PATH", requires = "account")]
+    pub mirror: Option<PathBuf>,
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use toml::de::DeValue;
 
 use super::error::Fault;
@@ -12,7 +13,7 @@ const MOST: u16 = 1000;
 const HINT: &str = "write keep = { last = 3, daily = 7, weekly = 4, monthly = 6, yearly = 0 }, or a number for the last ones";
 
 /// Which complete snapshots of a source stay: one that any of these wants. 0 to 1000 each, `last` at least 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keep {
     /// The newest ones.
     pub last: u16,

@@ -39,6 +39,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
 
 use crate::outcome::Outcome;
 use crate::unlock::mark::Mark;
@@ -304,7 +305,7 @@ impl fmt::Display for TimeOfDay {
 }
 
 /// `[[source]]`: one server to pull from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// Names its folders: lower-case letters, digits, `-`, `_`, beginning with a letter or digit, at most 64 bytes.
     pub name: String,
@@ -341,7 +342,7 @@ pub struct Source {
 }
 
 /// A host on the way to a source, which passes the connection on and sees nothing of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Jump {
     /// The unprivileged user there; it lets the same key in.
     pub user: String,
@@ -354,7 +355,7 @@ pub struct Jump {
 }
 
 /// What is dumped on a source beside [`Source::postgresql`], and how.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dumps {
     /// How PostgreSQL databases are written. Default plain.
     pub postgresql_format: PostgresqlFormat,
@@ -371,7 +372,7 @@ pub struct Dumps {
 }
 
 /// How `pg_dump` writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PostgresqlFormat {
     /// SQL, for `psql`.
     Plain,
@@ -380,7 +381,7 @@ pub enum PostgresqlFormat {
 }
 
 /// `[[source.command]]`: a command on the server whose output is a dump.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DumpCommand {
     /// Names its file; as a source's name.
     pub name: String,
@@ -412,7 +413,7 @@ pub fn is_database(name: &str) -> bool {
 }
 
 /// How the files of a source are pulled.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Files {
     /// What stays out: patterns of rsync(1), those that begin with a slash from the server's root on.
     pub exclude: Vec<String>,

@@ -20,8 +20,8 @@ use crate::disk;
 use crate::openpgp::{Recipients, remedy};
 use crate::outcome::Outcome;
 use crate::run::rehearsal;
-use crate::source::rehearsal::log_in;
-use crate::source::trust::{self, Server};
+use crate::source::apart;
+use crate::source::trust::Server;
 use crate::stop::Stop;
 
 /// How something is.
@@ -146,9 +146,9 @@ fn of_folder(about: &str, folder: &Path) -> Check {
 fn of_source(config: &Config, source: &Source, stop: &Stop) -> Check {
     let name = &source.name;
     let about = format!("source {name}");
-    let asked = Server::of(config, name).and_then(|server| trust::ask(&server, stop));
+    let asked = Server::of(config, name).and_then(|server| apart::host_keys(&server, stop));
     match asked {
-        Ok(offered) if offered.is_pinned() => match log_in(source, &config.backup.folder.join("current").join(name), stop) {
+        Ok(offered) if offered.is_pinned() => match apart::log_in(source, stop) {
             Ok(()) => Check::ok(&about, "it answers, with a key that is pinned, and lets the appliance in"),
             Err(error) => Check::failed(&about, &error),
         },

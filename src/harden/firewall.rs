@@ -2,7 +2,7 @@
 //!
 //! The rules know numbers and users and no names of hosts: they are loaded before there is a network that could resolve any.
 //! So they hold a user to ports, not to servers. Who speaks for the sources has numbers of their own
-//! ([`sandbox::NUMBERS`](crate::sandbox::NUMBERS)).
+//! ([`apart::NUMBERS`](crate::source::apart::NUMBERS)).
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,8 @@ use super::check::Rule;
 use super::{SSH_PORT, head};
 use crate::ask::{self, ask};
 use crate::config::{Access, Config, Network};
-use crate::{process, sandbox};
+use crate::process;
+use crate::source::apart;
 
 /// What Debian's nftables.service loads.
 pub(super) const PATH: &str = "/etc/nftables.conf";
@@ -81,8 +82,8 @@ pub(super) fn rules(config: &Config) -> String {
         sets = sets(&config.access),
         never = never(&config.access),
         packages = list(&out.packages),
-        first = sandbox::NUMBERS.start(),
-        last = sandbox::NUMBERS.end(),
+        first = apart::NUMBERS.start(),
+        last = apart::NUMBERS.end(),
         sources = list(&out.sources),
         people = people(config, &out),
     )

@@ -43,7 +43,8 @@ pub fn copy(logs: &Path, copies: &Path, run: &str) -> Result<()> {
     copy.publish()
 }
 
-/// Removes all logs in `folder` but the newest `keep`, of which that of `run` is one. Other files aren't touched.
+/// Removes all logs in `folder` but the newest `keep`, of which that of `run` is one, and copies that were cut short. Other files
+/// aren't touched.
 pub fn rotate(folder: &Path, keep: u16, run: &str) -> Result<()> {
     let reading = || format!("looking for old logs in {}", folder.display());
     let mut names = Vec::new();
@@ -52,17 +53,22 @@ pub fn rotate(folder: &Path, keep: u16, run: &str) -> Result<()> {
             names.push(name);
         }
     }
-    for name in surplus(names, usize::from(keep), run) {
+    let cut = names.extract_if(.., |name| name.strip_suffix(durable::PART).is_some_and(is_log)).collect::<Vec<_>>();
+    for name in surplus(names, usize::from(keep), run).into_iter().chain(cut) {
         let path = folder.join(name);
         fs::remove_file(&path).with_context(|| format!("removing the old log {}", path.display()))?;
     }
     Ok(())
 }
 
+fn is_log(name: &str) -> bool {
+    name.strip_suffix(END).is_some_and(|name| time_of(name).is_some())
+}
+
 /// Which of these names are of logs older than the newest `keep` up to `run`: the names of runs sort by time. Later ones are
 /// from a clock that was wrong, and count as the oldest.
 fn surplus(mut names: Vec<String>, keep: usize, run: &str) -> Vec<String> {
-    names.retain(|name| name.strip_suffix(END).is_some_and(|name| time_of(name).is_some()));
+    names.retain(|name| is_log(name));
     names.sort_by_key(|name| (name.trim_end_matches(END) <= run, name.clone()));
     names.truncate(names.len().saturating_sub(keep));
     names

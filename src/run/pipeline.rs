@@ -20,8 +20,7 @@ use crate::run::appliance;
 use crate::run::report::{Missed, SourceReport};
 use crate::snapshot::retention::Rules;
 use crate::snapshot::{self, Request, Snapshot};
-use crate::source::room::Room;
-use crate::source::{self, Order, Stale};
+use crate::source::{self, Stale, apart};
 use crate::stop::Stop;
 use crate::warnings::Warnings;
 
@@ -105,11 +104,11 @@ fn pull_and_keep(night: &Night<'_>, source: &Source, progress: &Progress) -> Res
     let mirror = backup.join("current").join(&source.name);
     let folder = backup.join("snapshots").join(&source.name);
     durable::private_folder(&mirror)?;
-    let room = Room::new(&source.name, &mirror, source.quota)?;
-    let accept_smaller_dumps = accept.smaller_dumps.contains(&source.name);
-    let accept_deletions = accept.deletions.contains(&source.name);
-    let order = Order { source, mirror: &mirror, room: &room, accept_deletions, accept_smaller_dumps, stop, progress };
-    let pulled = source::pull(&order)?;
+    let accept = apart::Accept {
+        deletions: accept.deletions.contains(&source.name),
+        smaller_dumps: accept.smaller_dumps.contains(&source.name),
+    };
+    let pulled = apart::pull(source, &mirror, accept, stop, progress)?;
     let missed = Missed { unreadable: pulled.unreadable, vanished: pulled.vanished };
     let stale = pulled.stale;
     let mut roots = source::roots(source, &mirror)?;

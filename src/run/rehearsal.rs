@@ -18,7 +18,7 @@ use crate::outcome::Outcome;
 use crate::run::report::line;
 use crate::run::{guard, pushes};
 use crate::snapshot::list::name_of;
-use crate::source;
+use crate::source::apart;
 use crate::source::room::Room;
 use crate::stop::Stop;
 use crate::warnings::Warnings;
@@ -92,7 +92,7 @@ fn one(config: &Config, source: &Source, run: &str, stop: &Stop) -> SourceRehear
     let mirror = config.backup.folder.join("current").join(&source.name);
     let name = source.name.clone();
     let fits = if mirror.exists() { Room::new(&name, &mirror, source.quota).and_then(|room| room.check_quota()) } else { Ok(()) };
-    match fits.and_then(|()| source::rehearse(source, &mirror, stop)) {
+    match fits.and_then(|()| apart::rehearse(source, &mirror, stop)) {
         Ok(rehearsed) => {
             let mut lines = rehearsed.lines;
             if rehearsed.outcome != Outcome::Failed {

@@ -14,8 +14,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-use super::Account;
-
 /// How often processes are looked for that should have ended, and how long is waited in between.
 const TRIES: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(10);
@@ -35,16 +33,16 @@ pub fn adopt() -> Result<()> {
     set_child_subreaper(true).context("taking in orphans")
 }
 
-/// Ends all below this process that runs as `account`.
+/// Ends all below this process that runs as the user of this number.
 ///
 /// # Errors
 /// The processes can't be listed, or new ones come as fast as they end.
-pub fn end(account: Account) -> Result<()> {
+pub fn end(account: u32) -> Result<()> {
     let this = i32::try_from(std::process::id()).context("asking for the own number")?;
     for _ in 0..TRIES {
         let processes = processes().context("listing the processes")?;
         let below = below(this, &processes);
-        let found = below.iter().filter(|(_, process)| process.uid == account.0);
+        let found = below.iter().filter(|(_, process)| process.uid == account);
         let mut alive = false;
         for (pid, process) in found {
             alive |= !process.over;
@@ -57,7 +55,7 @@ pub fn end(account: Account) -> Result<()> {
         }
         std::thread::sleep(PAUSE);
     }
-    bail!("ending the processes of the user {}: there are always more of them\nhint: look at `ps -u {0}`", account.0)
+    bail!("ending the processes of the user {account}: there are always more of them\nhint: look at `ps -u {account}`")
 }
 
 /// Those that descend from `this`.

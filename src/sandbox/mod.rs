@@ -5,10 +5,10 @@
 //!
 //! - Landlock: it may read the system's programs, libraries and settings and what it is told to read, write only where it is
 //!   told to, connect to the ports it is told; it can't signal or trace what is outside.
-//! - Started by root, it becomes a user of the source's own, which owns the files of that source's mirror and nothing else. A mount
-//!   namespace shows it these at a place that it can reach, `nosuid`, `nodev` and `noexec`, and a passwd(5) in which it exists.
-//! - It has no capabilities, can gain no privileges, dumps no core, and ends when the run ends, killed or not: an rsync
-//!   left over would go on writing in a mirror that the next run is at work in.
+//! - It can gain no privileges, dumps no core, and ends when whoever started it ends, killed or not: an rsync left over would go
+//!   on writing in a mirror that the next run is at work in.
+//!
+//! Whoever starts it is no longer root ([`crate::source::apart`]).
 
 mod cell;
 pub mod enter;
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
 
-pub use cell::{Account, Cell, NUMBERS};
+pub use cell::Cell;
 
 /// How a program is to be started. It says nothing of the program itself.
 #[derive(Clone, Debug, Default)]
@@ -28,17 +28,6 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// As this user, with this passwd(5).
-    fn account(&mut self, account: Account, passwd: &Path) {
-        self.add("--account", [account.0.to_string()]);
-        self.add("--passwd", [passwd]);
-    }
-
-    /// `real` stands at `place` too, which is there and of its kind.
-    fn bind(&mut self, real: &Path, place: &Path) {
-        self.add("--bind", [real, place]);
-    }
-
     /// It may read this, and below it.
     pub fn read(&mut self, path: &Path) {
         self.add("--read", [path]);

@@ -57,7 +57,6 @@ pub async fn pull(order: &Order<'_>, connection: &mut Connection<'_>, pulled: &m
     let missing = missing_sentinel(connection, &source.files.sentinels, stop).await?;
     let partial = mirror.join(PARTIAL);
     durable::private_folder(&partial)?;
-    connection.cell().give(&partial)?;
     let before = pulled.unreadable;
     let mut came = 0;
     for path in &source.paths {

@@ -4,6 +4,8 @@
 //! first holds all deletions back (`--max-delete=0`), which costs nothing, and rsync says how many there would be. Only when
 //! there are some, and they are plausible, a second pass makes them.
 
+use serde::{Deserialize, Serialize};
+
 /// How many deletions are never too many: in a small folder two files can be half of all.
 const FEW: u64 = 10;
 
@@ -39,7 +41,7 @@ impl Deletions {
 }
 
 /// Of a source's regular files, how many a pull couldn't read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unread {
     /// Those that can't be read on the server.
     pub unreadable: u64,

@@ -12,7 +12,6 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::durable;
-use crate::sandbox::Account;
 
 /// Where the dumps of databases stand in a mirror. The configuration lets no path of the server be there.
 pub const DUMPS: &str = "dumps";
@@ -49,8 +48,8 @@ pub fn relative(path: &Path) -> Result<PathBuf> {
 }
 
 /// Makes `folder`, inside `mirror`, a real folder with real folders above it. Whatever else stands in the way goes: it is a
-/// copy of something that the configuration no longer names at this place. What is made belongs to `account`.
-pub fn make_folder(mirror: &Path, folder: &Path, account: Option<Account>) -> Result<()> {
+/// copy of something that the configuration no longer names at this place.
+pub fn make_folder(mirror: &Path, folder: &Path) -> Result<()> {
     // Only the appliance's root may look into mirrors: they hold other machines' files with their owners' numbers and
     // their set-user-ID bits, which must mean nothing to a local user.
     durable::private_folder(mirror)?;
@@ -64,7 +63,6 @@ pub fn make_folder(mirror: &Path, folder: &Path, account: Option<Account>) -> Re
             Err(error) => return Err(error).with_context(|| making(&place)),
         }
         fs::DirBuilder::new().mode(0o700).create(&place).with_context(|| making(&place))?;
-        account.map_or(Ok(()), |account| account.give(&place))?;
     }
     Ok(())
 }
@@ -165,10 +163,10 @@ mod tests {
         fs::create_dir(&precious).unwrap();
         fs::write(precious.join("file"), "kept").unwrap();
         let mirror = folder.path().join("current/web");
-        make_folder(&mirror, Path::new("home"), None).unwrap();
+        make_folder(&mirror, Path::new("home")).unwrap();
         symlink(&precious, mirror.join("home/demo")).unwrap();
         assert!(!is_folder(&mirror, Path::new("home/demo")) && !is_folder(&mirror, Path::new("home/demo/data")));
-        make_folder(&mirror, Path::new("home/demo/data"), None).unwrap();
+        make_folder(&mirror, Path::new("home/demo/data")).unwrap();
         assert!(is_folder(&mirror, Path::new("home/demo/data")));
         assert!(fs::symlink_metadata(mirror.join("home/demo")).unwrap().is_dir());
         assert_eq!(fs::read_to_string(precious.join("file")).unwrap(), "kept");

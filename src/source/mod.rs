@@ -6,6 +6,7 @@
 //! belongs to a row is then there, while a row may lack its file. The mirror's content is the server's choice, so nothing
 //! here or later follows a symbolic link inside it.
 
+pub mod apart;
 pub mod child;
 pub mod dump;
 pub mod ends;
@@ -28,11 +29,13 @@ pub mod unreadable;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 
 use crate::config::Source;
 use crate::outcome::Outcome;
 use crate::progress::Progress;
-use crate::sandbox::{self, Account, Cell, leftovers};
+use crate::sandbox::{self, Cell};
+use crate::secret::Secret;
 use crate::stop::Stop;
 use crate::warnings::Warnings;
 
@@ -43,7 +46,7 @@ use crate::source::room::Room;
 use crate::source::ssh::Connection;
 
 pub use mirror::Root;
-pub use rehearsal::{Rehearsal, rehearse};
+pub use rehearsal::Rehearsal;
 
 /// What to pull, and where to.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +68,7 @@ pub struct Order<'a> {
 }
 
 /// A mirror that was brought up to date, wholly or in part.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Pulled {
     /// [`Outcome::Complete`] or [`Outcome::Partial`].
     pub outcome: Outcome,
@@ -97,6 +100,13 @@ impl Pulled {
         }
     }
 
+    /// The same, with its warnings' order as it was: so many, from the first, are causes.
+    #[must_use]
+    pub fn with_causes(mut self, causes: usize) -> Self {
+        self.warnings = Warnings::with_causes(self.warnings, causes);
+        self
+    }
+
     /// Adds what became of another part.
     pub fn absorb(&mut self, other: Self) {
         self.outcome = self.outcome.max(other.outcome);
@@ -125,13 +135,12 @@ impl Default for Pulled {
 /// # Errors
 /// Nothing usable came: no connection, or none of the databases and paths. The mirror is then not to be taken for the state of
 /// the server.
-pub fn pull(order: &Order<'_>) -> Result<Pulled> {
+pub fn pull(order: &Order<'_>, key: &Secret<Vec<u8>>) -> Result<Pulled> {
     runtime()?.block_on(async {
         // Above its quota already: nothing more is taken.
         order.room.check_quota()?;
-        let account = Account::of(&order.mirror.join(mirror::FILES))?;
-        let cell = Cell::new(&order.source.name, account)?;
-        let mut connection = Connection::open(order.source, &cell, order.stop).await?;
+        let cell = Cell::new()?;
+        let mut connection = Connection::open(order.source, key, &cell, order.stop).await?;
         let mut pulled = Pulled::new();
         if !sandbox::enter::is_enforced() {
             pulled
@@ -140,7 +149,6 @@ pub fn pull(order: &Order<'_>) -> Result<Pulled> {
         }
         let ended = pull_over(&mut connection, order, &mut pulled).await;
         connection.close().await;
-        account.map_or(Ok(()), leftovers::end)?;
         if let Err(error) = ended {
             // No snapshot will carry them.
             for line in &pulled.warnings.lines {

@@ -78,6 +78,12 @@ fn kept(path: &Path) -> Owners {
 }
 
 impl Owners {
+    /// Drops names that no server could have.
+    pub(super) fn retain_plain(&mut self) {
+        self.users.retain(|_, name| is_plain(name));
+        self.groups.retain(|_, name| is_plain(name));
+    }
+
     /// From what the server says; none when that isn't both databases.
     fn parse(said: &[u8]) -> Option<Self> {
         let text = String::from_utf8_lossy(said);
@@ -87,6 +93,10 @@ impl Owners {
     }
 }
 
+fn is_plain(name: &str) -> bool {
+    (1..=256).contains(&name.len()) && !name.chars().any(char::is_control)
+}
+
 /// The first name of each number.
 fn names(database: &str) -> BTreeMap<u32, String> {
     let mut names = BTreeMap::new();
@@ -94,7 +104,7 @@ fn names(database: &str) -> BTreeMap<u32, String> {
         let mut fields = line.split(':');
         let (name, _, number) = (fields.next(), fields.next(), fields.next());
         let number = number.and_then(|number| number.parse::<u32>().ok());
-        let name = name.filter(|name| (1..=256).contains(&name.len()) && !name.chars().any(char::is_control));
+        let name = name.filter(|name| is_plain(name));
         if let (Some(name), Some(number)) = (name, number) {
             names.entry(number).or_insert_with(|| name.to_owned());
         }

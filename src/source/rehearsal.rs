@@ -7,11 +7,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 
 use crate::config::Source;
 use crate::log::printable;
 use crate::outcome::Outcome;
-use crate::sandbox::{Account, Cell};
+use crate::sandbox::Cell;
+use crate::secret::Secret;
 use crate::source::guard::{Deletions, Unread};
 use crate::source::mirror::FILES;
 use crate::source::ssh::Connection;
@@ -21,7 +23,7 @@ use crate::stop::Stop;
 use crate::warnings::Warnings;
 
 /// What a pull would do.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Rehearsal {
     /// One for each database and each path, in the order of a pull; printable, each one line.
     pub lines: Vec<String>,
@@ -35,24 +37,24 @@ pub struct Rehearsal {
 ///
 /// # Errors
 /// No connection, one that broke, or a stop was asked for.
-pub fn rehearse(source: &Source, mirror: &Path, stop: &Stop) -> Result<Rehearsal> {
+pub fn rehearse(source: &Source, key: &Secret<Vec<u8>>, mirror: &Path, stop: &Stop) -> Result<Rehearsal> {
     runtime()?.block_on(async {
-        let cell = Cell::new(&source.name, Account::find(&mirror.join(FILES)))?;
-        let connection = Connection::open(source, &cell, stop).await?;
+        let cell = Cell::new()?;
+        let connection = Connection::open(source, key, &cell, stop).await?;
         let rehearsal = rehearse_over(&connection, source, mirror, stop).await;
         connection.close().await;
         rehearsal
     })
 }
 
-/// Logs in at the server of `source`, whose mirror needn't be there, and out again.
+/// Logs in at the server of `source`, and out again.
 ///
 /// # Errors
 /// It isn't there, isn't the one that it should be, or doesn't let us in.
-pub fn log_in(source: &Source, mirror: &Path, stop: &Stop) -> Result<()> {
+pub fn log_in(source: &Source, key: &Secret<Vec<u8>>, stop: &Stop) -> Result<()> {
     runtime()?.block_on(async {
-        let cell = Cell::new(&source.name, Account::find(&mirror.join(FILES)))?;
-        Connection::open(source, &cell, stop).await?.close().await;
+        let cell = Cell::new()?;
+        Connection::open(source, key, &cell, stop).await?.close().await;
         Ok(())
     })
 }
@@ -122,7 +124,7 @@ impl Rehearsal {
             }
         };
         // Where a pull would first make a folder, all would be new: an empty one stands for it.
-        let empty = connection.cell().own_folder("empty")?;
+        let empty = connection.cell().inner("empty")?;
         let files = if transfer.has_place(mirror) { mirror } else { &empty };
         if files == empty {
             transfer.make_place(&empty)?;

@@ -83,7 +83,7 @@ impl<'a> Transfer<'a> {
 
     /// Makes the place in `files` ready for rsync to write to.
     pub fn make_place(&self, files: &Path) -> Result<()> {
-        mirror::make_folder(files, self.folder(), self.connection.cell().account())
+        mirror::make_folder(files, self.folder())
     }
 
     /// Whether that has been done.
@@ -163,9 +163,8 @@ impl<'a> Transfer<'a> {
     pub async fn run(&self, pass: &Pass<'_>, stop: &Stop) -> Result<Ended> {
         let cell = self.connection.cell();
         let mut sandbox = cell.sandbox();
-        let files = cell.place(&mut sandbox, pass.files, "files")?;
-        let partial = cell.place(&mut sandbox, pass.partial, "partial")?;
-        for folder in [&files, &partial] {
+        let Pass { files, partial, .. } = *pass;
+        for folder in [files, partial] {
             if pass.rehearsal { sandbox.read(folder) } else { sandbox.write(folder) }
         }
         let mut arguments = rsync::arguments(self.connection);

@@ -9,11 +9,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::{self, Config};
 use crate::log::printable;
-use crate::sandbox::{Account, Cell};
+use crate::sandbox::Cell;
+use crate::secret::Secret;
 use crate::source::child::{self, Limits};
 use crate::source::{runtime, ssh};
 use crate::stop::Stop;
@@ -26,7 +27,7 @@ const ALGORITHMS: [&str; 5] =
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Where keys are asked for.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Server {
     host: String,
     port: u16,
@@ -35,7 +36,7 @@ pub struct Server {
 }
 
 /// What it showed.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Offered {
     host: String,
     port: u16,
@@ -43,7 +44,7 @@ pub struct Offered {
 }
 
 /// One of its keys.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Key {
     /// As `host_keys` has it.
     line: String,
@@ -80,20 +81,24 @@ impl Server {
             config::host_and_port(text).with_context(|| format!("asking {} for host keys", printable(text.as_bytes())))?;
         Ok(Self { host, port, jump: None, pinned: Vec::new() })
     }
+
+    /// The source that tells the way there, where that isn't straight.
+    pub fn jump(&self) -> Option<&config::Source> {
+        self.jump.as_ref()
+    }
 }
 
 /// Asks it.
 ///
 /// # Errors
 /// It shows none.
-pub fn ask(server: &Server, stop: &Stop) -> Result<Offered> {
-    // Nothing of a mirror is needed, so any user does.
-    let cell = Cell::new("trust", Account::find(Path::new("/nonexistent")))?;
+pub fn ask(server: &Server, key: &Secret<Vec<u8>>, stop: &Stop) -> Result<Offered> {
+    let cell = Cell::new()?;
     let mut keys = Vec::new();
     let mut said = Vec::new();
     for algorithm in ALGORITHMS {
-        let known_hosts = cell.own_folder("keys")?.join(algorithm);
-        said = runtime()?.block_on(one(server, &cell, algorithm, &known_hosts, stop))?;
+        let known_hosts = cell.inner("keys")?.join(algorithm);
+        said = runtime()?.block_on(one(server, key, &cell, algorithm, &known_hosts, stop))?;
         // `NAME TYPE KEY`; nothing was written where the server has no such key.
         let line = fs::read_to_string(&known_hosts).unwrap_or_default();
         if let Some((_, key)) = line.trim_end().split_once(' ') {
@@ -115,7 +120,14 @@ pub fn ask(server: &Server, stop: &Stop) -> Result<Offered> {
 }
 
 /// Lets ssh write the key of this kind to `known_hosts`, and gives what it said.
-async fn one(server: &Server, cell: &Cell, algorithm: &str, known_hosts: &Path, stop: &Stop) -> Result<Vec<String>> {
+async fn one(
+    server: &Server,
+    key: &Secret<Vec<u8>>,
+    cell: &Cell,
+    algorithm: &str,
+    known_hosts: &Path,
+    stop: &Stop,
+) -> Result<Vec<String>> {
     let mut sandbox = cell.sandbox();
     sandbox.write(known_hosts.parent().context("it has no folder")?);
     sandbox.connect(server.port);
@@ -124,7 +136,7 @@ async fn one(server: &Server, cell: &Cell, algorithm: &str, known_hosts: &Path, 
         // The way there is proven as ever; only the last key is new.
         Some((source, port)) => {
             sandbox.connect(port);
-            ssh::prepare(source, cell)?
+            ssh::prepare(source, key, cell)?
         }
         None => "none".into(),
     };
@@ -149,6 +161,20 @@ fn same(one: &str, other: &str) -> bool {
 }
 
 impl Offered {
+    /// Makes what another process says of it fit to be shown.
+    ///
+    /// # Errors
+    /// It has no keys.
+    pub(super) fn check(&mut self) -> Result<()> {
+        let shown = |text: &mut String| *text = printable(text.as_bytes());
+        shown(&mut self.host);
+        self.keys.iter_mut().flat_map(|key| [&mut key.line, &mut key.fingerprint]).for_each(shown);
+        if self.keys.is_empty() {
+            bail!("asking for host keys: there are none");
+        }
+        Ok(())
+    }
+
     /// Whether the configuration has one of them.
     pub fn is_pinned(&self) -> bool {
         self.keys.iter().any(|key| key.pinned)

@@ -88,7 +88,6 @@ pub async fn look(connection: &Connection<'_>, path: &Path, stop: &Stop, each: &
     let request = request(number + 1, path.to_str().context("its name is not UTF-8")?);
     let cell = connection.cell();
     let patterns = NamedTempFile::new_in(cell.folder()).context("making a file for rsync's patterns")?;
-    cell.share(patterns.path(), 0o640)?;
     let mut found = Unreadable { patterns: BufWriter::new(patterns), count: 0, bytes: 0, itself: false, kind: None };
     let mut rest = Vec::new();
     let mut take = |block: &[u8]| {

@@ -308,11 +308,15 @@ fn a_run_that_is_killed_takes_its_rsync_with_it() {
     wait_for(|| fs::read(&command_line).map_or(true, |line| line.is_empty()), "rsync ends with the run");
 }
 
-/// The process id of the rsync that the program `pid` has started.
+/// The process id of the rsync that the helper of the run `pid` has started.
 fn rsync_of(pid: u32) -> Option<String> {
-    let output = Command::new("ps").args(["-o", "pid=,comm=", "--ppid", &pid.to_string()]).output().unwrap();
-    let children = String::from_utf8(output.stdout).unwrap();
-    children.lines().find_map(|child| child.trim().strip_suffix(" rsync").map(String::from))
+    let children = |pid: &str| {
+        let output = Command::new("ps").args(["-o", "pid=,comm=", "--ppid", pid]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let helpers = children(&pid.to_string());
+    let mut helpers = helpers.lines().filter_map(|child| child.trim().split(' ').next());
+    helpers.find_map(|helper| children(helper).lines().find_map(|child| child.trim().strip_suffix(" rsync").map(String::from)))
 }
 
 fn wait_for(mut done: impl FnMut() -> bool, what: &str) {

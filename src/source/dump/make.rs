@@ -55,7 +55,7 @@ pub(super) async fn make(
             "the account's shell prints \"{noise}\" before it runs anything, and that would stand in the dump\nhint: silence \
              ~/.bashrc and the like for sessions that are no terminal's"
         )),
-        None => match mirror::make_folder(order.mirror, dump.place.parent().unwrap_or(&dump.place), None) {
+        None => match mirror::make_folder(order.mirror, dump.place.parent().unwrap_or(&dump.place)) {
             Ok(()) => write(dump, order, connection, last.as_ref().map(Metadata::len)).await,
             Err(error) => Err(error),
         },

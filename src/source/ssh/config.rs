@@ -1,15 +1,13 @@
 //! The files that ssh is told everything by: its configuration, the pinned keys, the copy of the key to log in with.
 
 use std::ffi::OsStr;
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 
-use super::refused::Refused;
 use super::{ALIVE_SECONDS, CONNECT_TIMEOUT};
 use crate::config::Source;
 use crate::sandbox::Cell;
@@ -26,10 +24,28 @@ pub(super) fn place(source: &Source) -> String {
 /// Puts all that ssh needs into `cell`, the key too, and gives its configuration's name.
 ///
 /// # Errors
-/// There is no key, or something can't be written.
-pub fn prepare(source: &Source, cell: &Cell) -> Result<PathBuf> {
-    key(source, cell).map_err(|refused| refused.error)?;
+/// Something can't be written.
+pub fn prepare(source: &Source, key: &Secret<Vec<u8>>, cell: &Cell) -> Result<PathBuf> {
+    copy_key(key, cell)?;
     configure(source, cell)
+}
+
+/// The key that `source` is logged in at with.
+///
+/// # Errors
+/// There is none.
+pub fn read_key(source: &Source) -> Result<Secret<Vec<u8>>> {
+    let identity = &source.identity;
+    match fs::read(identity) {
+        Ok(content) => Ok(Secret::new(content)),
+        Err(error) if error.kind() == ErrorKind::NotFound => bail!(
+            "connecting to {}: there is no key {}\nhint: `vaultberry source key` makes it and shows the line for the server's \
+             authorized_keys",
+            place(source),
+            identity.display()
+        ),
+        Err(error) => Err(error).with_context(|| format!("reading the key {}", identity.display())),
+    }
 }
 
 /// Writes ssh's configuration and the pinned keys, and gives the former's name.
@@ -41,27 +57,9 @@ pub(super) fn configure(source: &Source, cell: &Cell) -> Result<PathBuf> {
 /// The name of the key's copy.
 const KEY: &str = "key";
 
-/// Copies the source's key to where ssh can read it: the key's own place is root's alone. ssh wants it to be its user's own.
-pub(super) fn key(source: &Source, cell: &Cell) -> Result<PathBuf, Refused> {
-    let identity = &source.identity;
-    let content = match fs::read(identity) {
-        Ok(content) => Secret::new(content),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            let error = anyhow!(
-                "connecting to {}: there is no key {}\nhint: `vaultberry source key` makes it and shows the line for the \
-                 server's authorized_keys",
-                place(source),
-                identity.display()
-            );
-            return Err(Refused { error, permanent: true });
-        }
-        Err(error) => return Err(anyhow!(error).context(format!("reading the key {}", identity.display())).into()),
-    };
-    let copy = cell.file(KEY, content.expose())?;
-    let mine = fs::set_permissions(&copy, Permissions::from_mode(0o600));
-    mine.with_context(|| format!("closing {}", copy.display()))?;
-    cell.give(&copy)?;
-    Ok(copy)
+/// Writes the key to where ssh can read it, for as long as that has to.
+pub(super) fn copy_key(key: &Secret<Vec<u8>>, cell: &Cell) -> Result<PathBuf> {
+    cell.file(KEY, key.expose())
 }
 
 /// What stands for the jump host of `source` in files. No source has a dot in its name.

@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 use crate::config::Source;
 use crate::sandbox::Cell;
+use crate::secret::Secret;
 use crate::source::child::{self, Limits};
 use crate::source::ends::Ends;
 use crate::source::gate::Gate;
@@ -29,8 +30,8 @@ use crate::source::request::Request;
 use crate::source::retries::Retries;
 use crate::stop::Stop;
 
-pub use config::prepare;
-use config::{configure, key};
+use config::{configure, copy_key};
+pub use config::{prepare, read_key};
 use refused::{Refused, explain};
 
 /// How long a server may take until it has let us in. ssh counts the key exchange in.
@@ -58,6 +59,7 @@ const ONLY_THIS: [&str; 5] = ["-o", "ProxyCommand=false", "-o", "BatchMode=yes",
 #[derive(Debug)]
 pub struct Connection<'a> {
     source: &'a Source,
+    key: &'a Secret<Vec<u8>>,
     cell: &'a Cell,
     config: PathBuf,
     socket: PathBuf,
@@ -72,10 +74,10 @@ impl<'a> Connection<'a> {
     ///
     /// # Errors
     /// The message names source, host and port, and what will probably help. Or a stop was asked for.
-    pub async fn open(source: &'a Source, cell: &'a Cell, stop: &Stop) -> Result<Self> {
+    pub async fn open(source: &'a Source, key: &'a Secret<Vec<u8>>, cell: &'a Cell, stop: &Stop) -> Result<Self> {
         let mut retries = Retries::new(source.retries);
         loop {
-            let refused = match Self::try_open(source, cell, stop).await {
+            let refused = match Self::try_open(source, key, cell, stop).await {
                 Ok(connection) => {
                     if let Err(error) = connection.greet(stop).await {
                         connection.close().await;
@@ -114,10 +116,10 @@ impl<'a> Connection<'a> {
         )
     }
 
-    async fn try_open(source: &'a Source, cell: &'a Cell, stop: &Stop) -> Result<Self, Refused> {
+    async fn try_open(source: &'a Source, key: &'a Secret<Vec<u8>>, cell: &'a Cell, stop: &Stop) -> Result<Self, Refused> {
         let config = configure(source, cell)?;
-        let socket = cell.own_folder("master")?.join("socket");
-        let key = key(source, cell)?;
+        let socket = cell.inner("master")?.join("socket");
+        let copy = copy_key(key, cell)?;
         let mut sandbox = cell.sandbox();
         sandbox.write(socket.parent().expect("it has one"));
         sandbox.connect(source.port);
@@ -134,11 +136,11 @@ impl<'a> Connection<'a> {
         let ended = loop {
             if socket.exists() {
                 // It is in, and needs the key no more.
-                fs::remove_file(&key).with_context(|| format!("removing {}", key.display()))?;
+                fs::remove_file(&copy).with_context(|| format!("removing {}", copy.display()))?;
                 let session = Session::resume_mux(socket.clone().into_boxed_path(), None);
                 let answered = timeout(CONNECT_TIMEOUT, session.check()).await;
                 answered.context("the ssh master doesn't answer")?.context("asking the ssh master whether it is up")?;
-                return Ok(Self { source, cell, config, socket, session, master, gate: Gate::of(source), lost: None });
+                return Ok(Self { source, key, cell, config, socket, session, master, gate: Gate::of(source), lost: None });
             }
             if let Ok(ended) = timeout(LOOK, master.wait()).await {
                 break Some(ended.context("waiting for ssh")?);
@@ -149,7 +151,7 @@ impl<'a> Connection<'a> {
                 break None;
             }
         };
-        let _ = fs::remove_file(&key);
+        let _ = fs::remove_file(&copy);
         let said = said.await.context("reading what ssh says")?.lines();
         let status = ended.and_then(|status| status.code());
         Err(explain(source, &said, status))
@@ -167,7 +169,7 @@ impl<'a> Connection<'a> {
             bail!("{why}");
         }
         tracing::warn!(source = self.source.name, "the connection is gone, connecting again");
-        match Self::open(self.source, self.cell, stop).await {
+        match Self::open(self.source, self.key, self.cell, stop).await {
             Ok(connection) => *self = connection,
             Err(error) => {
                 stop.check()?;

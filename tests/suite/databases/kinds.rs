@@ -147,7 +147,7 @@ fn what_mariadb_hides_from_the_account_is_told() {
         let rehearsed = String::from_utf8(rehearsed.stdout).unwrap();
         assert_eq!(rehearsed.contains("without its"), told.is_some(), "{rehearsed}");
         let dump = fs::read_to_string(dumps(&appliance, "mariadb").join("my_shop.sql")).unwrap();
-        let lacks = |part, kind| !dump.contains(part) == hidden.is_some_and(|hidden| hidden.contains(kind));
+        let lacks = |part, kind| dump.contains(part) != hidden.is_some_and(|hidden| hidden.contains(kind));
         assert!(lacks("the body of a routine", "routines") && lacks("checked", "triggers"), "{dump}");
     }
 }

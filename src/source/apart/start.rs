@@ -1,0 +1,183 @@
+//! How a helper is started: as whoever runs us, or by root as a source's user.
+//!
+//! Root that may become others, as at a shell, starts it with a view of the files of its own ([`super::view`]). The services of an
+//! appliance may not: for each pull, they have systemd make a unit, `vaultberry-pull-SOURCE.service`, with the same view, and with
+//! the bounds of `vaultberry-pull-.service.d`. Whatever the helper leaves running ends with the unit.
+
+use std::ffi::OsString;
+use std::fs::Permissions;
+use std::io::Write;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use anyhow::{Context, Result};
+use tempfile::NamedTempFile;
+
+use super::account::Account;
+use super::view;
+use crate::process;
+
+/// The bits of capabilities in /proc/self/status (capability(7), `linux/capability.h`).
+const CAP_SETUID: u32 = 7;
+const CAP_SYS_ADMIN: u32 = 21;
+
+/// A helper at work.
+#[derive(Debug)]
+pub struct Helper {
+    child: Child,
+    orders: Option<ChildStdin>,
+    words: Option<ChildStdout>,
+    unit: Option<String>,
+    /// Is there for as long as it is.
+    _passwd: Option<NamedTempFile>,
+}
+
+/// Whether this process, which is root's, can become other users and show them files.
+pub(super) fn can_become_others() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let capabilities = capabilities.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0);
+    [CAP_SETUID, CAP_SYS_ADMIN].iter().all(|bit| capabilities & (1 << bit) != 0)
+}
+
+/// One that pulls into `mirror`.
+///
+/// # Errors
+/// It can't be started.
+pub(super) fn for_mirror(name: &str, mirror: &Path, account: Option<Account>) -> Result<Helper> {
+    match account.filter(|account| !account.is_ours()) {
+        None => at_hand(name, Some(mirror), account),
+        Some(account) => in_a_unit(name, mirror, account),
+    }
+}
+
+/// One that is a child of ours, and sees `mirror` if that is there.
+///
+/// # Errors
+/// It can't be started.
+pub(super) fn at_hand(name: &str, mirror: Option<&Path>, account: Option<Account>) -> Result<Helper> {
+    let starting = || format!("starting the helper for {name}");
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("apart");
+    let mut passwd = None;
+    if let Some(account) = account {
+        let file = passwd_of(account).with_context(starting)?;
+        command.arg("--account").arg(account.number().to_string()).arg("--passwd").arg(file.path());
+        if let Some(mirror) = mirror.filter(|mirror| mirror.is_dir()) {
+            command.arg("--mirror").arg(mirror);
+        }
+        passwd = Some(file);
+    }
+    Helper::start(command, None, passwd).with_context(starting)
+}
+
+/// A passwd(5) with the account in it: ssh ends when its user isn't there.
+fn passwd_of(account: Account) -> Result<NamedTempFile> {
+    let number = account.number();
+    let mut file = NamedTempFile::with_prefix("vaultberry-passwd-")?;
+    write!(file, "root:x:0:0::/:/bin/sh\nvaultberry-{number}:x:{number}:{number}::/nonexistent:/bin/sh\n")?;
+    file.as_file().set_permissions(Permissions::from_mode(0o644))?;
+    Ok(file)
+}
+
+fn in_a_unit(name: &str, mirror: &Path, account: Account) -> Result<Helper> {
+    let unit = format!("vaultberry-pull-{name}.service");
+    // That of a run that was killed may not be through yet.
+    stop(&unit)?;
+    let mut command = process::tool("systemd-run");
+    command.args(["--quiet", "--collect", "--wait", "--pipe", "--service-type=exec"]);
+    command.args([format!("--unit={unit}"), format!("--description=Pull of {name}")]);
+    let number = account.number();
+    let mut property = |name: &str, value: OsString| {
+        command.arg("--property").arg([OsString::from(name), value].into_iter().collect::<OsString>());
+    };
+    property("User=", number.to_string().into());
+    property("TemporaryFileSystem=", quoted(view::cover(mirror)));
+    property("BindPaths=", quoted(mirror));
+    if !account.owns() {
+        // With all rights, and with nothing in the path that stands for something else.
+        let give = format!("+:chown --recursive --no-dereference {number}:{number} -- ");
+        property("ExecStartPre=", [OsString::from(give), quoted(mirror)].into_iter().collect());
+    }
+    let program = std::env::current_exe().context("looking where this program is")?;
+    command.arg("--").arg(program).arg("apart");
+    Helper::start(command, Some(unit), None).with_context(|| format!("having systemd start the helper for {name}"))
+}
+
+/// A path as one word of a property (systemd.syntax(7), systemd.exec(5)): nothing in it means anything.
+fn quoted(path: &Path) -> OsString {
+    let mut text = vec![b'"'];
+    for &byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'"' | b'\\' => text.extend_from_slice(&[b'\\', byte]),
+            _ => text.push(byte),
+        }
+    }
+    text.push(b'"');
+    OsString::from_vec(text)
+}
+
+/// Ends a unit, with all that runs in it; one that isn't there has ended.
+fn stop(unit: &str) -> Result<()> {
+    let output = process::tool("systemctl").args(["stop", "--quiet", unit]).output().context("starting systemctl")?;
+    // 5: there is no such unit (LSB, as systemctl(1) has it).
+    if output.status.success() || output.status.code() == Some(5) {
+        return Ok(());
+    }
+    anyhow::bail!("stopping {unit}: {}", String::from_utf8_lossy(&output.stderr).trim())
+}
+
+impl Helper {
+    fn start(mut command: Command, unit: Option<String>, passwd: Option<NamedTempFile>) -> Result<Self> {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let (orders, words) = (child.stdin.take(), child.stdout.take());
+        Ok(Self { child, orders, words, unit, _passwd: passwd })
+    }
+
+    /// Where it is told what to do.
+    pub(super) fn orders(&mut self) -> &mut ChildStdin {
+        self.orders.as_mut().expect("it is told before it is let go")
+    }
+
+    /// Where it is heard. It is, once.
+    pub(super) fn words(&mut self) -> ChildStdout {
+        self.words.take().expect("it is heard once")
+    }
+
+    /// Asks it to stop.
+    pub(super) fn let_go(&mut self) {
+        self.orders = None;
+    }
+
+    /// Waits for its end, and says how that was, for one that said nothing.
+    ///
+    /// # Errors
+    /// It can't be waited for, or something of it is left.
+    pub(super) fn wait(&mut self) -> Result<String> {
+        self.let_go();
+        let status = self.child.wait().context("waiting for a helper")?;
+        let (what, hint) = match &self.unit {
+            None => ("the helper that deals with the server", "what it said last stands above".to_owned()),
+            Some(unit) => {
+                stop(unit)?;
+                (unit.as_str(), format!("see `journalctl -u {unit}`"))
+            }
+        };
+        Ok(format!("{what} ended without a word: {status}\nhint: {hint}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::quoted;
+
+    #[test]
+    fn a_path_is_one_word_of_a_property() {
+        assert_eq!(quoted(Path::new("/mnt/back up/it's")), "\"/mnt/back up/it's\"");
+        assert_eq!(quoted(Path::new("/a\"b\\c:d")), "\"/a\\\"b\\\\c:d\"");
+    }
+}
