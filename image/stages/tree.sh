@@ -31,6 +31,7 @@ done
 # What boots is changed by `vaultberry update` alone, when somebody is there who could put the old card right.
 printf '%s hold\n' linux-image-arm64 raspi-firmware u-boot-rpi firmware-brcm80211 | chroot "$tree" dpkg --set-selections
 
+chroot "$tree" systemd-sysusers /usr/lib/sysusers.d/vaultberry.conf
 useradd --prefix "$tree" --uid 1000 --user-group --groups sudo,adm --create-home --shell /bin/bash "$admin"
 
 # sshd itself says what it goes by. It wants a host's key, which an image has none of: it gets one in a copy of its folder, in

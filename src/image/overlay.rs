@@ -36,7 +36,7 @@ const SYSTEM: [(&str, &str, u32); 6] = [
     ("usr/share/vaultberry/initramfs-modules", include_str!("../../initramfs/modules"), 0o644),
 ];
 
-const APPLIANCE: [(&str, &str, u32); 24] = [
+const APPLIANCE: [(&str, &str, u32); 27] = [
     root_file!("etc/apt/apt.conf.d/52vaultberry", 0o644),
     root_file!("etc/systemd/journald.conf.d/vaultberry.conf", 0o644),
     root_file!("etc/systemd/network/10-ethernet.network", 0o644),
@@ -59,6 +59,9 @@ const APPLIANCE: [(&str, &str, u32); 24] = [
     root_file!("usr/lib/systemd/system/vaultberry-report.service", 0o644),
     root_file!("usr/lib/systemd/system/vaultberry-report.timer", 0o644),
     root_file!("usr/lib/systemd/system/sshd-keygen.service.d/vaultberry.conf", 0o644),
+    root_file!("usr/lib/systemd/system/vaultberry-pull-.service.d/pull.conf", 0o644),
+    root_file!("usr/lib/systemd/system/vaultberry.slice", 0o644),
+    root_file!("usr/lib/sysusers.d/vaultberry.conf", 0o644),
     root_file!("usr/lib/udev/rules.d/90-vaultberry.rules", 0o644),
     root_file!("usr/lib/vaultberry/first-boot", 0o755),
 ];

@@ -1,8 +1,9 @@
 //! One thing in a mirror, opened without ever following a symbolic link, and seen as it was on the server.
 //!
 //! The server decides what the mirror holds, so a name in it may be a link to anywhere. Every name is resolved by the
-//! kernel below the mirror's own folder with `openat2` (`RESOLVE_NO_SYMLINKS`, `RESOLVE_BENEATH`), and what is stated
-//! and read is the thing that was opened, not a name that could mean something else a moment later.
+//! kernel below the mirror's own folder with `openat2` (`RESOLVE_NO_SYMLINKS`, `RESOLVE_BENEATH`), or where that is forbidden one
+//! component after the other, and what is stated and read is the thing that was opened, not a name that could mean
+//! something else a moment later.
 //!
 //! What rsync may not or must not set here (owners, some modes, devices, links) it keeps in extended attributes: [`disguise`]
 //! knows their form.
@@ -15,12 +16,13 @@ use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Component, Path};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
-use nix::sys::stat::{major, minor};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
+use nix::sys::stat::{Mode, major, minor};
 
 use crate::snapshot::entry::{Device, Entry, Extras, Kind, Time};
 use crate::snapshot::look::disguise::Disguise;
@@ -168,9 +170,45 @@ fn attributes(place: &File) -> nix::Result<Vec<(OsString, Vec<u8>)>> {
 }
 
 fn open_below(root: &OwnedFd, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+    // systemd's RestrictSUIDSGID= forbids openat2(2), whose flags a filter can't see.
+    static FORBIDDEN: AtomicBool = AtomicBool::new(false);
+    if !FORBIDDEN.load(Ordering::Relaxed) {
+        match open_at_once(root, path, flags) {
+            Err(Errno::ENOSYS) => FORBIDDEN.store(true, Ordering::Relaxed),
+            opened => return opened,
+        }
+    }
+    open_step_by_step(root, path, flags)
+}
+
+fn open_at_once(root: &OwnedFd, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
     let how =
         OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_BENEATH);
     openat2(root, path, how)
+}
+
+/// The same, with the same errors. `flags` have `O_NOFOLLOW`.
+fn open_step_by_step(root: &OwnedFd, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+    let mut names = Vec::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => names.push(name),
+            Component::CurDir => {}
+            _ => return Err(Errno::EXDEV),
+        }
+    }
+    let last = names.pop().unwrap_or(".".as_ref());
+    let mut folder: Option<OwnedFd> = None;
+    for name in names {
+        let above = folder.as_ref().unwrap_or(root);
+        let step = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let opened = openat(above, name, step, Mode::empty()).map_err(|error| {
+            let is_link = readlinkat(above.as_fd(), name).is_ok();
+            if is_link { Errno::ELOOP } else { error }
+        });
+        folder = Some(opened?);
+    }
+    openat(folder.as_ref().unwrap_or(root), last, flags | OFlag::O_CLOEXEC, Mode::empty())
 }
 
 fn errno(error: &std::io::Error) -> Errno {
@@ -181,12 +219,12 @@ fn errno(error: &std::io::Error) -> Errno {
 mod tests {
     use std::fs;
     use std::os::fd::OwnedFd;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{MetadataExt, symlink};
     use std::path::Path;
 
     use nix::errno::Errno;
 
-    use super::{look, names, open};
+    use super::{OFlag, look, names, open, open_at_once, open_step_by_step};
     use crate::snapshot::entry::{Device, Kind};
 
     #[test]
@@ -211,6 +249,20 @@ mod tests {
         assert_eq!(names(&root, Path::new("srv/link")).unwrap_err(), Errno::ENOTDIR);
         assert_eq!(look(&root, Path::new("../secret/key")).unwrap_err(), Errno::EXDEV);
         assert_eq!(names(&root, Path::new("srv")).unwrap(), ["link"]);
+        // Both ways to open agree.
+        fs::write(mirror.join("srv/file"), "").unwrap();
+        let kinds = [OFlag::O_PATH, OFlag::O_RDONLY, OFlag::O_RDONLY | OFlag::O_DIRECTORY];
+        for path in [".", "srv", "srv/.", "srv/file", "srv/file/x", "srv/link", "srv/link/key", "top/key", "none/x", "..", "/"] {
+            for flags in kinds {
+                let opened = [open_at_once, open_step_by_step]
+                    .map(|open| open(&root, Path::new(path), flags | OFlag::O_NOFOLLOW).map(inode));
+                assert_eq!(opened[0], opened[1], "{path} {flags:?}");
+            }
+        }
+    }
+
+    fn inode(fd: OwnedFd) -> u64 {
+        fs::File::from(fd).metadata().unwrap().ino()
     }
 
     #[test]

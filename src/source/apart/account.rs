@@ -106,3 +106,17 @@ fn give_all(folder: &Path, number: u32) -> Result<()> {
     }
     Ok(lchown(folder, Some(number), Some(number))?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::NUMBERS;
+
+    #[test]
+    fn an_appliance_has_a_user_for_each_number() {
+        let users = include_str!("../../../image/root/usr/lib/sysusers.d/vaultberry.conf");
+        let users: Vec<&str> = users.lines().filter(|line| !line.starts_with('#')).collect();
+        let wanted: Vec<String> =
+            NUMBERS.map(|number| format!("u vaultberry-{number} {number} \"A source of the backup\"")).collect();
+        assert_eq!(users, wanted);
+    }
+}

@@ -94,6 +94,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mirror = folder.path().join("backup/current/web");
         fs::create_dir_all(&mirror).unwrap();
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).unwrap();
         assert_eq!(cover(&mirror), folder.path());
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
         assert_eq!(cover(&mirror), folder.path().join("backup/current"));
