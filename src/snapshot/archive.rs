@@ -89,8 +89,8 @@ pub fn write<W: Write + Send>(
             },
         };
         for root in roots {
-            let base = File::open(&root.base).with_context(|| format!("opening the mirror {}", root.base.display()))?;
-            writer.tree(&OwnedFd::from(base), &root.path)?;
+            let base = look::folder(&root.base).with_context(|| format!("opening the mirror {}", root.base.display()))?;
+            writer.tree(&base, &root.path)?;
         }
         // Two empty blocks end an archive.
         writer.tar.write_all(&[0; 2 * header::BLOCK]).context("ending the archive")?;

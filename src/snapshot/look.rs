@@ -46,6 +46,12 @@ pub struct Found {
 /// Which file of which file system.
 pub type Inode = (u64, u64);
 
+/// Opens a folder to look below it. A link or a pipe in its place, which whoever owns what is above it could make, is an error.
+pub fn folder(path: &Path) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    nix::fcntl::open(path, flags, Mode::empty())
+}
+
 /// Looks at `path` below `root`.
 pub fn look(root: &OwnedFd, path: &Path) -> nix::Result<Found> {
     // O_PATH opens anything and wakes no pipe and no device. With O_NOFOLLOW it gives a link that is the last component
@@ -237,7 +243,8 @@ mod tests {
         fs::create_dir_all(mirror.join("srv")).unwrap();
         symlink(&secret, mirror.join("srv/link")).unwrap();
         symlink("../secret", mirror.join("top")).unwrap();
-        let root = OwnedFd::from(fs::File::open(&mirror).unwrap());
+        let root = super::folder(&mirror).unwrap();
+        assert_eq!(super::folder(&mirror.join("srv/link")).unwrap_err(), Errno::ENOTDIR);
 
         for (path, target) in [("srv/link", secret.as_os_str()), ("top", "../secret".as_ref())] {
             let entry = look(&root, Path::new(path)).unwrap().entry;

@@ -14,7 +14,7 @@ use crate::support::appliance::{Appliance, Run, index, names};
 use crate::support::assert_same;
 use crate::support::peer::Peer;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 
 /// An appliance and one server that it may log in to.
 fn pair() -> (Appliance, Peer) {
@@ -306,6 +306,63 @@ fn a_run_that_is_killed_takes_its_rsync_with_it() {
     // A dead program that nobody has waited for yet has no command line any more.
     let command_line = Path::new("/proc").join(&rsync).join("cmdline");
     wait_for(|| fs::read(&command_line).map_or(true, |line| line.is_empty()), "rsync ends with the run");
+}
+
+#[test]
+fn the_helper_of_a_pull_is_not_root_and_sees_of_the_backup_its_mirror_alone() {
+    let mut appliance = Appliance::new(false);
+    let quick = Peer::start(&appliance.public_key(), None);
+    let peer = Peer::start(&appliance.public_key(), Some("exec cat >/dev/null"));
+    appliance.pull_from("quick", &quick);
+    quick.write("file", "1");
+    assert_eq!(appliance.run().code, Some(0));
+    appliance.pull_from("web", &peer);
+    let mut run = appliance.command(&["backup", "run"]).stdout(Stdio::piped()).spawn().unwrap();
+    wait_for(|| rsync_of(run.id()).is_some(), "the run is at its rsync");
+    let rsync = fs::read_to_string(Path::new("/proc").join(rsync_of(run.id()).unwrap()).join("status")).unwrap();
+    let field = |status: &str, name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let helper = field(&rsync, "PPid:").remove(0);
+    let status = fs::read_to_string(Path::new("/proc").join(&helper).join("status")).unwrap();
+    if Uid::current().is_root() {
+        assert_eq!(field(&status, "Uid:"), ["60707"; 4]);
+        assert_eq!(field(&status, "Groups:"), [""; 0]);
+        assert_eq!(
+            (field(&status, "CapEff:"), field(&status, "NoNewPrivs:")),
+            (vec!["0000000000000000".into()], vec!["1".into()])
+        );
+        let backup = appliance.backup("");
+        let inside = |line: &str| {
+            let mut command = Command::new("nsenter");
+            command.args([
+                "--mount",
+                "--target",
+                &helper,
+                "setpriv",
+                "--reuid=60707",
+                "--regid=60707",
+                "--clear-groups",
+                "sh",
+                "-c",
+            ]);
+            let output = command.arg(line).current_dir("/").output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let listed =
+            inside(&format!("cd {} && find . -maxdepth 2 | sort; touch current/web/mine && echo mine", backup.display()));
+        assert_eq!(listed, ".\n./current\n./current/web\nmine\n");
+        assert_eq!(inside(&format!("cat {}", appliance.state("ssh/id_ed25519").display())), "");
+        assert!(inside("cat /etc/passwd").contains("vaultberry-60707:x:60707:60707:"));
+        fs::remove_file(appliance.backup("current/web/mine")).unwrap();
+    }
+    // One that dies is no night that never ends.
+    kill(Pid::from_raw(helper.parse().unwrap()), Signal::SIGKILL).unwrap();
+    wait_for(|| run.try_wait().unwrap().is_some(), "the run ends");
+    let run = Run::of(run.wait_with_output().unwrap());
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stdout.contains("the helper that deals with the server ended without a word: signal: 9"), "{run:?}");
 }
 
 /// The process id of the rsync that the helper of the run `pid` has started.

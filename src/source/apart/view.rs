@@ -27,13 +27,14 @@ pub struct View {
     pub mirror: Option<PathBuf>,
 }
 
-/// The folder that has to be covered so that `mirror` can be reached by a user, and nothing beside it: the first above it that is
-/// closed to others, or the one that it is in.
+/// The folder that has to be covered so that a user can reach `mirror`, `BACKUP/current/SOURCE`, and nothing beside it: the first
+/// above it that is closed to others, or BACKUP.
 pub(super) fn cover(mirror: &Path) -> &Path {
-    let mut above: Vec<&Path> = mirror.ancestors().skip(1).collect();
+    let backup = mirror.ancestors().nth(2).unwrap_or(mirror);
+    let is_closed = |folder: &&Path| fs::metadata(folder).is_ok_and(|found| found.mode() & 0o001 == 0);
+    let mut above: Vec<&Path> = backup.ancestors().skip(1).collect();
     above.reverse();
-    let is_closed = |folder: &&&Path| fs::metadata(folder).is_ok_and(|found| found.mode() & 0o001 == 0);
-    above.iter().find(is_closed).or(above.last()).copied().unwrap_or(mirror)
+    above.into_iter().find(is_closed).unwrap_or(backup)
 }
 
 /// Becomes the user, for good.
@@ -90,15 +91,13 @@ mod tests {
     use super::cover;
 
     #[test]
-    fn what_is_closed_is_covered_or_what_is_beside() {
+    fn what_is_closed_is_covered_or_all_of_the_backup() {
         let folder = tempfile::tempdir().unwrap();
         let mirror = folder.path().join("backup/current/web");
         fs::create_dir_all(&mirror).unwrap();
         fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).unwrap();
         assert_eq!(cover(&mirror), folder.path());
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(cover(&mirror), folder.path().join("backup/current"));
-        fs::set_permissions(folder.path().join("backup"), Permissions::from_mode(0o750)).unwrap();
         assert_eq!(cover(&mirror), folder.path().join("backup"));
     }
 }

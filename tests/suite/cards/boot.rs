@@ -200,9 +200,38 @@ fn first_night(card: &Card, disk: &Path, servers: &Servers) -> String {
     let archive = names.iter().find(|name| name.ends_with(".tar.gz")).unwrap();
     assert!(archive.contains("T0230"), "cron started it at its time: {archive}");
 
+    runs_that_are_cut_short(&ssh, servers);
+
     let _ = ssh.run("sudo systemctl poweroff", "");
     guest.wait_for_end(180);
     format!("snapshots/peer/{archive}")
+}
+
+/// A pull is a unit of its own, which ends with its run.
+fn runs_that_are_cut_short(ssh: &Ssh, servers: &Servers) {
+    let begin = || {
+        ssh.expect("sudo systemctl start --no-block vaultberry-backup");
+        ssh.wait_for("systemctl is-active vaultberry-pull-peer && pgrep --uid 60706 --exact ssh", 60);
+    };
+    servers.peer.through("exec sleep 600");
+    begin();
+    let exposure = ssh.expect("systemd-analyze security --no-pager vaultberry-pull-peer | tail -1");
+    assert!(exposure.contains(": 1.3 OK"), "{exposure}");
+    let inside = "pid=$(systemctl show --property=MainPID --value vaultberry-pull-peer) && \
+                  sudo grep -E '^(Uid|CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/$pid/status && \
+                  sudo nsenter --mount --target $pid find /mnt/backup -maxdepth 2";
+    let inside = ssh.expect(inside);
+    assert_eq!(
+        inside.split_whitespace().collect::<Vec<_>>().join(" "),
+        "Uid: 60706 60706 60706 60706 CapEff: 0000000000000000 CapBnd: 0000000000000000 NoNewPrivs: 1 Seccomp: 2 /mnt/backup \
+         /mnt/backup/current /mnt/backup/current/peer"
+    );
+    ssh.expect("sudo systemctl stop vaultberry-backup");
+    ssh.expect("! systemctl is-active vaultberry-pull-peer && ! pgrep --uid 60706");
+    ssh.expect("sudo grep 'interrupted by a signal' /var/lib/vaultberry/last-run.json");
+    begin();
+    ssh.expect("sudo systemctl kill --kill-whom=all --signal=KILL vaultberry-backup");
+    ssh.wait_for("! systemctl is-active vaultberry-pull-peer && ! pgrep --uid 60706", 30);
 }
 
 /// The disk on another machine, with the recovery passphrase, GNU tar and nothing of the appliance.
