@@ -318,6 +318,7 @@ fn the_helper_of_a_pull_is_not_root_and_sees_of_the_backup_its_mirror_alone() {
     assert_eq!(appliance.run().code, Some(0));
     appliance.pull_from("web", &peer);
     let mut run = appliance.command(&["backup", "run"]).stdout(Stdio::piped()).spawn().unwrap();
+    wait_for(|| appliance.archives("quick").len() == 2, "the other pull is done");
     wait_for(|| rsync_of(run.id()).is_some(), "the run is at its rsync");
     let rsync = fs::read_to_string(Path::new("/proc").join(rsync_of(run.id()).unwrap()).join("status")).unwrap();
     let field = |status: &str, name: &str| {
