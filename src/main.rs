@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match &cli.command {
         Command::Sandbox(order) => return sandboxed(order),
-        Command::Apart(order) => return apart::serve(order.account, order.passwd.as_deref(), order.mirror.as_deref()),
+        Command::Apart(order) => return apart::serve(order.account, order.mirror.as_deref()),
         _ => {}
     }
     log::init(cli.verbose);

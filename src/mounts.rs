@@ -54,6 +54,12 @@ pub fn source_of(folder: &Path) -> Result<Option<PathBuf>> {
     Ok(find(&table, folder.as_os_str().as_bytes()).map(|source| PathBuf::from(OsString::from_vec(source))))
 }
 
+/// Whether something is mounted on exactly this folder for the process of this number; not when that can't be told.
+pub fn is_mounted_for(process: i32, folder: &Path) -> bool {
+    let table = fs::read(format!("/proc/{process}/mountinfo")).unwrap_or_default();
+    find(&table, folder.as_os_str().as_bytes()).is_some()
+}
+
 /// The source in the last line for `folder`, since a later mount hides an earlier one.
 fn find(table: &[u8], folder: &[u8]) -> Option<Vec<u8>> {
     table.split(|&byte| byte == b'\n').rev().find_map(|line| {

@@ -32,12 +32,6 @@ impl Warnings {
         self.causes
     }
 
-    /// Those of `warnings`, of which so many are causes.
-    #[must_use]
-    pub fn with_causes(warnings: Self, causes: usize) -> Self {
-        Self { causes: causes.min(warnings.lines.len()), ..warnings }
-    }
-
     /// Takes one more; `line` is printable already.
     pub fn push(&mut self, line: String) {
         if self.lines.len() < KEPT {

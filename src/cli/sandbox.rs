@@ -26,11 +26,8 @@ pub struct Sandbox {
 #[derive(Clone, Debug, Args)]
 pub struct Apart {
     /// The number of the user and of the group to become.
-    #[arg(long, value_name = "UID", requires = "passwd")]
+    #[arg(long, value_name = "UID")]
     pub account: Option<u32>,
-    /// A passwd(5) with that user in it.
-    #[arg(long, value_name = "FILE", requires = "account")]
-    pub passwd: Option<PathBuf>,
     /// The mirror of that user.
     #[arg(long, value_name = "PATH", requires = "account")]
     pub mirror: Option<PathBuf>,

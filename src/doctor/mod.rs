@@ -148,7 +148,8 @@ fn of_source(config: &Config, source: &Source, stop: &Stop) -> Check {
     let about = format!("source {name}");
     let asked = Server::of(config, name).and_then(|server| apart::host_keys(&server, stop));
     match asked {
-        Ok(offered) if offered.is_pinned() => match apart::log_in(source, stop) {
+        Ok(offered) if offered.is_pinned() => match apart::log_in(source, &config.backup.folder.join("current").join(name), stop)
+        {
             Ok(()) => Check::ok(&about, "it answers, with a key that is pinned, and lets the appliance in"),
             Err(error) => Check::failed(&about, &error),
         },

@@ -48,7 +48,6 @@ use crate::run::history::Night;
 use crate::run::lock::{Attempt, Lock};
 use crate::run::report::{Missed, RunReport, SourceReport};
 use crate::run::schedule::Times;
-use crate::sandbox::leftovers;
 use crate::snapshot::list;
 use crate::status::facts;
 use crate::stop::Stop;
@@ -247,9 +246,6 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn make(&self) -> RunReport {
-        if let Err(error) = leftovers::adopt() {
-            tracing::warn!("{error:#}");
-        }
         let backup = &self.config.backup;
         let last = last_times(&self.state(LAST_RUN));
         let before = missed_before(&self.state(LAST_RUN));

@@ -22,12 +22,13 @@ const YOUNG: Duration = Duration::from_secs(2);
 /// Unix socket names end at 107 bytes; ssh and openssh add some 60 to the folder's.
 const LONGEST_TEMPORARY: usize = 40;
 
-/// Removes the cells in `base` that killed runs have left: a copy of a key may be in one. Those that somebody is at work in are
-/// locked; what can't be looked at belongs to another user.
-fn clean(base: &Path) {
+/// Removes the cells that killed runs have left, of users of whom `ours` says so: a copy of a key may be in one. Those that somebody
+/// is at work in are locked; what can't be looked at belongs to another user.
+pub fn clean(ours: &dyn Fn(u32) -> bool) {
+    let base = base();
     for entry in fs::read_dir(base).into_iter().flatten().flatten() {
         let ours = entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes())
-            && entry.metadata().is_ok_and(|found| found.is_dir() && found.uid() == Uid::effective().as_raw());
+            && entry.metadata().is_ok_and(|found| found.is_dir() && ours(found.uid()));
         let old =
             entry.metadata().and_then(|found| found.modified()).is_ok_and(|time| time.elapsed().is_ok_and(|age| age > YOUNG));
         let Some(opened) = (ours && old).then(|| fs::File::open(entry.path()).ok()).flatten() else { continue };
@@ -37,6 +38,12 @@ fn clean(base: &Path) {
             tracing::info!("removed {}, left by a run that was cut short", entry.path().display());
         }
     }
+}
+
+/// Where they are.
+fn base() -> PathBuf {
+    let base = std::env::temp_dir();
+    if base.as_os_str().len() > LONGEST_TEMPORARY || !takes_folders(&base) { PathBuf::from("/tmp") } else { base }
 }
 
 /// Whether this user may make folders in `folder`.
@@ -58,11 +65,8 @@ impl Cell {
     /// # Errors
     /// It can't be made.
     pub fn new() -> Result<Self> {
-        let mut base = std::env::temp_dir();
-        if base.as_os_str().len() > LONGEST_TEMPORARY || !takes_folders(&base) {
-            base = PathBuf::from("/tmp");
-        }
-        clean(&base);
+        clean(&|uid| uid == Uid::effective().as_raw());
+        let base = base();
         let folder = tempfile::Builder::new()
             .prefix(PREFIX)
             .permissions(Permissions::from_mode(0o700))

@@ -12,14 +12,13 @@
 
 mod cell;
 pub mod enter;
-pub mod leftovers;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
 
-pub use cell::Cell;
+pub use cell::{Cell, clean};
 
 /// How a program is to be started. It says nothing of the program itself.
 #[derive(Clone, Debug, Default)]

@@ -100,13 +100,6 @@ impl Pulled {
         }
     }
 
-    /// The same, with its warnings' order as it was: so many, from the first, are causes.
-    #[must_use]
-    pub fn with_causes(mut self, causes: usize) -> Self {
-        self.warnings = Warnings::with_causes(self.warnings, causes);
-        self
-    }
-
     /// Adds what became of another part.
     pub fn absorb(&mut self, other: Self) {
         self.outcome = self.outcome.max(other.outcome);

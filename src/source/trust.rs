@@ -167,6 +167,7 @@ impl Offered {
     /// It has no keys.
     pub(super) fn check(&mut self) -> Result<()> {
         let shown = |text: &mut String| *text = printable(text.as_bytes());
+        self.keys.truncate(ALGORITHMS.len());
         shown(&mut self.host);
         self.keys.iter_mut().flat_map(|key| [&mut key.line, &mut key.fingerprint]).for_each(shown);
         if self.keys.is_empty() {

@@ -2,18 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::{MetadataExt, lchown};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::Uid;
 
 use super::start;
+use crate::process;
 
 /// Numbers that neither Debian nor systemd gives to anyone (Debian policy 9.2.2, systemd's "Users, Groups, UIDs and GIDs"). An
 /// appliance has a user for each, `vaultberry-NUMBER`.
 pub const NUMBERS: std::ops::RangeInclusive<u32> = 60_706..=60_769;
+
+/// Those that can own a mirror. The last one never does, and is for what needs none.
+const FOR_MIRRORS: std::ops::RangeInclusive<u32> = *NUMBERS.start()..=*NUMBERS.end() - 1;
 
 /// The number of a user, and of a group that only it is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,45 +31,49 @@ pub struct Account {
 }
 
 impl Account {
-    /// The one that owns the folder `mirror`, or, where none does yet, one that owns no other source's; none when this isn't root,
-    /// and everything belongs to whoever runs. `mirror` belongs to it then; or, where that is for systemd to do, will when
-    /// the helper starts.
+    /// The one that owns the folder `mirror` and no other one, or, where none does, one that owns none; none when this isn't root, and
+    /// everything belongs to whoever runs. `mirror` belongs to it then; or, where that is for systemd to do, will when the
+    /// helper starts.
     ///
     /// # Errors
     /// The folder can't be given away.
     pub fn of(mirror: &Path) -> Result<Option<Self>> {
         /// Those of this process, by mirror: systemd gives mirrors away later.
-        static TAKEN: Mutex<BTreeMap<PathBuf, u32>> = Mutex::new(BTreeMap::new());
-        let mut promised = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+        static PROMISED: Mutex<BTreeMap<PathBuf, u32>> = Mutex::new(BTreeMap::new());
         if !Uid::effective().is_root() {
             return Ok(None);
         }
         let ours = start::can_become_others();
-        if let Some(number) = owner(mirror) {
-            return Ok(Some(Self { number, ours, owns: true }));
-        }
+        let mut promised = PROMISED.lock().unwrap_or_else(PoisonError::into_inner);
         let mut taken = taken(mirror).with_context(|| format!("looking for a free user for {}", mirror.display()))?;
         taken.extend(promised.iter().filter(|(other, _)| *other != mirror).map(|(_, number)| number));
-        let Some(number) = NUMBERS.into_iter().find(|number| !taken.contains(number)) else {
-            bail!("finding a user for {}: all of {} to {} are taken", mirror.display(), NUMBERS.start(), NUMBERS.end());
+        let owner = owner(mirror).filter(|owner| !taken.contains(owner));
+        let Some(number) = owner.or_else(|| FOR_MIRRORS.into_iter().find(|number| !taken.contains(number))) else {
+            bail!(
+                "finding a user for {}: all of {} to {} own mirrors beside it\nhint: remove those of sources that are no more",
+                mirror.display(),
+                FOR_MIRRORS.start(),
+                FOR_MIRRORS.end()
+            );
         };
         promised.insert(mirror.to_owned(), number);
-        if ours {
+        drop(promised);
+        if owner.is_none() && ours {
             // Files of an earlier owner, as of a disk that was filled by another machine's user.
-            give_all(mirror, number).with_context(|| format!("giving {} to the user {number}", mirror.display()))?;
+            process::run(Command::new("chown").args(give(number)).arg(mirror), &format!("giving {} away", mirror.display()))?;
         }
-        Ok(Some(Self { number, ours, owns: ours }))
+        Ok(Some(Self { number, ours, owns: owner.is_some() || ours }))
     }
 
-    /// The one that owns `mirror`; without one, any; none when this isn't root. Nothing is written.
+    /// The one that owns `mirror`; without one, that which owns none; none when this isn't root. Nothing is written.
     pub fn find(mirror: &Path) -> Option<Self> {
-        Some(Self { number: owner(mirror).unwrap_or(*NUMBERS.start()), ..Self::any()? })
+        let nobody = Self::nobody()?;
+        Some(Self { number: owner(mirror).unwrap_or(nobody.number), ..nobody })
     }
 
-    /// Any, for what has no mirror; none when this isn't root.
-    pub fn any() -> Option<Self> {
-        let any = Self { number: *NUMBERS.start(), ours: true, owns: true };
-        Uid::effective().is_root().then_some(any)
+    /// One that owns no mirror; none when this isn't root.
+    pub fn nobody() -> Option<Self> {
+        Uid::effective().is_root().then_some(Self { number: *NUMBERS.end(), ours: true, owns: true })
     }
 
     /// Its number.
@@ -83,28 +92,26 @@ impl Account {
     }
 }
 
+/// What chown(1) takes for all of a mirror, before its name. It follows no links.
+pub(super) fn give(number: u32) -> [String; 4] {
+    ["--recursive", "--no-dereference", &format!("{number}:{number}"), "--"].map(str::to_owned)
+}
+
 fn owner(mirror: &Path) -> Option<u32> {
     let found = fs::symlink_metadata(mirror).ok()?;
-    (found.is_dir() && NUMBERS.contains(&found.uid())).then_some(found.uid())
+    (found.is_dir() && FOR_MIRRORS.contains(&found.uid())).then_some(found.uid())
 }
 
 /// The numbers that own the mirrors beside `mirror`.
 fn taken(mirror: &Path) -> Result<BTreeSet<u32>> {
-    let beside = fs::read_dir(mirror.parent().context("it stands in no folder")?)?;
-    beside.map(|entry| Ok(entry?.metadata()?.uid())).collect()
-}
-
-/// The folder last: until then it isn't known as given.
-fn give_all(folder: &Path, number: u32) -> Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            give_all(&entry.path(), number)?;
-        } else {
-            lchown(entry.path(), Some(number), Some(number))?;
+    let mut taken = BTreeSet::new();
+    for beside in fs::read_dir(mirror.parent().context("it stands in no folder")?)? {
+        let beside = beside?;
+        if beside.path() != mirror {
+            taken.insert(beside.metadata()?.uid());
         }
     }
-    Ok(lchown(folder, Some(number), Some(number))?)
+    Ok(taken)
 }
 
 #[cfg(test)]

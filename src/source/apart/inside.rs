@@ -1,8 +1,8 @@
 //! The inside of a helper.
 
 use std::fmt::{Debug, Write as _};
-use std::fs::File;
-use std::os::fd::AsFd;
+use std::fs::{self, File};
+use std::os::fd::{AsFd, RawFd};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
@@ -11,6 +11,9 @@ use std::{io, thread};
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::prctl::set_no_new_privs;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::unistd::{close, setsid};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
@@ -31,14 +34,10 @@ const PACE: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Does what stdin says, tells of it on stdout, and ends when stdin does. As the user of `view`, where there is one.
-pub fn serve(account: Option<u32>, passwd: Option<&Path>, mirror: Option<&Path>) -> ExitCode {
+pub fn serve(account: Option<u32>, mirror: Option<&Path>) -> ExitCode {
     let relayed = Relay.with_filter(Targets::new().with_default(Level::WARN).with_target("vaultberry", Level::DEBUG));
     let _ = tracing_subscriber::registry().with(relayed).try_init();
-    let view = account.zip(passwd).map(|(account, passwd)| View {
-        account,
-        passwd: passwd.to_owned(),
-        mirror: mirror.map(Path::to_owned),
-    });
+    let view = account.map(|account| View { account, mirror: mirror.map(Path::to_owned) });
     let word = work(view.as_ref()).unwrap_or_else(|error| Word::Failed(format!("{error:#}")));
     say(&word);
     ExitCode::SUCCESS
@@ -49,7 +48,9 @@ fn say(word: &Word) {
 }
 
 fn work(view: Option<&View>) -> Result<Word> {
+    leave().context("leaving what belongs to whoever started this")?;
     view.map_or(Ok(()), view::enter).context("becoming the user of the source")?;
+    set_no_new_privs().context("forbidding new privileges")?;
     // Not through the standard library's buffer, which would keep the key.
     let mut orders = File::from(io::stdin().as_fd().try_clone_to_owned().context("taking over stdin")?);
     let (task, key) = Task::read(&mut orders).context("reading what to do")?;
@@ -72,6 +73,22 @@ fn work(view: Option<&View>) -> Result<Word> {
         Task::LogIn { source } => rehearsal::log_in(&source, &key, &stop).map(|()| Word::LoggedIn),
         Task::HostKeys { server } => trust::ask(&server, &key, &stop).map(Word::HostKeys),
     }
+}
+
+/// Gives up what was inherited: the terminal, on which keys could be read and pressed, and open files.
+fn leave() -> Result<()> {
+    // It is a leader already where systemd started it.
+    let _ = setsid();
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).context("forbidding core dumps")?;
+    let open: Vec<RawFd> = fs::read_dir("/proc/self/fd")
+        .context("listing what is open")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    for descriptor in open.into_iter().filter(|descriptor| *descriptor > 2) {
+        // That of the listing is closed by now.
+        let _ = close(descriptor);
+    }
+    Ok(())
 }
 
 /// Has the mirror alone. It is had by another for as long as that takes to end after its run was killed.

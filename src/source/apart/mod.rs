@@ -10,6 +10,7 @@
 
 mod account;
 mod inside;
+mod leftovers;
 mod listen;
 mod start;
 mod task;
@@ -22,7 +23,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::config::Source;
 use crate::progress::Progress;
-use crate::sandbox::leftovers;
+use crate::secret::Secret;
 use crate::source::trust::{Offered, Server};
 use crate::source::{Pulled, Rehearsal, ssh};
 use crate::stop::Stop;
@@ -59,9 +60,17 @@ pub fn pull(source: &Source, mirror: &Path, accept: Accept, stop: &Stop, progres
         accept_smaller_dumps: accept.smaller_dumps,
         mirror: mirror.to_owned(),
     };
+    let end_leftovers = || match account.filter(|account| account.is_ours()) {
+        Some(account) => leftovers::end(account.number(), mirror),
+        None => Ok(()),
+    };
+    // Those of a run that was killed.
+    end_leftovers()?;
     let helper = start::for_mirror(&source.name, mirror, account)?;
-    match ask(helper, account, &task, key.expose(), stop, progress)? {
-        Word::Pulled { pulled, causes } => Ok(pulled.with_causes(causes)),
+    let word = ask(helper, &task, key, stop, progress);
+    end_leftovers()?;
+    match word? {
+        Word::Pulled { pulled, .. } => Ok(pulled),
         _ => bail!("the helper that pulls {} answers something else", source.name),
     }
 }
@@ -75,21 +84,20 @@ pub fn rehearse(source: &Source, mirror: &Path, stop: &Stop) -> Result<Rehearsal
     let mirror = &mirror.canonicalize().unwrap_or_else(|_| mirror.to_owned());
     let account = Account::find(mirror);
     let task = Task::Rehearse { source: source.clone(), mirror: mirror.to_owned() };
-    match ask(start::at_hand(&source.name, Some(mirror), account)?, account, &task, key.expose(), stop, &Progress::default())? {
+    match ask(start::at_hand(&source.name, Some(mirror), account)?, &task, key, stop, &Progress::default())? {
         Word::Rehearsed(rehearsal) => Ok(rehearsal),
         _ => bail!("the helper that rehearses {} answers something else", source.name),
     }
 }
 
-/// Logs in at the server of `source`, and out again.
+/// Logs in at the server of `source`, whose `mirror` needn't be there, and out again.
 ///
 /// # Errors
 /// It isn't there, isn't the one that it should be, or doesn't let us in.
-pub fn log_in(source: &Source, stop: &Stop) -> Result<()> {
+pub fn log_in(source: &Source, mirror: &Path, stop: &Stop) -> Result<()> {
     let key = ssh::read_key(source)?;
-    let account = Account::any();
-    let helper = start::at_hand(&source.name, None, account)?;
-    match ask(helper, account, &Task::LogIn { source: source.clone() }, key.expose(), stop, &Progress::default())? {
+    let helper = start::at_hand(&source.name, None, Account::find(mirror))?;
+    match ask(helper, &Task::LogIn { source: source.clone() }, key, stop, &Progress::default())? {
         Word::LoggedIn => Ok(()),
         _ => bail!("the helper that logs in at {} answers something else", source.name),
     }
@@ -100,24 +108,21 @@ pub fn log_in(source: &Source, stop: &Stop) -> Result<()> {
 /// # Errors
 /// It shows none.
 pub fn host_keys(server: &Server, stop: &Stop) -> Result<Offered> {
-    let key = server.jump().map(ssh::read_key).transpose()?;
-    let key = key.as_ref().map_or(&[][..], |key| key.expose());
-    let account = Account::any();
-    let helper = start::at_hand("trust", None, account)?;
-    match ask(helper, account, &Task::HostKeys { server: server.clone() }, key, stop, &Progress::default())? {
+    let key = server.jump().map(ssh::read_key).transpose()?.unwrap_or_else(|| Secret::new(Vec::new()));
+    let helper = start::at_hand("trust", None, Account::nobody())?;
+    match ask(helper, &Task::HostKeys { server: server.clone() }, key, stop, &Progress::default())? {
         Word::HostKeys(offered) => Ok(offered),
         _ => bail!("the helper that asks for host keys answers something else"),
     }
 }
 
 /// Has a helper do `task`, and gives its last word.
-fn ask(mut helper: Helper, account: Option<Account>, task: &Task, key: &[u8], stop: &Stop, progress: &Progress) -> Result<Word> {
+fn ask(mut helper: Helper, task: &Task, key: Secret<Vec<u8>>, stop: &Stop, progress: &Progress) -> Result<Word> {
     // One that has ended says why by its exit status.
-    let _ = helper.orders().write_all(&task.header(key)?).and_then(|()| helper.orders().write_all(key));
+    let _ = helper.orders().write_all(&task.header(key.expose())?).and_then(|()| helper.orders().write_all(key.expose()));
+    drop(key);
     let heard = listen(&mut helper, task.source(), stop, progress);
-    let ended = helper.wait();
-    // What a server has taken over may have started more, and let it outlive the helper.
-    account.filter(|account| account.is_ours()).map_or(Ok(()), |account| leftovers::end(account.number()))?;
+    let ended = helper.end();
     match heard? {
         Some(Word::Failed(why)) => bail!("{why}"),
         Some(word) => Ok(word),

@@ -5,33 +5,35 @@
 //! the bounds of `vaultberry-pull-.service.d`. Whatever the helper leaves running ends with the unit.
 
 use std::ffi::OsString;
-use std::fs::Permissions;
-use std::io::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use tempfile::NamedTempFile;
+use anyhow::{Context, Result, bail};
 
-use super::account::Account;
+use super::account::{Account, NUMBERS, give};
 use super::view;
-use crate::process;
+use crate::{process, sandbox};
 
 /// The bits of capabilities in /proc/self/status (capability(7), `linux/capability.h`).
 const CAP_SETUID: u32 = 7;
 const CAP_SYS_ADMIN: u32 = 21;
+
+/// How often it is looked whether one has ended.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How long one may take to end once it was asked to, or has said its last word. What it runs is asked first.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// A helper at work.
 #[derive(Debug)]
 pub struct Helper {
     child: Child,
     orders: Option<ChildStdin>,
-    words: Option<ChildStdout>,
     unit: Option<String>,
-    /// Is there for as long as it is.
-    _passwd: Option<NamedTempFile>,
+    grace: Duration,
 }
 
 /// Whether this process, which is root's, can become other users and show them files.
@@ -58,31 +60,27 @@ pub(super) fn for_mirror(name: &str, mirror: &Path, account: Option<Account>) ->
 /// # Errors
 /// It can't be started.
 pub(super) fn at_hand(name: &str, mirror: Option<&Path>, account: Option<Account>) -> Result<Helper> {
-    let starting = || format!("starting the helper for {name}");
     let mut command = Command::new("/proc/self/exe");
     command.arg("apart");
-    let mut passwd = None;
     if let Some(account) = account {
-        let file = passwd_of(account).with_context(starting)?;
-        command.arg("--account").arg(account.number().to_string()).arg("--passwd").arg(file.path());
+        // A copy of a key may be in one.
+        sandbox::clean(&|uid| NUMBERS.contains(&uid));
+        command.arg("--account").arg(account.number().to_string());
         if let Some(mirror) = mirror.filter(|mirror| mirror.is_dir()) {
             command.arg("--mirror").arg(mirror);
         }
-        passwd = Some(file);
     }
-    Helper::start(command, None, passwd).with_context(starting)
-}
-
-/// A passwd(5) with the account in it: ssh ends when its user isn't there.
-fn passwd_of(account: Account) -> Result<NamedTempFile> {
-    let number = account.number();
-    let mut file = NamedTempFile::with_prefix("vaultberry-passwd-")?;
-    write!(file, "root:x:0:0::/:/bin/sh\nvaultberry-{number}:x:{number}:{number}::/nonexistent:/bin/sh\n")?;
-    file.as_file().set_permissions(Permissions::from_mode(0o644))?;
-    Ok(file)
+    Helper::start(command, None, GRACE).with_context(|| format!("starting the helper for {name}"))
 }
 
 fn in_a_unit(name: &str, mirror: &Path, account: Account) -> Result<Helper> {
+    let cover = view::cover(mirror)?;
+    if cover.as_os_str().as_bytes().contains(&b':') {
+        bail!(
+            "having systemd show {} alone: there is a colon in its name\nhint: have a [backup] folder without one",
+            mirror.display()
+        );
+    }
     let unit = format!("vaultberry-pull-{name}.service");
     // That of a run that was killed may not be through yet.
     stop(&unit)?;
@@ -94,16 +92,18 @@ fn in_a_unit(name: &str, mirror: &Path, account: Account) -> Result<Helper> {
         command.arg("--property").arg([OsString::from(name), value].into_iter().collect::<OsString>());
     };
     property("User=", number.to_string().into());
-    property("TemporaryFileSystem=", quoted(view::cover(mirror)));
+    property("TemporaryFileSystem=", quoted(cover));
     property("BindPaths=", quoted(mirror));
     if !account.owns() {
         // With all rights, and with nothing in the path that stands for something else.
-        let give = format!("+:chown --recursive --no-dereference {number}:{number} -- ");
+        let give = format!("+:chown {} ", give(number).join(" "));
+        // With many files it takes long, once.
+        property("TimeoutStartSec=", "infinity".into());
         property("ExecStartPre=", [OsString::from(give), quoted(mirror)].into_iter().collect());
     }
     let program = std::env::current_exe().context("looking where this program is")?;
     command.arg("--").arg(program).arg("apart");
-    Helper::start(command, Some(unit), None).with_context(|| format!("having systemd start the helper for {name}"))
+    Helper::start(command, Some(unit), GRACE).with_context(|| format!("having systemd start the helper for {name}"))
 }
 
 /// A path as one word of a property (systemd.syntax(7), systemd.exec(5)): nothing in it means anything.
@@ -126,14 +126,19 @@ fn stop(unit: &str) -> Result<()> {
     if output.status.success() || output.status.code() == Some(5) {
         return Ok(());
     }
-    anyhow::bail!("stopping {unit}: {}", String::from_utf8_lossy(&output.stderr).trim())
+    bail!("stopping {unit}: {}", String::from_utf8_lossy(&output.stderr).trim())
 }
 
 impl Helper {
-    fn start(mut command: Command, unit: Option<String>, passwd: Option<NamedTempFile>) -> Result<Self> {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let (orders, words) = (child.stdin.take(), child.stdout.take());
-        Ok(Self { child, orders, words, unit, _passwd: passwd })
+    pub(super) fn start(mut command: Command, unit: Option<String>, grace: Duration) -> Result<Self> {
+        // Nothing of ours is for it, which may be root's, but where programs are and temporary files go.
+        let kept = ["PATH", "TMPDIR"].map(|name| (name, std::env::var_os(name)));
+        command.env_clear().env("LC_ALL", "C").current_dir("/");
+        command.envs(kept.into_iter().filter_map(|(name, value)| Some((name, value?))));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        let orders = child.stdin.take();
+        Ok(Self { child, orders, unit, grace })
     }
 
     /// Where it is told what to do.
@@ -141,9 +146,9 @@ impl Helper {
         self.orders.as_mut().expect("it is told before it is let go")
     }
 
-    /// Where it is heard. It is, once.
-    pub(super) fn words(&mut self) -> ChildStdout {
-        self.words.take().expect("it is heard once")
+    /// Where it is heard: its words, and its complaints. It is, once.
+    pub(super) fn outputs(&mut self) -> (ChildStdout, ChildStderr) {
+        self.child.stdout.take().zip(self.child.stderr.take()).expect("it is heard once")
     }
 
     /// Asks it to stop.
@@ -151,19 +156,35 @@ impl Helper {
         self.orders = None;
     }
 
-    /// Waits for its end, and says how that was, for one that said nothing.
+    /// Whether it has.
+    pub(super) fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
+    }
+
+    /// How long it may take to end.
+    pub(super) fn grace(&self) -> Duration {
+        self.grace
+    }
+
+    /// Has it end, by force when that is over, and says how that was, for one that said nothing.
     ///
     /// # Errors
-    /// It can't be waited for, or something of it is left.
-    pub(super) fn wait(&mut self) -> Result<String> {
+    /// It can't be ended.
+    pub(super) fn end(&mut self) -> Result<String> {
         self.let_go();
+        let begun = Instant::now();
+        while !self.has_ended() && begun.elapsed() < self.grace {
+            thread::sleep(LOOK);
+        }
+        // Also with all that it started.
+        self.unit.as_deref().map_or(Ok(()), stop)?;
+        if !self.has_ended() {
+            self.child.kill().context("ending a helper")?;
+        }
         let status = self.child.wait().context("waiting for a helper")?;
         let (what, hint) = match &self.unit {
-            None => ("the helper that deals with the server", "what it said last stands above".to_owned()),
-            Some(unit) => {
-                stop(unit)?;
-                (unit.as_str(), format!("see `journalctl -u {unit}`"))
-            }
+            None => ("the helper that deals with the server", "the log has what it said last".to_owned()),
+            Some(unit) => (unit.as_str(), format!("see the log, and `journalctl -u {unit}`")),
         };
         Ok(format!("{what} ended without a word: {status}\nhint: {hint}"))
     }

@@ -8,12 +8,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Source;
 use crate::log::printable;
+use crate::outcome::Outcome;
 use crate::secret::Secret;
 use crate::source::trust::{Offered, Server};
 use crate::source::{Pulled, Rehearsal};
+use crate::warnings::Warnings;
 
 /// The longest task, and the longest key, in bytes.
 const LONGEST: usize = 1 << 20;
+
+/// The most that is taken of a line, of a list, of a reason, and the highest count.
+const MOST_TEXT: usize = 8 << 10;
+const MOST_ITEMS: usize = 10_000;
+const MOST_REASON: usize = 16 << 10;
+const MOST: u64 = 1 << 40;
 
 /// What is to be done.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -134,28 +142,114 @@ impl Word {
         }
     }
 
-    /// Understands a line, and makes what is in it printable: a helper may be in a server's hands.
+    /// Understands a line, and makes of it what a helper could have said that isn't in a server's hands: printable, of bearable
+    /// length, and with counts that can be added.
     ///
     /// # Errors
-    /// It is no word.
+    /// It is no such word.
     pub fn hear(line: &[u8]) -> Result<Self> {
         let mut word: Self = serde_json::from_slice(line).context("the helper says what can't be understood")?;
-        let clean = |text: &mut String| *text = printable(text.as_bytes());
         match &mut word {
-            Self::Log { message, .. } => clean(message),
-            Self::Doing { doing, .. } => clean(doing),
-            Self::Pulled { pulled, .. } => {
-                pulled.warnings.lines.iter_mut().for_each(clean);
-                pulled.stale.iter_mut().for_each(|stale| clean(&mut stale.dump));
+            Self::Log { message: text, .. } | Self::Doing { doing: text, .. } => *text = shown(text, MOST_TEXT),
+            Self::Pulled { pulled, causes } => {
+                if !matches!(pulled.outcome, Outcome::Complete | Outcome::Partial) {
+                    bail!("the helper says of a pull that it is {}", pulled.outcome);
+                }
+                pulled.warnings = bearable(&pulled.warnings, *causes);
+                pulled.stale.truncate(MOST_ITEMS);
+                pulled.stale.iter_mut().for_each(|stale| stale.dump = shown(&stale.dump, MOST_TEXT));
                 pulled.owners.retain_plain();
+                for count in [&mut pulled.unreadable, &mut pulled.vanished, &mut pulled.unread.unreadable, &mut pulled.unread.all]
+                {
+                    *count = (*count).min(MOST);
+                }
             }
             Self::Rehearsed(rehearsal) => {
-                rehearsal.lines.iter_mut().chain(&mut rehearsal.warnings.lines).for_each(clean);
+                if rehearsal.outcome == Outcome::Skipped {
+                    bail!("the helper says of a rehearsal that it is {}", rehearsal.outcome);
+                }
+                rehearsal.warnings = bearable(&rehearsal.warnings, 0);
+                rehearsal.lines.truncate(MOST_ITEMS);
+                rehearsal.lines.iter_mut().for_each(|line| *line = shown(line, MOST_TEXT));
             }
-            Self::Failed(why) => *why = why.lines().map(|line| printable(line.as_bytes())).collect::<Vec<_>>().join("\n"),
+            Self::Failed(why) => *why = shown(why, MOST_REASON),
             Self::HostKeys(offered) => offered.check()?,
             Self::LoggedIn => {}
         }
         Ok(word)
+    }
+}
+
+/// Printable, with its lines, and no more of it than so many characters.
+fn shown(text: &str, most: usize) -> String {
+    let end = text.char_indices().nth(most).map_or(text.len(), |(at, _)| at);
+    text[..end].lines().map(|line| printable(line.as_bytes())).collect::<Vec<_>>().join("\n")
+}
+
+fn bearable(warnings: &Warnings, causes: usize) -> Warnings {
+    let mut bearable = Warnings::of(Vec::new(), warnings.more.min(MOST));
+    for (number, line) in warnings.lines.iter().enumerate() {
+        let line = shown(line, MOST_TEXT).replace('\n', "; ");
+        if number < causes { bearable.cause(line) } else { bearable.push(line) }
+    }
+    bearable
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::{MOST, MOST_REASON, Task, Word};
+    use crate::config::sample;
+    use crate::outcome::Outcome;
+    use crate::source::Pulled;
+
+    fn pulled(change: impl Fn(&mut Value)) -> anyhow::Result<Word> {
+        let mut said = serde_json::to_value(Word::Pulled { pulled: Pulled::new(), causes: 0 }).unwrap();
+        change(&mut said["Pulled"]);
+        Word::hear(said.to_string().as_bytes())
+    }
+
+    #[test]
+    fn a_task_and_its_key_arrive_as_they_were_sent() {
+        let task = Task::LogIn { source: sample::source("web") };
+        let sent = [task.header(b"key").unwrap(), b"key and what comes later".to_vec()].concat();
+        let (Task::LogIn { source }, key) = Task::read(&sent[..]).unwrap() else { panic!() };
+        assert_eq!((source, &key.expose()[..]), (sample::source("web"), &b"key"[..]));
+        assert!(Task::read(&sent[..20]).is_err() && Task::read(&[0xff; 16][..]).is_err());
+        assert!(task.header(&vec![0; (1 << 20) + 1]).is_err());
+    }
+
+    #[test]
+    fn a_pull_that_a_server_tells_of_is_bounded_and_printable() {
+        let Word::Pulled { pulled: heard, .. } = pulled(|said| {
+            let lines: Vec<String> = (0..500).map(|number| format!("{number}\u{1b}[31m\n{}", "x".repeat(9000))).collect();
+            said["causes"] = json!(1);
+            said["pulled"]["warnings"] = json!({ "lines": lines, "more": u64::MAX });
+            said["pulled"]["unreadable"] = json!(u64::MAX);
+            said["pulled"]["owners"] = json!({ "users": { "0": "ro\not", "1": "daemon" }, "groups": {} });
+        })
+        .unwrap() else {
+            panic!()
+        };
+        assert!(heard.warnings.lines.len() == 100 && heard.warnings.total() == MOST + 500, "{:?}", heard.warnings.total());
+        assert!(heard.warnings.lines[0].starts_with("0\\u{1b}[31m; xxx"), "{}", heard.warnings.lines[0]);
+        assert!(heard.warnings.lines.iter().all(|line| line.chars().count() <= 1001), "{}", heard.warnings.lines[0].len());
+        assert_eq!((heard.unreadable, heard.warnings.causes()), (MOST, 1));
+        assert_eq!(heard.owners.users, [(1, "daemon".to_owned())].into());
+    }
+
+    #[test]
+    fn what_no_pull_is_and_what_is_no_word_are_refused() {
+        for outcome in [Outcome::Skipped, Outcome::Failed] {
+            let refused = pulled(|said| said["pulled"]["outcome"] = json!(outcome)).unwrap_err().to_string();
+            assert_eq!(refused, format!("the helper says of a pull that it is {outcome}"));
+        }
+        assert!(Word::hear(b"{\"Root\":\"please\"}").is_err() && Word::hear(b"").is_err());
+        let Word::Failed(why) = Word::hear(json!({ "Failed": "a\n\u{7}".repeat(MOST_REASON) }).to_string().as_bytes()).unwrap()
+        else {
+            panic!()
+        };
+        assert!(why.starts_with("a\n\\u{7}a\n") && why.len() < 10 * MOST_REASON, "{}", why.len());
     }
 }

@@ -132,6 +132,15 @@ fn security_updates_come_by_themselves_and_what_boots_only_when_somebody_asks() 
     assert_eq!(told["updates"]["held"], serde_json::json!([HELD_PROBE]), "{told}");
     assert_eq!(told["restart_wanted"], "a package asks for it; running since before an upgrade: old");
 
+    // An archive that is away is told, by the unit and by `status`.
+    ssh.expect("sudo mv /srv/archive /srv/away");
+    assert!(!ssh.run(&format!("sudo systemctl start {UNIT}"), "").status.success());
+    assert!(journal(&ssh).contains("error: looking for updates: fetching the package lists: "), "{}", journal(&ssh));
+    let told = host(&ssh);
+    let hint = format!("look at `systemctl status` of {UNIT}");
+    assert!(told["checks"].as_array().unwrap().iter().any(|check| check["hint"] == hint && check["state"] == "failed"), "{told}");
+    ssh.expect(&format!("sudo mv /srv/away /srv/archive; sudo systemctl reset-failed {UNIT}"));
+
     // By hand, everything; and it is held again.
     let checked = ssh.run("sudo vaultberry update --check", "");
     assert_eq!(checked.status.code(), Some(3), "{checked:?}");
@@ -162,7 +171,18 @@ fn security_updates_come_by_themselves_and_what_boots_only_when_somebody_asks() 
     let next = ssh.expect("systemctl show --property=NextElapseUSecRealtime --value apt-daily-upgrade.timer");
     assert!(next.contains(" 10:1"), "{next}");
 
-    // Where the config allows it, the restart is made while the stick is in.
+    // Where the config allows it, the restart is made while the stick is in, and never while it isn't.
+    let authorize = |yes: u8| {
+        format!(
+            "set -e; device=$(cat stick 2>/dev/null || readlink -f /sys/class/block/$(lsblk -nro NAME,LABEL | grep VB-KEY | cut -c1-3) | \
+             sed 's|/[^/]*:1.0/.*||'); echo $device >stick; echo {yes} | sudo tee $device/authorized; sudo udevadm settle"
+        )
+    };
+    ssh.expect(&authorize(0));
+    ssh.expect(&format!("sudo systemctl start {UNIT}"));
+    assert!(journal(&ssh).contains("there is none: no stick is in whose key opens root"), "{}", journal(&ssh));
+    ssh.expect(&authorize(1));
+    ssh.wait_for("lsblk -nro LABEL | grep VB-KEY", 30);
     let _ = ssh.run(&format!("sudo systemctl start --no-block {UNIT}"), "");
     guest.wait_for_end(400);
 }
