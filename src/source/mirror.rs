@@ -50,8 +50,8 @@ pub fn relative(path: &Path) -> Result<PathBuf> {
 /// Makes `folder`, inside `mirror`, a real folder with real folders above it. Whatever else stands in the way goes: it is a
 /// copy of something that the configuration no longer names at this place.
 pub fn make_folder(mirror: &Path, folder: &Path) -> Result<()> {
-    // Only the appliance's root may look into mirrors: they hold other machines' files with their owners' numbers and
-    // their set-user-ID bits, which must mean nothing to a local user.
+    // Only its user may look into a mirror: it holds another machine's files with their owners' numbers and their set-user-ID
+    // bits, which must mean nothing to a local user.
     durable::private_folder(mirror)?;
     let mut place = mirror.to_owned();
     for component in folder {

@@ -327,6 +327,12 @@ fn the_helper_of_a_pull_is_not_root_and_sees_of_the_backup_its_mirror_alone() {
     };
     let helper = field(&rsync, "PPid:").remove(0);
     let status = fs::read_to_string(Path::new("/proc").join(&helper).join("status")).unwrap();
+    // It has no terminal, and nothing of the environment.
+    assert_eq!(field(&status, "NSsid:"), [helper.as_str()]);
+    let environment = fs::read(Path::new("/proc").join(&helper).join("environ")).unwrap();
+    let names: Vec<&[u8]> =
+        environment.split(|byte| *byte == 0).filter_map(|entry| entry.split(|byte| *byte == b'=').next()).collect();
+    assert!(names.iter().all(|name| [&b"PATH"[..], b"TMPDIR", b"LC_ALL", b""].contains(name)), "{names:?}");
     if Uid::current().is_root() {
         assert_eq!(field(&status, "Uid:"), ["60707"; 4]);
         assert_eq!(field(&status, "Groups:"), [""; 0]);
