@@ -57,6 +57,7 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Plan(args) => print(&config::plan(&config::load(&args.file)?)),
         Command::Image(args) => image(args),
         Command::Boot(args) => boot(args),
+        Command::Flash(args) => browse::flash::run(&args, cli.verbose, &mut io::stdout()),
         Command::Backup(Backup::Run(args)) => backup(&args, cli.verbose),
         Command::Disk(command) => browse::disk::run(&command, &mut io::stdout()),
         Command::Key(command) => browse::key::run(&command, &mut io::stdout()),

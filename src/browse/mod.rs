@@ -1,6 +1,7 @@
 //! From a parsed command to what is printed, for commands that look at something or do one thing to it.
 
 pub mod disk;
+pub mod flash;
 pub mod harden;
 pub mod kernel;
 pub mod key;

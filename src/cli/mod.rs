@@ -4,6 +4,7 @@ pub mod backup;
 pub mod config;
 pub mod disk;
 pub mod doctor;
+pub mod flash;
 pub mod harden;
 pub mod image;
 pub mod kernel;
@@ -46,6 +47,11 @@ pub enum Command {
     Image(image::Image),
     /// Boot an image in QEMU, with its stick plugged in.
     Boot(image::Boot),
+    /// Write an image to a card, or a stick's to a stick
+    ///
+    /// Only what isn't zeros is written, and read back; the rest is discarded. What boots comes last: a card whose flash was
+    /// broken off doesn't boot. Refused is what is in use, read-only, too small, or can't be taken out.
+    Flash(flash::Flash),
     /// Back up, on the appliance.
     #[command(subcommand)]
     Backup(backup::Backup),

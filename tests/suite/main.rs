@@ -7,6 +7,7 @@ mod connection;
 mod cut;
 mod databases;
 mod doctor;
+mod flash;
 mod gate;
 mod hostile;
 mod mirror;
