@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::support::appliance::{Appliance, Run, index, names};
+use crate::support::appliance::{Appliance, Run, index, names, rsync_of};
 use crate::support::assert_same;
 use crate::support::peer::Peer;
 use nix::sys::signal::{Signal, kill};
@@ -370,17 +370,6 @@ fn the_helper_of_a_pull_is_not_root_and_sees_of_the_backup_its_mirror_alone() {
     let run = Run::of(run.wait_with_output().unwrap());
     assert_eq!(run.code, Some(1), "{run:?}");
     assert!(run.stdout.contains("the helper that deals with the server ended without a word: signal: 9"), "{run:?}");
-}
-
-/// The process id of the rsync that the helper of the run `pid` has started.
-fn rsync_of(pid: u32) -> Option<String> {
-    let children = |pid: &str| {
-        let output = Command::new("ps").args(["-o", "pid=,comm=", "--ppid", pid]).output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let helpers = children(&pid.to_string());
-    let mut helpers = helpers.lines().filter_map(|child| child.trim().split(' ').next());
-    helpers.find_map(|helper| children(helper).lines().find_map(|child| child.trim().strip_suffix(" rsync").map(String::from)))
 }
 
 fn wait_for(mut done: impl FnMut() -> bool, what: &str) {

@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::appliance::{Appliance, Run};
+use crate::support::appliance::{Appliance, Run, rsync_of};
 use crate::support::gnupg::GnuPg;
 use crate::support::mailbox::{Mail, Mailbox};
 use crate::support::peer::Peer;
@@ -42,12 +42,8 @@ impl Stuck {
     fn running(&self) -> Child {
         let mut command = self.appliance.command(&["backup", "run"]);
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let begun = || {
-            let children = Command::new("ps").args(["-o", "comm=", "--ppid", &child.id().to_string()]).output().unwrap();
-            String::from_utf8(children.stdout).unwrap().lines().any(|name| name == "rsync")
-        };
         let until = Instant::now() + Duration::from_secs(20);
-        while !begun() {
+        while rsync_of(child.id()).is_none() {
             assert!(Instant::now() < until, "the run begins its pull");
             sleep(Duration::from_millis(50));
         }

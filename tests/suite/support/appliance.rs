@@ -233,3 +233,14 @@ impl Run {
         }
     }
 }
+
+/// The process id of the rsync that the helper of the run `pid` has started.
+pub fn rsync_of(pid: u32) -> Option<String> {
+    let children = |pid: &str| {
+        let output = Command::new("ps").args(["-o", "pid=,comm=", "--ppid", pid]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let helpers = children(&pid.to_string());
+    let mut helpers = helpers.lines().filter_map(|child| child.trim().split(' ').next());
+    helpers.find_map(|helper| children(helper).lines().find_map(|child| child.trim().strip_suffix(" rsync").map(String::from)))
+}
