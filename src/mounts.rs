@@ -54,6 +54,16 @@ pub fn source_of(folder: &Path) -> Result<Option<PathBuf>> {
     Ok(find(&table, folder.as_os_str().as_bytes()).map(|source| PathBuf::from(OsString::from_vec(source))))
 }
 
+/// Where the device of this number, as `8:1`, is mounted, as the kernel writes the names.
+pub fn places_of(number: &str) -> Result<Vec<Vec<u8>>> {
+    let table = fs::read("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
+    let place = |line: &[u8]| {
+        let mut fields = line.split(|&byte| byte == b' ').skip(2);
+        (fields.next() == Some(number.as_bytes())).then(|| fields.nth(1).map(<[u8]>::to_vec)).flatten()
+    };
+    Ok(table.split(|&byte| byte == b'\n').filter_map(place).collect())
+}
+
 /// Whether something is mounted on exactly this folder for the process of this number; not when that can't be told.
 pub fn is_mounted_for(process: i32, folder: &Path) -> bool {
     let table = fs::read(format!("/proc/{process}/mountinfo")).unwrap_or_default();

@@ -3,7 +3,8 @@
 //! A stage says what it does and how much of it is done; it doesn't know whether a terminal, a program or nobody listens.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// One word of progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,20 @@ impl Progress {
     /// Progress that `listener` hears of. It is called often, from within the work, and should be quick.
     pub fn new(listener: impl Fn(Step<'_>) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(listener)))
+    }
+
+    /// The same, of which on the same work no more than one word in `pace` is passed on; of new work at once.
+    #[must_use]
+    pub fn at_pace(self, pace: Duration) -> Self {
+        let last: Mutex<Option<(String, Instant)>> = Mutex::new(None);
+        Self::new(move |step| {
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.as_ref().is_some_and(|(doing, when)| doing == step.doing && when.elapsed() < pace) {
+                return;
+            }
+            *last = Some((String::from(step.doing), Instant::now()));
+            self.say(step.doing, step.done, step.total);
+        })
     }
 
     /// Says how far the work is; cheap when nobody listens.

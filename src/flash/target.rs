@@ -10,7 +10,7 @@ use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
 use crate::amount::amount;
 use crate::devices;
 use crate::log::printable;
-use crate::process;
+use crate::{mounts, process};
 
 /// Opens it for nobody else to use meanwhile (open(2): on a block device, `O_EXCL` without `O_CREAT` fails while it is in use).
 const O_EXCL: i32 = OFlag::O_EXCL.bits();
@@ -174,16 +174,12 @@ fn uses(sys: &Path) -> Result<Vec<String>> {
             parts.push(path);
         }
     }
-    let table = fs::read_to_string("/proc/self/mountinfo").with_context(looking)?;
     let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
     let mut uses = Vec::new();
     for part in parts {
-        let number = fs::read_to_string(part.join("dev")).unwrap_or_default();
-        let mounted = table.lines().filter_map(|line| {
-            let mut fields = line.split(' ');
-            (fields.nth(2) == Some(number.trim())).then(|| fields.nth(1)).flatten()
-        });
-        uses.extend(mounted.map(|place| format!("it is mounted at {}", printable(place.as_bytes()))));
+        let number = fs::read_to_string(part.join("dev")).with_context(looking)?;
+        let places = mounts::places_of(number.trim())?;
+        uses.extend(places.iter().map(|place| format!("it is mounted at {}", printable(place))));
         let name = part.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let node = format!("/dev/{name}");
         if swaps.lines().any(|line| line.split_whitespace().next() == Some(node.as_str())) {

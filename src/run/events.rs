@@ -12,8 +12,8 @@
 
 use std::fmt;
 use std::io::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -102,15 +102,10 @@ impl Events {
     /// The progress of the work for `source`, at a pace that a terminal can follow.
     pub fn progress(&self, source: &str) -> Progress {
         let (events, source) = (self.clone(), String::from(source));
-        let last: Mutex<Option<(String, Instant)>> = Mutex::new(None);
-        Progress::new(move |step| {
-            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-            if last.as_ref().is_some_and(|(doing, when)| doing == step.doing && when.elapsed() < PACE) {
-                return;
-            }
-            *last = Some((String::from(step.doing), Instant::now()));
+        let progress = Progress::new(move |step| {
             events.tell(&Event::Progress { source: &source, doing: step.doing, done: step.done, total: step.total });
-        })
+        });
+        progress.at_pace(PACE)
     }
 }
 

@@ -5,7 +5,6 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, RawFd};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
@@ -109,15 +108,8 @@ fn hold(mirror: &Path, stop: &Stop) -> Result<Flock<File>> {
 
 /// Tells how far it is, at a pace that doesn't matter.
 fn progress() -> Progress {
-    let last: Mutex<Option<(String, Instant)>> = Mutex::new(None);
-    Progress::new(move |step| {
-        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.as_ref().is_some_and(|(doing, when)| doing == step.doing && when.elapsed() < PACE) {
-            return;
-        }
-        *last = Some((String::from(step.doing), Instant::now()));
-        say(&Word::Doing { doing: step.doing.to_owned(), done: step.done, total: step.total });
-    })
+    let told = Progress::new(|step| say(&Word::Doing { doing: step.doing.to_owned(), done: step.done, total: step.total }));
+    told.at_pace(PACE)
 }
 
 /// Says what is logged.
