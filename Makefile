@@ -5,11 +5,12 @@ FLAGS ?=
 TARGET := target/aarch64-unknown-linux-gnu/release
 BUILDER := target/release/vaultberry
 
-.PHONY: help setup image test test-garage test-guests check bench bench-backup bench-offsite bench-unlock lint cross host clean
+.PHONY: help setup image reproducible test test-garage test-guests check bench bench-backup bench-offsite bench-unlock lint cross host clean
 
 help:
 	@echo 'make image            build out/*.img from image/appliance.toml (CONFIG=FILE: from another)'
 	@echo '                      (FLAGS=--refresh: with new packages)'
+	@echo 'make reproducible     build the image twice and compare all of it'
 	@echo 'make setup            install what building and testing need'
 	@echo 'make test             run every test, those in QEMU too'
 	@echo 'make test-garage      run the tests against a real Garage, which it builds first'
@@ -32,6 +33,11 @@ image:
 	tools/setup image
 	$(MAKE) --no-print-directory host cross
 	$(BUILDER) -v image --binaries $(TARGET) $(FLAGS) $(if $(CONFIG),"$(CONFIG)")
+
+reproducible:
+	tools/setup image
+	$(MAKE) --no-print-directory host cross
+	tools/reproducible $(BUILDER) $(TARGET) $(if $(CONFIG),"$(CONFIG)")
 
 host:
 	tools/toolchain host sh -c '$$CARGO build --release --locked'

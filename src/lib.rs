@@ -32,6 +32,7 @@ pub mod mounts;
 pub mod offsite;
 pub mod openpgp;
 pub mod outcome;
+pub mod page;
 pub mod ping;
 pub mod pipe;
 pub mod process;

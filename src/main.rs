@@ -12,7 +12,7 @@ use vaultberry::cli::backup::Backup;
 use vaultberry::cli::report::{Preview, Report};
 use vaultberry::cli::source::Source;
 use vaultberry::cli::{Cli, Command};
-use vaultberry::image::build::{Request, base_tree, build};
+use vaultberry::image::build::{Request, base_tree, build, write_lock};
 use vaultberry::image::emulate::{self, Guest};
 use vaultberry::openpgp::Recipients;
 use vaultberry::outcome::Outcome;
@@ -54,7 +54,7 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
             print(&format!("{file}: written; edit it, then run `vaultberry check {file}`\n"))
         }
         Command::Check(args) => check(&args.file),
-        Command::Plan(args) => print(&config::plan(&config::load(&args.file)?)),
+        Command::Plan(args) => plan(args),
         Command::Image(args) => image(args),
         Command::Boot(args) => boot(args),
         Command::Flash(args) => browse::flash::run(&args, cli.verbose, &mut io::stdout()),
@@ -168,7 +168,16 @@ fn check(file: &Path) -> Result<Outcome> {
     print(&format!("{}: valid\n", file.display()))
 }
 
+fn plan(args: cli::config::Plan) -> Result<Outcome> {
+    let config = config::load(&args.file)?;
+    print(&format!("{}\n{}", config::plan(&config), vaultberry::image::plan::plan(&config, args.cache)))
+}
+
 fn image(args: cli::image::Image) -> Result<Outcome> {
+    if let Some(cli::image::Command::Lock(lock)) = args.command {
+        let path = write_lock(lock.config.as_deref(), lock.cache)?;
+        return print(&format!("{}\n", path.display()));
+    }
     let request = Request {
         config: args.config,
         out: args.out,
@@ -176,6 +185,8 @@ fn image(args: cli::image::Image) -> Result<Outcome> {
         binaries: args.binaries,
         cache: args.cache,
         refresh: args.refresh,
+        locked: args.locked,
+        offline: args.offline,
     };
     if args.only_base {
         return print(&format!("base tree: {}\n", base_tree(&request)?.display()));

@@ -127,6 +127,7 @@ fn package(program: &str) -> Option<&'static str> {
         "setpriv" | "unshare" => "util-linux",
         "newuidmap" => "uidmap",
         "tar" => "tar",
+        "dpkg" | "dpkg-deb" | "dpkg-divert" => "dpkg",
         "useradd" => "passwd",
         "readelf" => "binutils",
         "ssh" | "ssh-keygen" => "openssh-client",

@@ -1,17 +1,19 @@
 # Makes the tree of an appliance's root, and sets aside what the firmware partition is made of.
 #
-#   tree.sh WORK ADMIN WHOM SEGMENT BASE ARCHIVE…
+#   tree.sh WORK ADMIN WHOM EPOCH SEGMENT BASE ARCHIVE…
 #
 # WORK      a folder; gets tree/, packages (the manifest), sshd (what sshd makes of its settings) and kernel/ (kernel,
 #           initramfs, device trees and boot programs, and what tells which drivers the kernel has, all under their paths in
 #           the tree)
 # ADMIN     the login to make; WHOM is how sshd is asked about it
+# EPOCH     the time that accounts are made at, in seconds since 1970
 # SEGMENT   an initramfs segment to put behind every initramfs
 # BASE      the base tree, a tar archive
 # ARCHIVE…  what is laid over it, each over those before
 set -eu
-work=$1 admin=$2 whom=$3 segment=$4 base=$5
-shift 5
+work=$1 admin=$2 whom=$3 segment=$5 base=$6
+export SOURCE_DATE_EPOCH="$4"
+shift 6
 umask 022
 tree=$work/tree
 mkdir "$tree"
@@ -62,4 +64,7 @@ mkdir "$work/kernel"
 	cd "$tree"
 	cp -r --parents boot/vmlinuz-* boot/initrd.img-* usr/lib/modules/*/modules.* usr/lib/linux-image-*/broadcom/bcm*.dtb \
 		usr/lib/raspi-firmware usr/lib/u-boot/rpi_arm64/u-boot.bin "$work/kernel"
+	if [ -e etc/default/raspi-extra-cmdline ]; then
+		cp --parents etc/default/raspi-extra-cmdline "$work/kernel"
+	fi
 )

@@ -25,7 +25,8 @@ const PACE: Duration = Duration::from_millis(500);
 /// What went wrong, and what helps.
 pub fn run(command: &Flash, verbosity: u8, out: &mut impl Write) -> Result<Outcome> {
     let (image, device) = (command.image.clone(), command.device.clone());
-    let request = Request { image, target: device, overwrite: command.overwrite };
+    let fresh_key = command.fresh_key.then(|| command.secrets.clone());
+    let request = Request { image, target: device, overwrite: command.overwrite, fresh_key };
     let target = flash::look(&request, command.yes_really.as_deref())?;
     let path = target.path().display();
     if command.yes_really.is_none() {
@@ -41,16 +42,19 @@ pub fn run(command: &Flash, verbosity: u8, out: &mut impl Write) -> Result<Outco
     let flashed = flash::flash(&request, &target, &progress, &stop)
         .with_context(|| format!("flashing {path}, which doesn't boot now\nhint: flash it again"))?;
     drop(screen);
+    let own =
+        flashed.header.map(|header| format!("its root has a key of its own, whose header is kept as {}\n", header.display()));
     let rest = if flashed.overwritten { "zeros are written over the rest" } else { "the rest is discarded" };
     say(
         out,
         &format!(
-            "{} is on {}: {} of its {} written and read back in {}; {rest}\n",
+            "{} is on {}: {} of its {} written and read back in {}; {rest}\n{}",
             request.image.display(),
             target.name(),
             amount(flashed.written),
             amount(flashed.size),
             duration(i64::try_from(begun.elapsed().as_secs()).unwrap_or(i64::MAX)),
+            own.unwrap_or_default(),
         ),
     )
 }

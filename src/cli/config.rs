@@ -24,4 +24,7 @@ pub struct Check {
 pub struct Plan {
     /// The appliance.toml to show.
     pub file: PathBuf,
+    /// Where packages and trees are cached; the default is vaultberry/ in the user's cache folder
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
 }

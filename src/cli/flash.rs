@@ -17,4 +17,10 @@ pub struct Flash {
     /// Write zeros over all that the image leaves free, though the card can discard: takes as long as the card is large
     #[arg(long)]
     pub overwrite: bool,
+    /// Encrypt root anew, so that this card has a volume key of its own; stick and recovery passphrase stay the image's
+    #[arg(long)]
+    pub fresh_key: bool,
+    /// Where the build of the image left its keys
+    #[arg(long, value_name = "DIR", default_value = "secrets", requires = "fresh_key")]
+    pub secrets: PathBuf,
 }

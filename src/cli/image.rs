@@ -2,33 +2,63 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use crate::image::emulate::Machine;
 
 /// The arguments of `image`.
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Image {
+    /// What else to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// The appliance.toml; without it the embedded demonstration is built
     pub config: Option<PathBuf>,
     /// Where the image goes; holds at most an earlier build
     #[arg(long, value_name = "DIR", default_value = "out")]
     pub out: PathBuf,
-    /// Where the keys go; never inside the output folder
+    /// Where the keys go, never inside the output folder; or in there the folder of one build, to build with its keys again
     #[arg(long, value_name = "DIR", default_value = "secrets")]
     pub secrets: PathBuf,
     /// Where vaultberry and vaultberry-unlock for aarch64 are
     #[arg(long, value_name = "DIR", default_value = "target/aarch64-unknown-linux-gnu/release")]
     pub binaries: PathBuf,
-    /// Where the base tree is cached; the default is vaultberry/ in the user's cache folder
+    /// Where packages and trees are cached; the default is vaultberry/ in the user's cache folder
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
-    /// Make the cached parts anew, with today's packages
-    #[arg(long)]
+    /// Take today's packages, not those of the last time
+    #[arg(long, conflicts_with_all = ["locked", "offline"])]
     pub refresh: bool,
+    /// Take the packages that packages.lock beside the config names, and no others
+    #[arg(long)]
+    pub locked: bool,
+    /// Ask no mirror: build from what the cache holds
+    #[arg(long)]
+    pub offline: bool,
     /// Make the base tree for the cache, which takes longest, and no image
     #[arg(long)]
     pub only_base: bool,
+}
+
+/// The commands of `image`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Write packages.lock beside the config: today's packages, each with its version and SHA-256
+    ///
+    /// A lock whose packages are still those of today stays as it is. `image --locked` builds of these packages and no others.
+    Lock(Lock),
+}
+
+/// The arguments of `image lock`.
+#[derive(Args, Debug)]
+pub struct Lock {
+    /// The appliance.toml; without it the lock of the embedded demonstration is written, here
+    pub config: Option<PathBuf>,
+    /// Where packages are cached; the default is vaultberry/ in the user's cache folder
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
 }
 
 /// The arguments of `boot`.

@@ -12,6 +12,8 @@ mod access;
 mod certificate;
 mod dumps;
 mod error;
+mod ethernet;
+mod extra;
 mod keep;
 mod load;
 mod monitoring;
@@ -41,13 +43,16 @@ use anyhow::{Context, Result, anyhow};
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
+use crate::luks::cipher::Cipher;
 use crate::outcome::Outcome;
 use crate::unlock::mark::Mark;
 
 pub use error::{Errors, LoadError, Mistake};
+pub use ethernet::Ethernet;
+pub use extra::ExtraFile;
 pub use keep::Keep;
 pub use load::{init, load, load_with_text};
-pub use network::Network;
+pub use network::{Interface, Network};
 pub use offsite::{Reach, at as store_at};
 pub use parse::parse;
 pub use plan::plan;
@@ -68,6 +73,8 @@ pub struct Config {
     pub admin: Admin,
     /// From where, and what may go out.
     pub access: Access,
+    /// Its address on the cable.
+    pub ethernet: Ethernet,
     /// How the image is built.
     pub image: Image,
     /// How root is opened at boot.
@@ -101,6 +108,8 @@ pub struct Appliance {
     pub hostname: String,
     /// A name of the tz database, as `Europe/Zurich`. Default `Etc/UTC`.
     pub timezone: String,
+    /// Who is asked for the time, host names or IP addresses; empty for what DHCP names, and Debian's.
+    pub time_servers: Vec<String>,
 }
 
 /// `[admin]`
@@ -137,10 +146,18 @@ pub struct Image {
     pub suite: String,
     /// Bytes of the whole image; a power of two from 2 GiB to 64 GiB, as QEMU's SD card wants. Default 4 GiB.
     pub size: u64,
+    /// What root is under. Default Adiantum: of the boards that an image serves none has instructions for AES.
+    pub cipher: Cipher,
     /// Debian packages beside those that the appliance needs.
     pub packages: Vec<String>,
     /// Where packages come from; none takes the default of the tools.
     pub mirror: Option<String>,
+    /// What they come through, `http://`, when the image is built and on the appliance.
+    pub proxy: Option<String>,
+    /// What the kernel is told beside what it must be told.
+    pub kernel_arguments: Vec<String>,
+    /// Files of the owner's, at their places on the appliance; no two at the same.
+    pub files: Vec<ExtraFile>,
 }
 
 /// `[unlock]`

@@ -49,6 +49,58 @@ impl fmt::Display for Network {
     }
 }
 
+/// A host's address, and the length of its network's prefix: `192.168.1.20/24`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interface {
+    address: IpAddr,
+    prefix: u8,
+}
+
+impl Interface {
+    /// The network that it lies in.
+    pub fn network(self) -> Network {
+        Network { address: masked(self.address, self.prefix), prefix: self.prefix }
+    }
+}
+
+impl fmt::Display for Interface {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.address, self.prefix)
+    }
+}
+
+pub(super) fn interface(text: &str) -> Result<Interface, Fault> {
+    let hint = "write address and network's length, as in \"192.168.1.20/24\"";
+    let Some((first, length)) = text.split_once('/') else {
+        return Err(Fault::new(format!("{} has no network's length", show(text)), hint));
+    };
+    let address: Option<IpAddr> = first.parse().ok();
+    let prefix: Option<u8> = length.parse().ok().filter(|_| length.bytes().all(|byte| byte.is_ascii_digit()));
+    let (Some(address), Some(prefix)) = (address, prefix) else {
+        return Err(Fault::new(format!("{} is no address in a network", show(text)), hint));
+    };
+    if prefix == 0 || prefix > bits(address) || address.to_canonical() != address {
+        return Err(Fault::new(format!("{} is no address in a network", show(text)), hint));
+    }
+    if address.is_loopback() || address.is_multicast() || address.is_unspecified() {
+        return Err(Fault::new(format!("{} is no address that others reach", show(text)), hint));
+    }
+    let host = bits(address) - prefix;
+    let last = masked(address, prefix) == address || is_broadcast(address, prefix);
+    if last && host > 1 {
+        return Err(Fault::new(format!("{} is a network, not an address in one", show(text)), hint));
+    }
+    Ok(Interface { address, prefix })
+}
+
+/// Whether it means all hosts of its network (RFC 919).
+fn is_broadcast(address: IpAddr, prefix: u8) -> bool {
+    match address {
+        IpAddr::V4(address) => u32::MAX.checked_shr(u32::from(prefix)).is_some_and(|host| address.to_bits() & host == host),
+        IpAddr::V6(_) => false,
+    }
+}
+
 fn bits(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }

@@ -4,7 +4,7 @@ use toml::de::DeTable;
 
 use super::error::Errors;
 use super::read::{Report, report_unknown_sections};
-use super::{Config, PostgresqlFormat, Source, access, monitoring, offsite, report, section, source, updates};
+use super::{Config, PostgresqlFormat, Source, access, ethernet, monitoring, offsite, report, section, source, updates};
 
 /// Checks the text of an `appliance.toml`.
 ///
@@ -19,6 +19,7 @@ pub fn parse(text: &str) -> Result<Config, Errors> {
     let appliance = section::appliance(&mut mistakes, root);
     let admin = section::admin(&mut mistakes, root);
     let access = access::access(&mut mistakes, root);
+    let ethernet = ethernet::ethernet(&mut mistakes, root);
     let mut image = section::image(&mut mistakes, root);
     let unlock = section::unlock(&mut mistakes, root);
     let disk = section::disk(&mut mistakes, root);
@@ -38,6 +39,7 @@ pub fn parse(text: &str) -> Result<Config, Errors> {
         appliance,
         admin,
         access,
+        ethernet,
         image,
         unlock,
         disk,
@@ -109,7 +111,7 @@ paths = [\"/srv\"]
         let parse = |text: &str| Config { text: String::new(), ..parse(text).unwrap() };
         let expected = parse(EXAMPLE);
         let count = EXAMPLE.lines().filter(|line| is_default(line)).count();
-        assert_eq!(count, 38);
+        assert_eq!(count, 44);
         for number in 1..=count {
             assert_eq!(parse(&uncommented(|this| this == number)), expected, "the default number {number}");
         }
@@ -210,7 +212,7 @@ paths = [\"/srv\"]
             (
                 "[mail]\n[admin]",
                 "1:2: mail: unknown section\n  \
-                 hint: there are [appliance], [admin], [access], [image], [unlock], [disk], [backup], [updates], [openpgp], [offsite], [report], [ping], [metrics], [[source]]",
+                 hint: there are [appliance], [admin], [access], [ethernet], [image], [unlock], [disk], [backup], [updates], [openpgp], [offsite], [report], [ping], [metrics], [[source]]",
             ),
         ] {
             assert_eq!(errors("[admin]", to), expected);

@@ -1,15 +1,11 @@
 //! What a configuration comes to, for people to read before anything is built from it.
 
-use std::fmt::Write as _;
-
 use super::{
-    Checksums, Config, Dumps, Files, Jump, MailServer, Offsite, Ping, PostgresqlFormat, Reboot, Report, Security, public_key,
-    value,
+    Checksums, Config, Dumps, Ethernet, ExtraFile, Files, Image, Jump, MailServer, Offsite, Ping, PostgresqlFormat, Reboot,
+    Report, Security, public_key, value,
 };
 use crate::outcome::Outcome;
-
-/// The column where values begin: the longest key, its indentation, and two blanks.
-const VALUES: usize = 22;
+use crate::page::Page;
 
 /// Prints everything that `config` resolved to, defaults included: a section each, keys as in the file, ssh keys by
 /// the fingerprint that `ssh-keygen -l` shows for them.
@@ -18,6 +14,7 @@ pub fn plan(config: &Config) -> String {
         appliance,
         admin,
         access,
+        ethernet,
         image,
         unlock,
         disk,
@@ -31,10 +28,11 @@ pub fn plan(config: &Config) -> String {
         sources,
         text: _,
     } = config;
-    let mut page = Page(String::new());
+    let mut page = Page::default();
     page.section("appliance");
     page.line("hostname", &appliance.hostname);
     page.line("timezone", &appliance.timezone);
+    page.list_or("time_servers", &appliance.time_servers, "(those that DHCP names, else Debian's)");
     page.section("admin");
     page.line("user", &admin.user);
     page.list("ssh_keys", admin.ssh_keys.iter().map(|key| public_key::fingerprint(key)));
@@ -45,11 +43,8 @@ pub fn plan(config: &Config) -> String {
     page.line("ban_after", &format!("{} failed logins", access.ban_after));
     page.line("ban_for", &format!("{}, and twice as long each further time", value::duration_text(access.ban_for)));
     page.line("strict", if access.strict { "true" } else { "false" });
-    page.section("image");
-    page.line("suite", &image.suite);
-    page.line("size", &format!("{} ({} bytes)", value::size_text(image.size), image.size));
-    page.list("packages", image.packages.iter().cloned());
-    page.line("mirror", image.mirror.as_deref().unwrap_or("(Debian's own, as mmdebstrap chooses)"));
+    page.ethernet(ethernet);
+    page.image(image);
     page.section("unlock");
     page.line("wait", &value::duration_text(unlock.wait));
     page.line("reboot_after", &value::duration_text(unlock.reboot_after));
@@ -106,19 +101,32 @@ pub fn plan(config: &Config) -> String {
         page.files(&source.files);
         page.line("keep", &source.keep.to_string());
     }
-    page.0
+    page.text()
 }
 
 fn authorities(ca: Option<&String>) -> &'static str {
     if ca.is_some() { "the system's, and those in the file" } else { "the system's" }
 }
 
-struct Page(String);
-
 impl Page {
-    fn section(&mut self, name: &str) {
-        let gap = if self.0.is_empty() { "" } else { "\n" };
-        self.write(format_args!("{gap}{name}\n"));
+    fn ethernet(&mut self, ethernet: &Ethernet) {
+        self.section("ethernet");
+        self.list_or("addresses", &ethernet.addresses, "(by DHCP)");
+        self.list_or("gateways", &ethernet.gateways, if ethernet.addresses.is_empty() { "(by DHCP)" } else { "(none)" });
+        self.list_or("name_servers", &ethernet.name_servers, "(by DHCP)");
+    }
+
+    fn image(&mut self, image: &Image) {
+        self.section("image");
+        self.line("suite", &image.suite);
+        self.line("size", &format!("{} ({} bytes)", value::size_text(image.size), image.size));
+        self.line("cipher", image.cipher.name());
+        self.list("packages", image.packages.iter().cloned());
+        self.line("mirror", image.mirror.as_deref().unwrap_or("(Debian's own, as mmdebstrap chooses)"));
+        self.line("proxy", image.proxy.as_deref().unwrap_or("(none)"));
+        self.list("kernel_arguments", image.kernel_arguments.iter().cloned());
+        let file = |file: &ExtraFile| format!("{} from {}, mode {:04o}", file.to.display(), file.from.display(), file.mode);
+        self.list("file", image.files.iter().map(file));
     }
 
     fn offsite(&mut self, offsite: Option<&Offsite>) {
@@ -211,26 +219,6 @@ impl Page {
         self.list("sentinels", files.sentinels.iter().map(|path| path.to_string_lossy().into_owned()));
         self.line("max_deletions", &format!("{} % of a path's files in one night", files.max_deletions));
     }
-
-    fn line(&mut self, key: &str, value: &str) {
-        let width = VALUES - 2;
-        self.write(format_args!("  {key:width$}{value}\n"));
-    }
-
-    /// One line for each value, the key on the first.
-    fn list(&mut self, key: &str, values: impl Iterator<Item = String>) {
-        let mut values = values.peekable();
-        if values.peek().is_none() {
-            self.line(key, "(none)");
-        }
-        for (index, value) in values.enumerate() {
-            self.line(if index == 0 { key } else { "" }, &value);
-        }
-    }
-
-    fn write(&mut self, text: std::fmt::Arguments<'_>) {
-        self.0.write_fmt(text).expect("writing to a string can't fail");
-    }
 }
 
 /// A limit in bytes a second.
@@ -249,6 +237,7 @@ mod tests {
 appliance
   hostname            vaultberry
   timezone            Etc/UTC
+  time_servers        (those that DHCP names, else Debian's)
 
 admin
   user                admin
@@ -267,11 +256,20 @@ access
   ban_for             10m, and twice as long each further time
   strict              false
 
+ethernet
+  addresses           (by DHCP)
+  gateways            (by DHCP)
+  name_servers        (by DHCP)
+
 image
   suite               trixie
   size                4 GiB (4294967296 bytes)
+  cipher              xchacha12,aes-adiantum-plain64
   packages            (none)
   mirror              (Debian's own, as mmdebstrap chooses)
+  proxy               (none)
+  kernel_arguments    (none)
+  file                (none)
 
 unlock
   wait                30s

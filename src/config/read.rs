@@ -181,6 +181,11 @@ impl<'a> Section<'a> {
         sections.collect()
     }
 
+    /// Where it stands in the file.
+    pub(super) fn place(&self) -> Range<usize> {
+        self.at.clone()
+    }
+
     /// Whether the section stands in the file, right or wrong.
     pub(super) fn exists(&self) -> bool {
         self.at != (0..0)

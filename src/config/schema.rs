@@ -35,7 +35,7 @@ pub(super) const APPLIANCE: Shape = Shape {
     name: "appliance",
     repeated: false,
     inner: &[],
-    keys: &[key("hostname", "\"vaultberry\""), key("timezone", "\"Europe/Zurich\"")],
+    keys: &[key("hostname", "\"vaultberry\""), key("timezone", "\"Europe/Zurich\""), key("time_servers", "[\"192.168.1.1\"]")],
 };
 
 pub(super) const ADMIN: Shape = Shape {
@@ -61,12 +61,33 @@ pub(super) const ACCESS: Shape = Shape {
 pub(super) const IMAGE: Shape = Shape {
     name: "image",
     repeated: false,
-    inner: &[],
+    inner: &["file"],
     keys: &[
         key("suite", "\"trixie\""),
         key("size", "\"4 GiB\""),
+        key("cipher", "\"adiantum\""),
         key("packages", "[\"htop\", \"tmux\"]"),
         key("mirror", "\"https://mirror.example.org\""),
+        key("proxy", "\"http://proxy.example.org:3128\""),
+        key("kernel_arguments", "[\"quiet\"]"),
+    ],
+};
+
+pub(super) const FILE: Shape = Shape {
+    name: "image.file",
+    repeated: true,
+    inner: &[],
+    keys: &[key("from", "\"files/motd\""), key("to", "\"/etc/motd\""), key("mode", "\"0644\"")],
+};
+
+pub(super) const ETHERNET: Shape = Shape {
+    name: "ethernet",
+    repeated: false,
+    inner: &[],
+    keys: &[
+        key("addresses", "[\"192.168.1.20/24\"]"),
+        key("gateways", "[\"192.168.1.1\"]"),
+        key("name_servers", "[\"192.168.1.1\"]"),
     ],
 };
 
@@ -209,18 +230,19 @@ pub(super) const COMMAND: Shape = Shape {
     keys: &[key("name", "\"ldap\""), key("run", "\"slapcat -n 1\""), key("ends_with", "\"# end\"")],
 };
 
-pub(super) const SECTIONS: [&Shape; 14] = [
-    &APPLIANCE, &ADMIN, &ACCESS, &IMAGE, &UNLOCK, &DISK, &BACKUP, &UPDATES, &OPENPGP, &OFFSITE, &REPORT, &PING, &METRICS, &SOURCE,
+pub(super) const SECTIONS: [&Shape; 15] = [
+    &APPLIANCE, &ADMIN, &ACCESS, &ETHERNET, &IMAGE, &UNLOCK, &DISK, &BACKUP, &UPDATES, &OPENPGP, &OFFSITE, &REPORT, &PING,
+    &METRICS, &SOURCE,
 ];
 
 #[cfg(test)]
 mod tests {
-    use super::{FALLBACK, SECTIONS};
+    use super::{FALLBACK, FILE, SECTIONS};
     use crate::config::EXAMPLE;
 
     #[test]
     fn the_example_shows_every_setting_of_every_section() {
-        for section in SECTIONS.into_iter().chain([&FALLBACK]) {
+        for section in SECTIONS.into_iter().chain([&FALLBACK, &FILE]) {
             // A section that a demonstration can't have stands there as a comment.
             let heads = [format!("\n{}\n", section.head()), format!("\n#   {}\n", section.head())];
             let body = heads.iter().find_map(|head| EXAMPLE.split_once(head)).unwrap_or_else(|| panic!("no {heads:?}")).1;

@@ -8,14 +8,18 @@ use toml::de::DeTable;
 use super::error::{Fault, show};
 use super::read::{Element, Found, Report, Section};
 use super::{Admin, Appliance, Backup, Disk, Image, Keep, TimeOfDay, Unlock};
-use super::{keep, name, place, public_key, schema, value};
+use super::{extra, keep, name, place, public_key, schema, value};
+use crate::kernel::boards::CIPHER;
+use crate::luks::cipher::Cipher;
 use crate::unlock::mark::Mark;
 
 const GIB: u64 = 1 << 30;
 
 pub(super) fn appliance(report: &mut Report<'_>, root: &DeTable<'_>) -> Appliance {
     let section = Section::once(report, root, &schema::APPLIANCE);
+    let time_servers = section.list(report, "time_servers", name::host).value;
     Appliance {
+        time_servers: distinct(report, time_servers),
         hostname: section.text(report, "hostname", String::from("vaultberry"), name::hostname).value,
         timezone: section.text(report, "timezone", String::from("Etc/UTC"), name::timezone).value,
     }
@@ -39,10 +43,16 @@ pub(super) fn admin(report: &mut Report<'_>, root: &DeTable<'_>) -> Admin {
 pub(super) fn image(report: &mut Report<'_>, root: &DeTable<'_>) -> Image {
     let section = Section::once(report, root, &schema::IMAGE);
     let packages = section.list(report, "packages", name::package).value;
+    let arguments = section.list(report, "kernel_arguments", extra::kernel_argument).value;
+    let files = extra::files(report, &section);
     Image {
         suite: section.text(report, "suite", String::from("trixie"), name::suite).value,
         size: section.text(report, "size", 4 * GIB, image_size).value,
+        cipher: section.text(report, "cipher", CIPHER, cipher).value,
         packages: distinct(report, packages),
+        proxy: section.text(report, "proxy", None, |text| extra::proxy(text).map(Some)).value,
+        kernel_arguments: distinct(report, arguments),
+        files,
         mirror: section.text(report, "mirror", None, |text| name::mirror(text).map(Some)).value,
     }
 }
@@ -54,6 +64,14 @@ fn image_size(text: &str) -> Result<u64, Fault> {
     }
     let message = format!("{} is not a power of two from 2 GiB to 64 GiB", value::size_text(size));
     Err(Fault::new(message, "write one of \"2 GiB\", \"4 GiB\", \"8 GiB\", \"16 GiB\", \"32 GiB\" and \"64 GiB\""))
+}
+
+fn cipher(text: &str) -> Result<Cipher, Fault> {
+    match text {
+        "adiantum" => Ok(Cipher::Adiantum),
+        "aes" => Ok(Cipher::Aes),
+        _ => Err(Fault::new(format!("{} is no cipher for root", show(text)), "write \"adiantum\" or \"aes\"")),
+    }
 }
 
 pub(super) fn unlock(report: &mut Report<'_>, root: &DeTable<'_>) -> Unlock {

@@ -53,7 +53,12 @@ impl Image {
     /// It can't be read, or is none.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let opening = || format!("opening the image {}", path.display());
-        let mut file = File::open(path).with_context(opening)?;
+        let mut file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                bail!("{}: it isn't there\nhint: `make image` builds one, out/NAME.img", opening())
+            }
+            opened => opened.with_context(opening)?,
+        };
         let length = file.metadata().with_context(opening)?.len();
         let mut begin = [0; 18];
         let known = super::fill(&mut file, &mut begin).with_context(opening)?;

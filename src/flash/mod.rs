@@ -6,6 +6,7 @@
 //! a card can't do that, or `overwrite` is wanted, written over with zeros.
 
 mod image;
+mod rekey;
 mod target;
 
 use std::io::Read;
@@ -15,10 +16,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::amount::amount;
+use crate::image::bmap::is_zeros;
 use crate::progress::Progress;
 use crate::stop::Stop;
 
 use image::Image;
+use rekey::Rekey;
 pub use target::Target;
 
 /// The unit in which zeros are left out, in bytes: an image's own.
@@ -39,10 +42,12 @@ pub struct Request {
     pub target: PathBuf,
     /// Write zeros where the image has none of its own, though the card could discard.
     pub overwrite: bool,
+    /// Give the card a volume key of its own; the keys of the image are in this secrets folder.
+    pub fresh_key: Option<PathBuf>,
 }
 
 /// What was written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flashed {
     /// The image's bytes.
     pub size: u64,
@@ -50,6 +55,8 @@ pub struct Flashed {
     pub written: u64,
     /// Whether all else is known to be zeros: it was written over.
     pub overwritten: bool,
+    /// Where the header of root is kept, if the card has a volume key of its own.
+    pub header: Option<PathBuf>,
 }
 
 /// Looks at both, and refuses what mustn't be written to. `really` is what the owner says is the target, whatever it seems to be.
@@ -72,8 +79,9 @@ pub fn look(request: &Request, really: Option<&Path>) -> Result<Target> {
 /// Something can't be read or written, what is read back isn't what was written, or a stop was asked for. The target doesn't boot
 /// then.
 pub fn flash(request: &Request, target: &Target, progress: &Progress, stop: &Stop) -> Result<Flashed> {
+    let rekey = request.fresh_key.as_ref().map(|secrets| Rekey::draw(&request.image, secrets)).transpose()?;
     let card = target.open()?;
-    let mut work = Work { target, card: &card, progress, stop, zeros: true };
+    let mut work = Work { target, card: &card, progress, stop, zeros: true, rekey: rekey.as_ref() };
     // Also what comes behind the image: root takes the whole card later.
     let discarded = !request.overwrite && target.discard()?;
     work.zeros = !discarded;
@@ -102,6 +110,7 @@ pub fn flash(request: &Request, target: &Target, progress: &Progress, stop: &Sto
     work.compare(0, &first)?;
     drop(card);
     target.announce();
+    flashed.header = rekey.map(|rekey| rekey.kept);
     Ok(flashed)
 }
 
@@ -113,6 +122,8 @@ struct Work<'a> {
     stop: &'a Stop,
     /// Whether zeros are written as well.
     zeros: bool,
+    /// What makes root the card's own.
+    rekey: Option<&'a Rekey>,
 }
 
 type Step<'a> = dyn FnMut(&Work<'_>, u64, &[u8]) -> Result<u64> + 'a;
@@ -129,6 +140,9 @@ impl Work<'_> {
                 return Ok(first);
             }
             let at = flashed.size;
+            if let Some(rekey) = self.rekey {
+                rekey.change(at, &mut chunk[..length])?;
+            }
             flashed.size += length as u64;
             self.target.require(flashed.size)?;
             if at == 0 {
@@ -205,10 +219,6 @@ impl Work<'_> {
     fn sync(&self) -> Result<()> {
         self.card.sync_data().with_context(|| format!("waiting until {} has what was written", self.target.path().display()))
     }
-}
-
-fn is_zeros(block: &[u8]) -> bool {
-    block.iter().all(|byte| *byte == 0)
 }
 
 /// Reads until `chunk` is full or the end; gives how much.

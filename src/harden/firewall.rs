@@ -89,6 +89,18 @@ pub(super) fn rules(config: &Config) -> String {
     )
 }
 
+/// Where programs may go to, in words: everything but names, time and addresses by DHCP.
+pub fn goes_out(config: &Config) -> Vec<String> {
+    let out = Out::of(config);
+    let people = if config.access.strict {
+        let others = if out.others.is_empty() { String::new() } else { format!(", {}", list(&out.others)) };
+        format!("TCP {}, {}{others}: root", list(&out.packages), list(&out.sources))
+    } else {
+        format!("everywhere: root and {}", config.admin.user)
+    };
+    vec![format!("TCP {}: packages", list(&out.packages)), format!("TCP {}: sources", list(&out.sources)), people]
+}
+
 fn list(ports: &BTreeSet<u16>) -> String {
     ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
 }
@@ -105,7 +117,7 @@ struct Out {
 
 impl Out {
     fn of(config: &Config) -> Self {
-        let mirror = config.image.mirror.as_deref().and_then(port);
+        let mirror = [&config.image.mirror, &config.image.proxy].into_iter().filter_map(|address| port(address.as_deref()?));
         let jumps = config.sources.iter().filter_map(|source| Some(source.jump.as_ref()?.port));
         let servers = config.report.iter().flat_map(|report| &report.servers).map(|server| server.port);
         let store = config.offsite.iter().filter_map(|offsite| port(offsite.endpoint.as_deref()?));

@@ -7,7 +7,7 @@
 pub mod apply;
 pub mod check;
 mod fail2ban;
-mod firewall;
+pub mod firewall;
 mod own;
 pub mod record;
 pub mod sshd;

@@ -2,45 +2,44 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use uuid::Uuid;
 
 use super::binaries::Binaries;
 use super::cache::Cache;
 use super::disk::{self, Layout};
-use super::outputs::Outputs;
+use super::lock::{self, Lock};
+use super::outputs::{Described, Outputs};
 use super::overlay::{self, Particulars};
+use super::packages::Store;
 use super::payload::VolumeKey;
 use super::root::Root;
+use super::tools::{self, Tools};
 use super::workshop::Workshop;
-use super::{base, boot, root};
-use crate::config::{self, Config};
+use super::{base, boot, credentials, root};
+use crate::config::{self, Config, ExtraFile};
 use crate::harden::sshd;
 use crate::kernel::baseline::Baseline;
-use crate::kernel::boards::CIPHER;
 use crate::kernel::cpio::{self, Entry};
 use crate::kernel::install::{self, install};
 use crate::kernel::proof::{self, Wanted};
 use crate::kernel::tree::Tree;
-use crate::keys::keyfile::random;
 use crate::keys::secrets::{self, BuildSecrets, SecretsFolder};
-use crate::luks::{self, HEADER_SIZE, Key};
 use crate::process;
 use crate::secret::Secret;
 use crate::unlock::settings;
 
 /// The programs that a build calls.
-const TOOLS: [&str; 18] = [
-    "bmaptool",
+const TOOLS: [&str; 15] = [
+    "dpkg",
+    "dpkg-deb",
     "dpkg-divert",
-    "dumpe2fs",
     "mcopy",
-    "mke2fs",
     "mkfs.vfat",
     "mmd",
     "mmdebstrap",
-    "mtype",
     "readelf",
     "setpriv",
     "sfdisk",
@@ -49,8 +48,10 @@ const TOOLS: [&str; 18] = [
     "truncate",
     "unshare",
     "useradd",
-    "zstd",
 ];
+
+/// Bytes that a file of the owner's may have: it is held in memory.
+const LARGEST_FILE: u64 = 64 << 20;
 
 /// What a build works with.
 #[derive(Clone, Debug)]
@@ -59,14 +60,18 @@ pub struct Request {
     pub config: Option<PathBuf>,
     /// Where the image goes.
     pub out: PathBuf,
-    /// Where the secrets go.
+    /// Where the secrets go; or, in that folder, one build's own, to build with these again.
     pub secrets: PathBuf,
     /// Where `vaultberry` and `vaultberry-unlock` for aarch64 are.
     pub binaries: PathBuf,
     /// The cache; none takes the user's.
     pub cache: Option<PathBuf>,
-    /// Make the cached parts anew, with today's packages.
+    /// Ask the mirror for today's packages, not for those of the last time.
     pub refresh: bool,
+    /// Take the packages that the lock beside the config names, and no others.
+    pub locked: bool,
+    /// Ask no mirror.
+    pub offline: bool,
 }
 
 /// What a build made.
@@ -83,8 +88,54 @@ pub struct Built {
 /// Makes the base tree that an image of `request` would be built on, where the cache has none; gives its archive.
 pub fn base_tree(request: &Request) -> Result<PathBuf> {
     let (_, config) = read_config(request.config.as_deref())?;
-    process::require(&["mmdebstrap"])?;
-    base::ensure(&config.image, &Cache::open(request.cache.clone())?, request.refresh)
+    process::require(&["dpkg", "mmdebstrap"])?;
+    let cache = Cache::open(request.cache.clone())?;
+    let store = Store { cache: &cache, offline: request.offline };
+    base::ensure(&config.image, &store, &packages_of(request, &config, &store)?)
+}
+
+/// Asks the mirror for today's packages and writes the lock beside the config, or here without one; gives its path.
+pub fn write_lock(config: Option<&Path>, cache: Option<PathBuf>) -> Result<PathBuf> {
+    let path = lock_path(config);
+    let (_, config) = read_config(config)?;
+    process::require(&["dpkg", "mmdebstrap"])?;
+    let cache = Cache::open(cache)?;
+    let store = Store { cache: &cache, offline: false };
+    let today = Lock::read(&store.lock(&config.image, true)?)?;
+    let is_same = |there: Lock| Lock { epoch: today.epoch, ..there } == today;
+    if !Lock::read(&path).is_ok_and(is_same) {
+        today.write(&path)?;
+    }
+    Ok(path)
+}
+
+fn lock_path(config: Option<&Path>) -> PathBuf {
+    config.map_or_else(|| PathBuf::from(lock::NAME), |config| config.with_file_name(lock::NAME))
+}
+
+/// Which packages the image is to be made of.
+fn packages_of(request: &Request, config: &Config, store: &Store) -> Result<Lock> {
+    if !request.locked {
+        let lock = Lock::read(&store.lock(&config.image, request.refresh)?)?;
+        // Else the mirror might have others by now: those of today are as good.
+        return if store.offline || base::is_served(&config.image, store, &lock) {
+            Ok(lock)
+        } else {
+            Lock::read(&store.lock(&config.image, true)?)
+        };
+    }
+    let path = lock_path(request.config.as_deref());
+    let lock = Lock::read(&path)?;
+    let wanted = base::packages(&config.image).into_iter().filter(|name| !lock.packages.contains_key(*name));
+    let missing: Vec<&str> = wanted.collect();
+    ensure!(
+        lock.suite == config.image.suite && missing.is_empty(),
+        "the lock {} is of another config: it is for {}{}\nhint: `vaultberry image lock` makes it anew",
+        path.display(),
+        lock.suite,
+        if missing.is_empty() { String::new() } else { format!(", and has no {}", missing.join(", ")) }
+    );
+    Ok(lock)
 }
 
 /// Builds an image.
@@ -92,57 +143,70 @@ pub fn build(request: &Request) -> Result<Built> {
     let (text, config) = read_config(request.config.as_deref())?;
     overlay::refuse_unreachable(&config)?;
     refuse_locked_out(&config)?;
+    let files = extra_files(&config, request.config.as_deref())?;
     process::require(&TOOLS)?;
     let binaries = Binaries::read(&request.binaries)?;
     refuse_secrets_in_output(&request.secrets, &request.out)?;
     let cache = Cache::open(request.cache.clone())?;
     let outputs = Outputs::open(&request.out)?;
-    let folder = SecretsFolder::open(&request.secrets)?;
+    let (folder, again) = SecretsFolder::open_for_build(&request.secrets)?;
+    let secrets = match again {
+        Some(uuid) => folder.read(uuid, config.image.cipher)?,
+        None => BuildSecrets::generate(config.image.cipher)?,
+    };
+    let credentials = credentials::read(&config, &folder)?;
     // What isn't encrypted yet is made beside the secrets, never below the output folder.
-    let workshop = Workshop::open(&request.secrets)?;
+    let workshop = Workshop::open(folder.path())?;
     let clock = Clock::start();
 
-    let base = base::ensure(&config.image, &cache, request.refresh)?;
+    let store = Store { cache: &cache, offline: request.offline };
+    let lock = packages_of(request, &config, &store)?;
+    let tools_set = tools::set(&config.image)?;
+    let tools = Tools::unpack(&cache, &lock.tools, workshop.path(), || store.archive(&tools_set, &lock.tools))?;
+    clock.tell("packages and tools");
+    let base = base::ensure(&config.image, &store, &lock)?;
     clock.tell("base tree");
     let system = overlay::system(&binaries)?;
-    let boot = boot::ensure(&cache, &base, &system, workshop.path(), request.refresh)?;
+    let boot = boot::ensure(&cache, &base, &system, workshop.path(), lock.epoch)?;
     clock.tell("initramfs");
 
-    let secrets = BuildSecrets::generate()?;
-    let credentials = credentials(&config, &folder)?;
-    let layout = Layout { size: config.image.size, disk_id: random_disk_id()? };
+    let layout = Layout { size: config.image.size, disk_id: disk_id(secrets.uuid) };
     let plan = RootPlan {
         config: &config,
         text: &text,
         layout,
         secrets: &secrets,
         credentials: &credentials,
-        admin_keys: admin_keys(&config, workshop.path())?,
-        epoch: source_date_epoch()?,
+        files: &files,
+        admin_keys: admin_keys(&config, again.map(|uuid| folder.of(uuid)).as_deref(), workshop.path())?,
+        epoch: source_date_epoch(&lock)?,
     };
     let root = plan.make(workshop.path(), &binaries, &base, &system, &boot)?;
+    lock.require_installed(&root.packages)?;
     binaries.check_glibc(&root.packages)?;
     sshd::prove(&config, &root.sshd, &root.tree())?;
     install_kernel(&root, &secrets)?;
     let baseline = Baseline::take(&root.firmware())?;
-    let ext4 = root.pack(layout.root_file_system(), secrets.uuid, &baseline)?;
+    let ext4 = root.pack(&tools, layout.root_file_system(), secrets.uuid, &baseline)?;
     clock.tell("root file system");
 
-    let header = make_header(&workshop.path().join("header"), &layout, &secrets)?;
-    write_image(
-        &outputs.work().join(format!("{}.img", config.image_name())),
-        &layout,
-        &root.firmware(),
-        &ext4,
-        &header,
-        &secrets,
-    )?;
+    let header = match again {
+        Some(uuid) => folder.header(uuid)?,
+        None => secrets.make_header(&workshop.path().join("header"), layout.root_partition())?,
+    };
+    let image = outputs.work().join(format!("{}.img", config.image_name()));
+    let parts = Parts { firmware: &root.firmware(), ext4: &ext4, header: &header, epoch: plan.epoch };
+    write_image(&tools, &image, &layout, &parts, &secrets)?;
     clock.tell("encrypted image");
 
-    outputs.derive(config.image_name(), &root.packages)?;
+    let described = Described { packages: &root.packages, lock: &lock, epoch: plan.epoch };
+    let sums = outputs.derive(&tools, config.image_name(), &described)?;
     // The keys first: an image without its keys would be worth nothing.
-    folder.publish(&secrets, &config.appliance.hostname, &header, workshop.path())?;
-    let files = outputs.publish(config.image_name())?;
+    if again.is_none() {
+        folder.publish(&secrets, &config.appliance.hostname, &header, workshop.path())?;
+    }
+    folder.remember(secrets.uuid, &sums[0].0)?;
+    let files = outputs.publish(&sums)?;
     clock.tell("block map, compression, sums");
     Ok(Built { files, secrets: folder.of(secrets.uuid), key: folder.key(secrets.uuid) })
 }
@@ -154,6 +218,7 @@ struct RootPlan<'a> {
     layout: Layout,
     secrets: &'a BuildSecrets,
     credentials: &'a [(PathBuf, Secret<Vec<u8>>)],
+    files: &'a [(&'a ExtraFile, Vec<u8>)],
     admin_keys: Vec<String>,
     epoch: u64,
 }
@@ -165,6 +230,7 @@ impl RootPlan<'_> {
             config_text: self.text,
             secrets: self.secrets,
             credentials: self.credentials,
+            files: self.files,
             admin_keys: &self.admin_keys,
             disk_id: self.layout.disk_id,
         };
@@ -172,7 +238,7 @@ impl RootPlan<'_> {
         let system = write(&work.join("system.tar"), system)?;
         let appliance = write(&work.join("appliance.tar"), &appliance)?;
         let segment = unlock_segment(self.config, self.secrets, self.epoch)?;
-        root::lay(work, self.config, &segment, &[base, &system, boot, &appliance])
+        root::lay(work, self.config, self.epoch, &segment, &[base, &system, boot, &appliance])
     }
 }
 
@@ -193,14 +259,26 @@ fn install_kernel(root: &Root, secrets: &BuildSecrets) -> Result<()> {
     install(&request, |version| proof::check(&tree, version, &wanted)).map(drop)
 }
 
+/// What an image is put together of.
+struct Parts<'a> {
+    /// The folder with what the firmware partition holds.
+    firmware: &'a Path,
+    /// The plain file system of root.
+    ext4: &'a Path,
+    /// The LUKS2 header of root.
+    header: &'a [u8],
+    /// The time of the files of the firmware partition.
+    epoch: u64,
+}
+
 /// Writes the whole image; the plain file system is removed.
-fn write_image(path: &Path, layout: &Layout, firmware: &Path, ext4: &Path, header: &[u8], secrets: &BuildSecrets) -> Result<()> {
-    let image = disk::create(path, layout)?;
-    disk::fill_firmware(path, firmware)?;
-    let used = root::used_blocks(ext4, layout.root_file_system())?;
-    let key = VolumeKey { cipher: CIPHER, key: &secrets.volume_key };
-    disk::write_root(&image, header, ext4, &key, &used)?;
-    fs::remove_file(ext4).with_context(|| format!("removing {}", ext4.display()))
+fn write_image(tools: &Tools, path: &Path, layout: &Layout, parts: &Parts, secrets: &BuildSecrets) -> Result<()> {
+    let image = disk::create(tools, path, layout)?;
+    disk::fill_firmware(tools, path, parts.firmware, parts.epoch)?;
+    let used = root::used_blocks(tools.command("dumpe2fs")?, parts.ext4, layout.root_file_system())?;
+    let key = VolumeKey { cipher: secrets.cipher, key: &secrets.volume_key };
+    disk::write_root(&image, parts.header, parts.ext4, &key, &used)?;
+    fs::remove_file(parts.ext4).with_context(|| format!("removing {}", parts.ext4.display()))
 }
 
 fn read_config(path: Option<&Path>) -> Result<(String, Config)> {
@@ -210,32 +288,17 @@ fn read_config(path: Option<&Path>) -> Result<(String, Config)> {
     }
 }
 
-/// What the appliance logs in to store and mail server with, and where its watcher is, as far as the owner has put it into the secrets folder.
-fn credentials(config: &Config, folder: &SecretsFolder) -> Result<Vec<(PathBuf, Secret<Vec<u8>>)>> {
-    let store = config.offsite.as_ref().map(|offsite| ("s3", &offsite.credentials));
-    let servers = config.report.iter().flat_map(|report| report.servers.iter().enumerate());
-    let mail = servers.filter_map(|(number, server)| {
-        let path = server.credentials.as_ref()?;
-        // Those of further servers go by the names that they have on the appliance.
-        let name = if number == 0 { "smtp" } else { path.file_name()?.to_str()? };
-        Some((name, path))
-    });
-    let watcher = config.ping.as_ref().map(|ping| ("ping", &ping.credentials));
-    let mut found: Vec<(PathBuf, Secret<Vec<u8>>)> = Vec::new();
-    for (name, path) in store.into_iter().chain(mail).chain(watcher) {
-        if found.iter().any(|(known, _)| known == path) {
-            continue;
-        }
-        if let Some(content) = folder.credentials(name)? {
-            found.push((path.clone(), content));
-        } else {
-            tracing::warn!(
-                "there is no file credentials/{name} in the secrets folder: write {} on the appliance before its first night",
-                path.display()
-            );
-        }
-    }
-    Ok(found)
+/// The owner's files, whose paths are seen from the config's folder.
+fn extra_files<'a>(config: &'a Config, path: Option<&Path>) -> Result<Vec<(&'a ExtraFile, Vec<u8>)>> {
+    let folder = path.and_then(Path::parent).unwrap_or(Path::new(""));
+    let read = |file: &'a ExtraFile| {
+        let from = folder.join(&file.from);
+        let reading = || format!("reading {}, which [[image.file]] wants at {}", from.display(), file.to.display());
+        let length = fs::metadata(&from).with_context(reading)?.len();
+        ensure!(length <= LARGEST_FILE, "{}: it is larger than {} MiB", reading(), LARGEST_FILE >> 20);
+        Ok((file, fs::read(&from).with_context(reading)?))
+    };
+    config.image.files.iter().map(read).collect()
 }
 
 fn refuse_locked_out(config: &Config) -> Result<()> {
@@ -269,23 +332,27 @@ fn resolved(path: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The time of every file that the build makes: `SOURCE_DATE_EPOCH` (reproducible-builds.org), or now.
-fn source_date_epoch() -> Result<u64> {
+/// The time of every file that the build makes: `SOURCE_DATE_EPOCH` (reproducible-builds.org), or the lock's.
+fn source_date_epoch(lock: &Lock) -> Result<u64> {
     match std::env::var("SOURCE_DATE_EPOCH") {
         Ok(text) => text.parse().with_context(|| format!("reading SOURCE_DATE_EPOCH: {text:?} is no number of seconds")),
-        Err(_) => Ok(SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_secs()),
+        Err(_) => Ok(lock.epoch),
     }
 }
 
-fn random_disk_id() -> Result<u32> {
-    let bytes = random(4)?;
-    Ok(u32::from_be_bytes(bytes.expose()[..].try_into().expect("four bytes were asked for")))
+/// The disk signature: as unique as root's UUID, whose front it is.
+fn disk_id(root: Uuid) -> u32 {
+    root.as_fields().0
 }
 
-fn admin_keys(config: &Config, work: &Path) -> Result<Vec<String>> {
+/// The admin's keys; `again` is the folder of the secrets that are built with again.
+fn admin_keys(config: &Config, again: Option<&Path>, work: &Path) -> Result<Vec<String>> {
     let mut keys = config.admin.ssh_keys.clone();
     if config.admin.generate_key {
-        keys.push(secrets::make_admin_key(work, &config.appliance.hostname)?);
+        keys.push(match again {
+            Some(folder) => secrets::read_admin_key(folder)?,
+            None => secrets::make_admin_key(work, &config.appliance.hostname)?,
+        });
     }
     Ok(keys)
 }
@@ -300,19 +367,6 @@ fn unlock_segment(config: &Config, secrets: &BuildSecrets, epoch: u64) -> Result
         Entry::folder("etc/vaultberry", 0o755, mtime),
         Entry::file(path, 0o644, mtime, text.as_bytes()),
     ])
-}
-
-/// The LUKS2 header, made on a sparse file as large as the partition.
-fn make_header(path: &Path, layout: &Layout, secrets: &BuildSecrets) -> Result<Vec<u8>> {
-    let file = fs::File::create(path).with_context(|| format!("creating {}", path.display()))?;
-    file.set_len(layout.root_partition()).with_context(|| format!("sizing {}", path.display()))?;
-    let keys = [Key::Random(&secrets.key.key), Key::Passphrase(&secrets.passphrase)];
-    luks::format(path, secrets.uuid, "root", CIPHER, Some(&secrets.volume_key), &keys)?;
-    let mut header = vec![0; usize::try_from(HEADER_SIZE).expect("a header fits into memory")];
-    std::os::unix::fs::FileExt::read_exact_at(&fs::File::open(path)?, &mut header, 0)
-        .with_context(|| format!("reading {}", path.display()))?;
-    fs::remove_file(path).with_context(|| format!("removing {}", path.display()))?;
-    Ok(header)
 }
 
 fn write(path: &Path, content: &[u8]) -> Result<PathBuf> {
@@ -333,45 +387,5 @@ impl Clock {
     fn tell(&self, step: &str) {
         let now = Instant::now();
         tracing::info!("{step}: {:.1} s", now.duration_since(self.last.replace(now)).as_secs_f64());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
-    use std::path::{Path, PathBuf};
-
-    use super::credentials;
-    use crate::config::{EXAMPLE, MailServer, Report, Security, parse};
-    use crate::keys::secrets::SecretsFolder;
-
-    #[test]
-    fn each_mail_server_gets_its_own_login_once() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::create_dir(folder.path().join("credentials")).unwrap();
-        for name in ["smtp", "second"] {
-            let file = folder.path().join("credentials").join(name);
-            fs::write(&file, name).unwrap();
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-        }
-        let server = |path: &str| MailServer {
-            host: "mail.example.org".into(),
-            port: 587,
-            security: Security::StartTls,
-            credentials: Some(PathBuf::from(path)),
-            ca: None,
-        };
-        let mut config = parse(EXAMPLE).unwrap();
-        config.report = Some(Report {
-            to: vec!["me@example.org".into()],
-            from: "pi@example.org".into(),
-            servers: ["/etc/first", "/etc/second", "/etc/first", "/etc/missing"].map(server).into(),
-            size_limit: 1 << 20,
-        });
-        let found = credentials(&config, &SecretsFolder::at(folder.path())).unwrap();
-        let found: Vec<(&Path, &[u8])> =
-            found.iter().map(|(path, content)| (path.as_path(), content.expose().as_slice())).collect();
-        assert_eq!(found, [(Path::new("/etc/first"), &b"smtp"[..]), (Path::new("/etc/second"), b"second")]);
     }
 }

@@ -14,8 +14,37 @@ use openssl::sha::Sha256;
 use crate::digest::hex;
 use crate::durable;
 
-/// Entries of a kind that stay: enough for a few configs built in turn.
-const KEPT: usize = 4;
+/// What is kept. Of each kind some entries stay, enough for a few configs built in turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Which packages a config needs ([`super::lock`]).
+    Lock,
+    /// The files of packages ([`super::packages`]).
+    Packages,
+    /// A Debian tree ([`super::base`]).
+    Base,
+    /// Its initramfs ([`super::boot`]).
+    Boot,
+    /// The builder's own tools ([`super::tools`]).
+    Tools,
+}
+
+impl Kind {
+    /// What its entries' names begin with, and how many of them stay.
+    fn name_and_kept(self) -> (&'static str, usize) {
+        match self {
+            Self::Lock => ("packages", 8),
+            Self::Packages => ("fetched", 8),
+            Self::Base => ("base", 4),
+            Self::Boot => ("boot", 4),
+            Self::Tools => ("tools", 4),
+        }
+    }
+
+    fn suffix(self) -> &'static str {
+        if self == Self::Lock { ".toml" } else { ".tar" }
+    }
+}
 
 /// The cache folder.
 #[derive(Clone, Debug)]
@@ -58,11 +87,27 @@ impl Cache {
         Ok(Self { folder })
     }
 
-    /// The entry `KIND-KEY.tar`, made by `make` when it isn't there, or when `refresh` asks for a new one.
+    /// The cache that is there already; none where nothing was ever cached.
+    pub fn there(folder: Option<PathBuf>) -> Option<Self> {
+        let folder = folder.or_else(|| Some(user_cache().ok()?.join("vaultberry")))?;
+        folder.is_dir().then_some(Self { folder })
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where an entry is, if it is there.
+    pub fn path(&self, kind: Kind, key: &str) -> PathBuf {
+        self.folder.join(format!("{}-{key}{}", kind.name_and_kept().0, kind.suffix()))
+    }
+
+    /// An entry, made by `make` when it isn't there, or when `refresh` asks for a new one.
     ///
     /// `make` gets the temporary path to write.
-    pub fn entry(&self, kind: &str, key: &str, refresh: bool, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
-        let path = self.folder.join(format!("{kind}-{key}.tar"));
+    pub fn entry(&self, kind: Kind, key: &str, refresh: bool, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+        let path = self.path(kind, key);
         // Whoever makes an entry renames it when it is whole: a reader needs no lock, nor the right to make one.
         if path.exists() && !refresh {
             return Ok(path);
@@ -86,25 +131,26 @@ impl Cache {
     }
 
     /// Removes all but the newest entries of a kind: each change of a program or package list makes another.
-    fn forget_old(&self, kind: &str) -> Result<()> {
+    fn forget_old(&self, kind: Kind) -> Result<()> {
+        let (prefix, kept) = kind.name_and_kept();
         let reading = || format!("reading the cache folder {}", self.folder.display());
         let mut entries = Vec::new();
         for entry in fs::read_dir(&self.folder).with_context(reading)? {
             let entry = entry.with_context(reading)?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.strip_prefix(kind).is_some_and(|rest| rest.starts_with('-') && rest.strip_suffix(".tar").is_some()) {
+            if name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('-') && rest.ends_with(kind.suffix())) {
                 entries.push((entry.metadata().and_then(|entry| entry.modified()).with_context(reading)?, entry.path()));
             }
         }
         entries.sort();
-        for (_, path) in entries.iter().rev().skip(KEPT) {
+        for (_, path) in entries.iter().rev().skip(kept) {
             fs::remove_file(path).with_context(|| format!("removing the old cache entry {}", path.display()))?;
         }
         Ok(())
     }
 
-    fn lock(&self, kind: &str, key: &str) -> Result<Flock<File>> {
-        let path = self.folder.join(format!("{kind}-{key}.lock"));
+    fn lock(&self, kind: Kind, key: &str) -> Result<Flock<File>> {
+        let path = self.folder.join(format!("{}-{key}.lock", kind.name_and_kept().0));
         let file =
             OpenOptions::new().create(true).append(true).open(&path).with_context(|| format!("opening {}", path.display()))?;
         Flock::lock(file, FlockArg::LockExclusive)
@@ -127,22 +173,22 @@ mod tests {
 
     use anyhow::bail;
 
-    use super::{Cache, CacheKey};
+    use super::{Cache, CacheKey, Kind};
 
     #[test]
     fn a_failed_make_leaves_nothing_and_the_next_one_counts() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::open(Some(folder.path().to_owned())).unwrap();
-        let failed = cache.entry("base", "k", false, |part| {
+        let failed = cache.entry(Kind::Base, "k", false, |part| {
             fs::write(part, "half").unwrap();
             bail!("cut short")
         });
         assert_eq!(failed.unwrap_err().to_string(), "cut short");
         assert!(!folder.path().join("base-k.tar.part").exists());
-        let path = cache.entry("base", "k", false, |part| Ok(fs::write(part, "whole")?)).unwrap();
+        let path = cache.entry(Kind::Base, "k", false, |part| Ok(fs::write(part, "whole")?)).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "whole");
-        cache.entry("base", "k", false, |_| bail!("made twice")).unwrap();
-        cache.entry("base", "k", true, |part| Ok(fs::write(part, "new")?)).unwrap();
+        cache.entry(Kind::Base, "k", false, |_| bail!("made twice")).unwrap();
+        cache.entry(Kind::Base, "k", true, |part| Ok(fs::write(part, "new")?)).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
     }
 
@@ -150,16 +196,16 @@ mod tests {
     fn old_entries_of_the_same_kind_go() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::open(Some(folder.path().to_owned())).unwrap();
-        cache.entry("boot", "other", false, |part| Ok(fs::write(part, "")?)).unwrap();
+        cache.entry(Kind::Boot, "other", false, |part| Ok(fs::write(part, "")?)).unwrap();
         for key in ["1", "2", "3", "4", "5", "6"] {
-            let path = cache.entry("base", key, false, |part| Ok(fs::write(part, key)?)).unwrap();
+            let path = cache.entry(Kind::Base, key, false, |part| Ok(fs::write(part, key)?)).unwrap();
             // Made one after the other, whatever the file system's clock says.
             let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(key.parse().unwrap());
             fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
         }
-        let there = |kind: &str, key: &str| folder.path().join(format!("{kind}-{key}.tar")).exists();
-        assert!(there("boot", "other") && there("base", "6") && there("base", "4"));
-        assert!(!there("base", "1"));
+        let there = |kind, key: &str| cache.path(kind, key).exists();
+        assert!(there(Kind::Boot, "other") && there(Kind::Base, "6") && there(Kind::Base, "4"));
+        assert!(!there(Kind::Base, "1"));
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! The disk image: an MBR, which every Pi boots, a FAT firmware partition, and the LUKS partition with root.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, DirEntry, File, OpenOptions};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
 use super::payload::{self, Blocks, Direction, VolumeKey};
+use super::tools::Tools;
 use crate::luks::HEADER_SIZE;
 use crate::process;
 
@@ -41,7 +43,7 @@ impl Layout {
 }
 
 /// Makes the image `path`, sparse, with its partition table and an empty firmware file system.
-pub fn create(path: &Path, layout: &Layout) -> Result<File> {
+pub fn create(tools: &Tools, path: &Path, layout: &Layout) -> Result<File> {
     let image = OpenOptions::new().read(true).write(true).create_new(true).open(path);
     let image = image.with_context(|| format!("creating {}", path.display()))?;
     image.set_len(layout.size).with_context(|| format!("sizing {}", path.display()))?;
@@ -58,7 +60,8 @@ pub fn create(path: &Path, layout: &Layout) -> Result<File> {
         table.as_bytes(),
     )?;
     process::run(
-        process::tool("mkfs.vfat")
+        tools
+            .command("mkfs.vfat")?
             .args(["--invariant", "-F", "32", "-n", "FIRMWARE", "-i", &format!("{:08x}", layout.disk_id)])
             .args(["--offset", &(FIRMWARE_START / SECTOR).to_string()])
             .arg(path)
@@ -68,17 +71,32 @@ pub fn create(path: &Path, layout: &Layout) -> Result<File> {
     Ok(image)
 }
 
-/// Copies a folder's content into the firmware partition.
-pub fn fill_firmware(path: &Path, folder: &Path) -> Result<()> {
-    let doing = "filling the firmware partition";
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).with_context(|| format!("{doing}: reading {}", folder.display()))? {
-        files.push(entry.with_context(|| format!("{doing}: reading {}", folder.display()))?.path());
-    }
-    files.sort();
-    ensure!(!files.is_empty(), "{doing}: there are no files for it in {}", folder.display());
+/// Copies a folder's content into the firmware partition, in the order of the names, so that two images are the same. All files
+/// get the time `epoch`, in seconds since 1970.
+pub fn fill_firmware(tools: &Tools, path: &Path, folder: &Path, epoch: u64) -> Result<()> {
+    let filling = "filling the firmware partition";
     let drive = firmware_drive(path);
-    process::run(process::tool("mcopy").env("TZ", "UTC").args(["-s", "-Q", "-m", "-i", &drive]).args(files).arg("::"), doing)
+    let tool = |name: &str| -> Result<Command> {
+        let mut command = tools.command(name)?;
+        command.env("SOURCE_DATE_EPOCH", epoch.to_string()).arg("-i").arg(&drive);
+        Ok(command)
+    };
+    let mut folders = vec![(folder.to_owned(), String::from("::"))];
+    while let Some((folder, place)) = folders.pop() {
+        let reading = || format!("{filling}: reading {}", folder.display());
+        let mut entries = fs::read_dir(&folder).with_context(reading)?.collect::<Result<Vec<_>, _>>().with_context(reading)?;
+        entries.sort_by_key(DirEntry::file_name);
+        let (inner, files): (Vec<_>, Vec<_>) = entries.iter().map(DirEntry::path).partition(|path| path.is_dir());
+        ensure!(!files.is_empty(), "{filling}: there are no files for it in {}", folder.display());
+        process::run(tool("mcopy")?.arg("-Q").args(files).arg(&place), filling)?;
+        for folder in inner.into_iter().rev() {
+            let name = folder.file_name().unwrap_or_default().to_string_lossy();
+            let place = format!("{}/{name}", place.trim_end_matches('/'));
+            process::run(tool("mmd")?.arg(&place), filling)?;
+            folders.push((folder.clone(), place));
+        }
+    }
+    Ok(())
 }
 
 /// Reads a file of the firmware partition.

@@ -6,15 +6,23 @@
 //! result.
 
 pub mod base;
+pub mod bill;
 pub mod binaries;
+pub mod bmap;
 pub mod boot;
 pub mod build;
 pub mod cache;
+pub mod credentials;
 pub mod disk;
 pub mod emulate;
+pub mod lock;
 pub mod namespace;
+pub mod network;
 pub mod outputs;
 pub mod overlay;
+pub mod packages;
 pub mod payload;
+pub mod plan;
 pub mod root;
+pub mod tools;
 pub mod workshop;

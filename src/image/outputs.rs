@@ -5,17 +5,22 @@
 //! |---|---|
 //! | `NAME.img` | the image, sparse |
 //! | `NAME.img.zst` | the same, compressed |
-//! | `NAME.bmap` | which blocks of it hold data, for bmaptool |
+//! | `NAME.bmap` | which blocks of it hold data ([`super::bmap`]) |
 //! | `NAME.packages` | the Debian packages in it: name, version, architecture |
+//! | `NAME.spdx.json` | its bill of materials ([`super::bill`]) |
 //! | `SHA256SUMS` | of all of these; the last to appear |
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 
-use super::namespace;
+use super::bill::{self, Subject};
+use super::lock::Lock;
+use super::tools::Tools;
+use super::{bmap, namespace};
 use crate::digest::sha256_of;
 use crate::{durable, process, space};
 
@@ -33,6 +38,17 @@ pub fn made_of(image: &Path) -> Vec<PathBuf> {
     made.extend(lists.then_some(sums));
     made.retain(|path| path.exists());
     made
+}
+
+/// What is said of an image beside it.
+#[derive(Clone, Copy, Debug)]
+pub struct Described<'a> {
+    /// The packages in it: name, version and architecture, separated by tabs, one a line.
+    pub packages: &'a str,
+    /// What it was made of.
+    pub lock: &'a Lock,
+    /// Its time, in seconds since 1970.
+    pub epoch: u64,
 }
 
 /// An output folder that this build alone writes to.
@@ -63,39 +79,43 @@ impl Outputs {
         self.folder.join(WORK)
     }
 
-    /// Compresses the image and describes it: `.img.zst`, `.bmap`, `.packages`.
-    pub fn derive(&self, name: &str, packages: &str) -> Result<()> {
-        let image = self.work().join(format!("{name}.img"));
-        fs::write(self.work().join(format!("{name}.packages")), packages).context("writing the package manifest")?;
-        process::run(
-            process::tool("bmaptool").arg("create").arg("-o").arg(self.work().join(format!("{name}.bmap"))).arg(&image),
-            "writing the block map",
-        )?;
+    /// Compresses the image and describes it: `.img.zst`, `.bmap`, `.packages`, `.spdx.json`. Gives the SHA-256 of each file, the
+    /// image's own first.
+    pub fn derive(&self, tools: &Tools, name: &str, described: &Described) -> Result<Vec<(String, String)>> {
+        let path = |suffix: &str| self.work().join(format!("{name}.{suffix}"));
+        let image = path("img");
         // Most of it is encrypted and can't be compressed: the fastest level finds the holes as well as the slowest.
-        process::run(
-            process::tool("zstd").args(["-q", "-1", "-T0", "-o"]).arg(self.work().join(format!("{name}.img.zst"))).arg(&image),
-            "compressing the image",
-        )
+        let mut zstd = tools.command("zstd")?;
+        zstd.args(["-q", "-1", "-T0", "-o"]).arg(path("img.zst")).arg(&image);
+        let sum = thread::scope(|scope| {
+            let map = scope.spawn(|| fs::write(path("bmap"), bmap::map(&image)?).context("writing the block map"));
+            let sum = scope.spawn(|| sha256_of(&image));
+            process::run(&mut zstd, "compressing the image")?;
+            map.join().expect("a thread of ours doesn't panic")?;
+            sum.join().expect("a thread of ours doesn't panic")
+        })?;
+        fs::write(path("packages"), described.packages).context("writing the package manifest")?;
+        let subject = Subject { name: &format!("{name}.img"), sha256: &sum, epoch: described.epoch };
+        fs::write(path("spdx.json"), bill::bill(&subject, described.lock)?).context("writing the bill of materials")?;
+        let [first, others @ ..] = files_of(name);
+        let others = others.into_iter().map(|file| Ok((sha256_of(&self.work().join(&file))?, file)));
+        [Ok((sum, first))].into_iter().chain(others).collect()
     }
 
     /// Gives everything its final name. The sums of an earlier build go first and the new ones come last, so that a folder
     /// with `SHA256SUMS` is whole.
-    pub fn publish(self, name: &str) -> Result<Vec<PathBuf>> {
-        let names = files_of(name);
-        let mut sums = String::new();
-        for file in &names {
-            sums += &[&sha256_of(&self.work().join(file))?, "  ", file, "\n"].concat();
-        }
+    pub fn publish(self, sums: &[(String, String)]) -> Result<Vec<PathBuf>> {
         for file in earlier(&self.folder)? {
             remove_file(&self.folder.join(file))?;
         }
         let mut published = Vec::new();
-        for file in &names {
+        for (_, file) in sums {
             let (from, to) = (self.work().join(file), self.folder.join(file));
             fs::rename(&from, &to).with_context(|| format!("publishing {}", to.display()))?;
             published.push(to);
         }
-        durable::write(&self.folder.join(SUMS), sums.as_bytes(), 0o644)?;
+        let text = sums.iter().fold(String::new(), |text, (sum, file)| text + sum + "  " + file + "\n");
+        durable::write(&self.folder.join(SUMS), text.as_bytes(), 0o644)?;
         self.clean()?;
         Ok(published)
     }
@@ -121,8 +141,8 @@ fn lock(folder: &Path) -> Result<Flock<File>> {
     }
 }
 
-/// The files of an earlier build: its sums first, then what they name. None when the sums aren't those of a build: exactly
-/// one image's four files.
+/// The files of an earlier build: its sums first, then what they name. None when the sums aren't those of a build: one image's
+/// files, the image first.
 fn earlier(folder: &Path) -> Result<Vec<String>> {
     let path = folder.join(SUMS);
     let text = match fs::read_to_string(&path) {
@@ -133,13 +153,20 @@ fn earlier(folder: &Path) -> Result<Vec<String>> {
     let named: Vec<&str> = text.lines().filter_map(|line| Some(line.split_once("  ")?.1)).collect();
     let name = named.first().and_then(|first| first.strip_suffix(".img")).unwrap_or_default();
     let ours = files_of(name);
-    let is_ours = !name.is_empty() && !name.contains('/') && named == ours;
-    Ok(if is_ours { [SUMS.to_owned()].into_iter().chain(ours).collect() } else { Vec::new() })
+    let is_ours = !name.is_empty() && !name.contains('/') && (named == ours || named == ours[..BEFORE_BILLS]);
+    let named = named.into_iter().map(str::to_owned);
+    Ok(if is_ours { [SUMS.to_owned()].into_iter().chain(named).collect() } else { Vec::new() })
 }
 
+/// What the names of a build's files end with; the image's comes first.
+const SUFFIXES: [&str; 5] = ["img", "img.zst", "bmap", "packages", "spdx.json"];
+
+/// How many of them there were before there was a bill.
+const BEFORE_BILLS: usize = 4;
+
 /// What a build of this name puts out, beside the sums.
-fn files_of(name: &str) -> [String; 4] {
-    ["img", "img.zst", "bmap", "packages"].map(|suffix| format!("{name}.{suffix}"))
+fn files_of(name: &str) -> [String; SUFFIXES.len()] {
+    SUFFIXES.map(|suffix| format!("{name}.{suffix}"))
 }
 
 /// A publication that was cut short leaves files that no sums name, and its work folder.
@@ -149,7 +176,7 @@ fn refuse_strangers(folder: &Path) -> Result<()> {
     let reading = || format!("reading the output folder {}", folder.display());
     for entry in fs::read_dir(folder).with_context(reading)? {
         let name = entry.with_context(reading)?.file_name().to_string_lossy().into_owned();
-        let unfinished = [".img", ".img.zst", ".bmap", ".packages", ".part"].iter().any(|suffix| name.ends_with(suffix));
+        let unfinished = SUFFIXES.iter().chain(&["part"]).any(|suffix| name.ends_with(&format!(".{suffix}")));
         if name != WORK && !ours.contains(&name) && !(cut_short && unfinished) {
             bail!(
                 "the output folder {} is not empty: {name:?} is not from an earlier build\nhint: name an empty folder with --out",
@@ -191,10 +218,12 @@ mod tests {
 
     fn publish(folder: &std::path::Path, name: &str) {
         let outputs = Outputs::open(folder).unwrap();
-        for suffix in ["img", "img.zst", "bmap", "packages"] {
-            fs::write(outputs.work().join(format!("{name}.{suffix}")), suffix).unwrap();
+        let files = super::files_of(name);
+        for file in &files {
+            fs::write(outputs.work().join(file), &file[name.len() + 1..]).unwrap();
         }
-        outputs.publish(name).unwrap();
+        let sums: Vec<_> = files.map(|file| (String::from("0"), file)).into();
+        outputs.publish(&sums).unwrap();
     }
 
     fn names(folder: &std::path::Path) -> Vec<String> {
@@ -209,9 +238,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         publish(folder.path(), "old");
         publish(folder.path(), "new");
-        assert_eq!(names(folder.path()), ["SHA256SUMS", "new.bmap", "new.img", "new.img.zst", "new.packages"]);
+        assert_eq!(names(folder.path()), ["SHA256SUMS", "new.bmap", "new.img", "new.img.zst", "new.packages", "new.spdx.json"]);
         let sums = fs::read_to_string(folder.path().join("SHA256SUMS")).unwrap();
-        assert_eq!(sums.lines().count(), 4, "{sums}");
+        assert_eq!(sums.lines().count(), 5, "{sums}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! *appliance* overlay holds what the config says, the agent and the keys. Static files are kept in `image/root/` and
 //! `initramfs/` under the paths that they have in the tree.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,8 @@ use tar::{Builder, EntryType, Header};
 use uuid::Uuid;
 
 use super::binaries::Binaries;
-use crate::config::Config;
+use super::network;
+use crate::config::{Config, ExtraFile};
 use crate::disk::RECOVERY_PATH;
 use crate::harden;
 use crate::kernel::firmware;
@@ -36,10 +38,9 @@ const SYSTEM: [(&str, &str, u32); 6] = [
     ("usr/share/vaultberry/initramfs-modules", include_str!("../../initramfs/modules"), 0o644),
 ];
 
-const APPLIANCE: [(&str, &str, u32); 27] = [
+const APPLIANCE: [(&str, &str, u32); 26] = [
     root_file!("etc/apt/apt.conf.d/52vaultberry", 0o644),
     root_file!("etc/systemd/journald.conf.d/vaultberry.conf", 0o644),
-    root_file!("etc/systemd/network/10-ethernet.network", 0o644),
     root_file!("etc/systemd/resolved.conf.d/vaultberry.conf", 0o644),
     root_file!("etc/systemd/system.conf.d/vaultberry.conf", 0o644),
     root_file!("etc/tmpfiles.d/systemd-nologin.conf", 0o644),
@@ -83,8 +84,11 @@ const UNSEEN: [&str; 6] = ["/dev", "/home", "/proc", "/root", "/tmp", "/var/tmp"
 /// What Debian's packages find at `/boot/firmware`, so that they write nothing over what boots.
 const DECOY: &str = "/var/lib/vaultberry/raspi-firmware";
 
+/// What the kernel is told beside what every kernel is told.
+const KERNEL_ARGUMENTS: &str = "etc/default/raspi-extra-cmdline";
+
 /// Units that are started at boot, each with the target that wants it.
-const ENABLED: [(&str, &str); 7] = [
+pub const ENABLED: [(&str, &str); 7] = [
     ("multi-user.target", "systemd-networkd.service"),
     ("multi-user.target", "vaultberry-first-boot.service"),
     ("multi-user.target", "vaultberry-grow.service"),
@@ -104,6 +108,8 @@ pub struct Particulars<'a> {
     pub credentials: &'a [(PathBuf, Secret<Vec<u8>>)],
     /// Public keys of the admin, one a line.
     pub admin_keys: &'a [String],
+    /// The owner's files, as the config says.
+    pub files: &'a [(&'a ExtraFile, Vec<u8>)],
     /// The disk signature of the image's partition table.
     pub disk_id: u32,
 }
@@ -125,11 +131,28 @@ pub fn appliance(config: &Config, particulars: &Particulars, binaries: &Binaries
     identity(&mut archive, config)?;
     access(&mut archive, config, particulars.admin_keys)?;
     vaultberry(&mut archive, config, particulars)?;
+    for (path, text) in network::files(config) {
+        archive.text(path, &text, 0o644)?;
+    }
+    // Read when a kernel's command line is made, here and on the appliance.
+    if !config.image.kernel_arguments.is_empty() {
+        archive.text(KERNEL_ARGUMENTS, &format!("{}\n", config.image.kernel_arguments.join(" ")), 0o644)?;
+    }
     archive.text("etc/fstab", &fstab(particulars.disk_id), 0o644)?;
     archive.folder(&firmware::FOLDER[1..], 0o755)?;
     archive.folder(&DECOY[1..], 0o755)?;
     for (target, unit) in ENABLED {
         archive.link(&format!("etc/systemd/system/{target}.wants/{unit}"), &format!("/usr/lib/systemd/system/{unit}"))?;
+    }
+    for (file, content) in particulars.files {
+        let path = &file.to.to_string_lossy()[1..];
+        ensure!(
+            !archive.paths.contains(path),
+            "image.file: {} is a file of vaultberry's own\nhint: choose another place for {}",
+            file.to.display(),
+            file.from.display()
+        );
+        archive.file(path, content, file.mode)?;
     }
     archive.finish()
 }
@@ -265,12 +288,14 @@ fn writable_paths(config: &Config) -> String {
 /// A tar archive in memory, owned by root, with one time for all.
 struct Archive {
     builder: Builder<Vec<u8>>,
+    /// The files and links in it.
+    paths: BTreeSet<String>,
     epoch: u64,
 }
 
 impl Archive {
     fn new(epoch: u64) -> Self {
-        Self { builder: Builder::new(Vec::new()), epoch }
+        Self { builder: Builder::new(Vec::new()), paths: BTreeSet::new(), epoch }
     }
 
     fn header(&self, kind: EntryType, mode: u32, size: u64) -> Header {
@@ -293,6 +318,7 @@ impl Archive {
     }
 
     fn file(&mut self, path: &str, content: &[u8], mode: u32) -> Result<()> {
+        self.paths.insert(path.to_owned());
         let mut header = self.header(EntryType::Regular, mode, content.len() as u64);
         self.builder.append_data(&mut header, path, content).with_context(|| format!("adding {path} to the overlay"))
     }
@@ -303,6 +329,7 @@ impl Archive {
     }
 
     fn link(&mut self, path: &str, target: &str) -> Result<()> {
+        self.paths.insert(path.to_owned());
         let mut header = self.header(EntryType::Symlink, 0o777, 0);
         self.builder.append_link(&mut header, path, target).with_context(|| format!("adding {path} to the overlay"))
     }

@@ -1,15 +1,17 @@
 //! The root file system: the tree with everything laid over it, as an ext4 image.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use uuid::Uuid;
 
 use super::namespace;
 use super::payload::BLOCK_SIZE;
+use super::tools::Tools;
 use crate::config::Config;
 use crate::harden::sshd;
 use crate::kernel::baseline::{self, Baseline};
@@ -21,6 +23,7 @@ const FILE_SYSTEM: &str = include_str!("../../image/stages/root.sh");
 /// What the stages leave in the work folder.
 pub struct Root {
     work: PathBuf,
+    epoch: u64,
     /// A tree with all that the firmware partition is made of, and what the kernel says of its drivers.
     pub kernel: PathBuf,
     /// The Debian packages: name, version and architecture, separated by tabs, one a line.
@@ -30,19 +33,20 @@ pub struct Root {
 }
 
 /// Makes the tree of a root file system from archives laid over one another, for the admin that `config` names. `segment` goes
-/// behind each initramfs.
-pub fn lay(work: &Path, config: &Config, segment: &[u8], archives: &[&Path]) -> Result<Root> {
+/// behind each initramfs; no file is younger than `epoch`, in seconds since 1970.
+pub fn lay(work: &Path, config: &Config, epoch: u64, segment: &[u8], archives: &[&Path]) -> Result<Root> {
     let segment_path = work.join("segment.cpio");
     fs::write(&segment_path, segment).with_context(|| format!("writing {}", segment_path.display()))?;
     let (admin, whom) = (&config.admin.user, sshd::whom(config));
-    let mut arguments = vec![work.as_os_str(), admin.as_ref(), whom.as_ref(), segment_path.as_os_str()];
+    let time = epoch.to_string();
+    let mut arguments = vec![work.as_os_str(), admin.as_ref(), whom.as_ref(), time.as_ref(), segment_path.as_os_str()];
     arguments.extend(archives.iter().map(|archive| archive.as_os_str()));
     namespace::run(TREE, arguments, "laying out the root file system")?;
     let read = |name: &str| {
         let path = work.join(name);
         fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
     };
-    Ok(Root { work: work.to_owned(), kernel: work.join("kernel"), packages: read("packages")?, sshd: read("sshd")? })
+    Ok(Root { work: work.to_owned(), epoch, kernel: work.join("kernel"), packages: read("packages")?, sshd: read("sshd")? })
 }
 
 impl Root {
@@ -57,12 +61,14 @@ impl Root {
     }
 
     /// Makes the ext4 image, of `size` bytes, with the baseline of the firmware partition in it. The tree is gone then.
-    pub fn pack(&self, size: u64, uuid: Uuid, baseline: &Baseline) -> Result<PathBuf> {
+    pub fn pack(&self, tools: &Tools, size: u64, uuid: Uuid, baseline: &Baseline) -> Result<PathBuf> {
         let kept = self.work.join("baseline");
         fs::write(&kept, baseline.to_json()?).with_context(|| format!("writing {}", kept.display()))?;
-        let (kib, uuid) = ((size / 1024).to_string(), uuid.to_string());
-        let arguments: [&OsStr; 5] =
-            [self.work.as_os_str(), kib.as_ref(), uuid.as_ref(), kept.as_os_str(), baseline::PATH.as_ref()];
+        let (kib, uuid, epoch) = ((size / 1024).to_string(), uuid.to_string(), self.epoch.to_string());
+        let mut arguments: Vec<&OsStr> =
+            vec![self.work.as_os_str(), kib.as_ref(), uuid.as_ref(), epoch.as_ref(), kept.as_os_str(), baseline::PATH.as_ref()];
+        let mke2fs = tools.words("mke2fs")?;
+        arguments.extend(mke2fs.iter().map(OsString::as_os_str));
         namespace::run(FILE_SYSTEM, arguments, "making the root file system")?;
         namespace::remove(&self.tree())?;
         Ok(self.work.join("root.ext4"))
@@ -70,9 +76,9 @@ impl Root {
 }
 
 /// The blocks that a file system uses, as ranges of block numbers: all but those that dumpe2fs(8) calls free.
-pub fn used_blocks(ext4: &Path, size: u64) -> Result<Vec<Range<u64>>> {
+pub fn used_blocks(mut dumpe2fs: Command, ext4: &Path, size: u64) -> Result<Vec<Range<u64>>> {
     let doing = "reading which blocks the root file system uses";
-    let dump = process::output(process::tool("dumpe2fs").env("LC_ALL", "C").arg(ext4), doing)?;
+    let dump = process::output(dumpe2fs.env("LC_ALL", "C").arg(ext4), doing)?;
     let free = free_blocks(&String::from_utf8_lossy(&dump)).context(doing)?;
     Ok(between(&free, size / BLOCK_SIZE as u64))
 }
@@ -123,7 +129,8 @@ mod tests {
         let size = 64 << 20;
         File::create(&path).unwrap().set_len(size).unwrap();
         process::run(process::tool("mke2fs").args(["-q", "-t", "ext4", "-b", "4096"]).arg(&path), "making one").unwrap();
-        let used: u64 = used_blocks(&path, size).unwrap().iter().map(|range| range.end - range.start).sum();
+        let used: u64 =
+            used_blocks(process::tool("dumpe2fs"), &path, size).unwrap().iter().map(|range| range.end - range.start).sum();
         let info = process::output(process::tool("dumpe2fs").arg("-h").arg(&path), "dumping").unwrap();
         let info = String::from_utf8(info).unwrap();
         let number =

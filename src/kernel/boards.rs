@@ -20,7 +20,7 @@ pub struct Board {
 /// The USB 3 controller of a Pi 4 is a VL805 on the PCI Express bus, which no device tree needs to name.
 const PCIE_USB: &[(&str, &str)] = &[("xhci_hcd", "USB 3 ports"), ("xhci_pci", "USB 3 ports, found on PCIe")];
 
-/// What root is under: none of these boards has a CPU with instructions for AES.
+/// What root is under by default: none of these boards has a CPU with instructions for AES.
 pub const CIPHER: Cipher = Cipher::Adiantum;
 
 /// Every board that an image must boot on.

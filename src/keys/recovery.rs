@@ -12,6 +12,8 @@ use super::keyfile::random;
 use crate::secret::Secret;
 
 const WORDS: usize = 8;
+/// What stands above the passphrase on a sheet.
+const PHRASE_HEAD: &str = "Recovery passphrase:";
 
 /// Draws a new passphrase: eight words with single spaces between.
 pub fn generate() -> Result<Secret<String>> {
@@ -65,7 +67,7 @@ pub fn sheet(hostname: Option<&str>, uuid: Uuid, phrase: &Secret<String>) -> Res
          =========================\n\n\
          {appliance}\
          Root (LUKS):  {uuid}\n\n\
-         Recovery passphrase:\n\n    {}\n\n\
+         {PHRASE_HEAD}\n\n    {}\n\n\
          It opens the root of the SD card at boot, when the key stick is lost: type it at the\n\
          prompt, which takes a US keyboard. {disk}\
          Print this page, keep it away from the appliance, and remove the file.\n\n\
@@ -73,6 +75,12 @@ pub fn sheet(hostname: Option<&str>, uuid: Uuid, phrase: &Secret<String>) -> Res
         phrase.expose(),
         code.expose()
     )))
+}
+
+/// The passphrase that stands on a sheet; none when it is no sheet.
+pub fn of_sheet(sheet: &str) -> Option<Secret<String>> {
+    let phrase = sheet.lines().skip_while(|line| *line != PHRASE_HEAD).nth(2)?.trim();
+    (phrase.split(' ').count() == WORDS).then(|| Secret::new(phrase.to_owned()))
 }
 
 #[cfg(test)]

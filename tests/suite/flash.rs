@@ -109,7 +109,7 @@ fn a_loop_device_is_written_and_what_is_in_use_or_too_small_is_refused() {
     refused(&[text(&image), at, "--yes-really", "/dev/null"], "--yes-really names /dev/null, which is another one");
     refused(&[text(&image), text(&card)], "it is a file");
     refused(&[text(&image), "/dev/null", "--yes-really", "/dev/null"], "it is neither a disk nor a file");
-    refused(&[text(&folder.path().join("none.img")), at, "--yes-really", at], "opening the image");
+    refused(&[text(&folder.path().join("none.img")), at, "--yes-really", at], "it isn't there\nhint: `make image` builds one");
     let large = folder.path().join("large.img");
     File::create(&large).unwrap().set_len(17 * MIB).unwrap();
     refused(&[text(&large), at, "--yes-really", at], "the image has 17.0 MiB or more, and it takes 16.0 MiB");

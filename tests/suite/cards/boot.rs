@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::LazyLock;
 
 use crate::support::Turn;
-use crate::support::card::{Card, decipher, scratch, tool};
+use crate::support::card::{Card, cached, decipher, scratch, tool};
 use crate::support::gnupg::GnuPg;
 use crate::support::guest::{Guest, Ssh, free_port};
 use crate::support::peer::Peer;
@@ -108,8 +108,8 @@ fn a_night_and_the_card_s_death() {
     fill(peer);
     let text = config(peer.port, &peer.host_key(), &peer.user.name, peer.data().to_str().unwrap());
     let sections = servers.sections("10.0.2.2", Path::new("/etc/vaultberry/credentials/s3"));
-    let text = format!("{text}postgresql = [\"wiki\"]\n\n{sections}");
     let folder = scratch();
+    let text = format!("{text}postgresql = [\"wiki\"]\n\n{sections}\n{}", settings(folder.path()));
     let disk = folder.path().join("disk.img");
     File::create(&disk).unwrap().set_len(256 << 20).unwrap();
 
@@ -122,6 +122,38 @@ fn a_night_and_the_card_s_death() {
     servers.open_copy(&copy);
     servers.assert_restored(&copy, "from_the_store");
     new_card(&card, &disk, peer, &snapshot);
+}
+
+/// What an owner may set, with an address that QEMU's network has room for.
+fn settings(folder: &Path) -> String {
+    fs::write(folder.join("motd"), "mine\n").unwrap();
+    format!(
+        "[appliance]\ntimezone = \"Atlantic/Reykjavik\"\ntime_servers = [\"10.0.2.2\"]\n\
+         [ethernet]\naddresses = [\"10.0.2.15/25\"]\ngateways = [\"10.0.2.2\"]\nname_servers = [\"10.0.2.3\"]\n\
+         [image]\ncipher = \"aes\"\nproxy = \"http://10.0.2.2:3128\"\nkernel_arguments = [\"usbcore.autosuspend=-1\"]\n\
+         [[image.file]]\nfrom = \"{}\"\nto = \"/usr/local/bin/greet\"\nmode = \"0755\"\n",
+        folder.join("motd").display()
+    )
+}
+
+/// Each of these settings does what it says.
+fn settings_hold(ssh: &Ssh) {
+    for (command, told) in [
+        ("ip -o -4 addr show dev eth0 scope global | awk '{ print $4 }'", "10.0.2.15/25"),
+        ("ip -4 route show default | awk '{ print $3 }'", "10.0.2.2"),
+        ("resolvectl dns eth0", "Link 2 (eth0): 10.0.2.3"),
+        ("timedatectl show-timesync --property=SystemNTPServers --value", "10.0.2.2"),
+        ("timedatectl show-timesync --property=FallbackNTPServers --value", ""),
+        ("timedatectl show --property=Timezone --value", "Atlantic/Reykjavik"),
+        ("grep -o usbcore.autosuspend=-1 /proc/cmdline", "usbcore.autosuspend=-1"),
+        ("cat /sys/module/usbcore/parameters/autosuspend", "-1"),
+        ("cat /usr/local/bin/greet", "mine"),
+        ("stat -c '%a %U' /usr/local/bin/greet", "755 root"),
+        ("apt-config shell PROXY Acquire::http::Proxy", "PROXY='http://10.0.2.2:3128'"),
+        ("sudo nft list chain inet vaultberry output | grep -o 3128 | head -n 1", "3128"),
+    ] {
+        assert_eq!(ssh.expect(command).trim(), told, "{command}");
+    }
 }
 
 /// Boots card, stick and a blank disk, lets cron start the run, and gives the snapshot's path on the disk.
@@ -145,9 +177,10 @@ fn first_night(card: &Card, disk: &Path, servers: &Servers) -> String {
 
     // Root is LUKS2, and the one that was built.
     let status = ssh.expect("sudo cryptsetup status root");
-    assert!(status.contains("LUKS2") && status.contains("xchacha12,aes-adiantum-plain64"), "{status}");
+    assert!(status.contains("LUKS2") && status.contains("aes-xts-plain64"), "{status}");
     let root = ssh.expect("findmnt -n -o SOURCE /");
     assert_eq!(root.trim(), "/dev/mapper/root");
+    settings_hold(&ssh);
     // The host's keys and the machine's identity were made here.
     assert_eq!(ssh.expect("cat /etc/machine-id").trim().len(), 32);
     assert!(ssh.expect("ls /etc/ssh").contains("ssh_host_ed25519_key.pub"));
@@ -337,6 +370,12 @@ fn the_image_is_whole_and_holds_no_key_in_clear() {
     let packages = fs::read_to_string(out.join("vaultberry.packages")).unwrap();
     assert!(packages.lines().any(|line| line.starts_with("openssh-server\t")));
     assert!(!packages.contains("cryptsetup-initramfs"), "only vaultberry-unlock opens root");
+    // Its bill of materials is what SPDX's own program takes, and has each package.
+    let bill = out.join("vaultberry.spdx.json");
+    tool(Command::new(cached("spdx-tools-0.8.5/bin/pyspdxtools")).arg("-i").arg(&bill));
+    let bill = fs::read_to_string(bill).unwrap();
+    assert_eq!(bill.matches("\"pkg:deb/debian/").count(), packages.lines().count());
+    assert!(bill.matches("\"pkg:cargo/").count() > 100 && bill.contains("\"pkg:cargo/vaultberry@"));
     let folder = scratch();
     let unpacked = folder.path().join("unpacked.img");
     tool(Command::new("bmaptool").arg("copy").arg(out.join("vaultberry.img.zst")).arg(&unpacked));

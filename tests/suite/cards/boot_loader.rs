@@ -16,7 +16,7 @@ use vaultberry::kernel::switch::{self, Switch, Trial};
 
 use crate::cards::boot::{CARD, guest};
 use crate::support::Turn;
-use crate::support::card::{scratch, tool};
+use crate::support::card::{scratch, tool, tools};
 use crate::support::firmware::Firmware;
 use crate::support::guest::Guest;
 
@@ -66,8 +66,9 @@ impl Pairs {
         }
         switch.write(&firmware).unwrap();
         let pairs = Self { folder };
-        disk::create(&pairs.image(), &Layout { size: 1 << 30, disk_id: 0x7662_0001 }).unwrap();
-        disk::fill_firmware(&pairs.image(), &firmware).unwrap();
+        let tools = tools(pairs.folder.path());
+        disk::create(&tools, &pairs.image(), &Layout { size: 1 << 30, disk_id: 0x7662_0001 }).unwrap();
+        disk::fill_firmware(&tools, &pairs.image(), &firmware, 1_764_000_000).unwrap();
         pairs
     }
 

@@ -84,7 +84,7 @@ fn a_missing_tool_is_named_with_its_package() {
     // The only folders in which programs are looked for, beside the system's own.
     let output = image(folder.path(), &[]).env("PATH", folder.path()).output().unwrap();
     let text = stderr(&output);
-    assert!(text.contains("bmaptool") && text.contains("hint: apt-get install ") && text.contains("bmap-tools"), "{text}");
+    assert!(text.contains("mcopy") && text.contains("hint: apt-get install ") && text.contains("mtools"), "{text}");
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn a_mirror_that_is_not_there_leaves_no_cache_behind() {
     let folder = scratch();
     let config = EXAMPLE.replace("[image]\n", "[image]\nmirror = \"http://127.0.0.1:9/nowhere\"\n");
     let text = refused(folder.path(), &config, &["--cache", "cache"]);
-    assert!(text.contains("building from http://127.0.0.1:9/nowhere, suite trixie, failed"), "{text}");
+    assert!(text.contains("fetching from http://127.0.0.1:9/nowhere, suite trixie, failed"), "{text}");
     assert!(text.contains("hint: is the mirror reachable"), "{text}");
     assert!(!names(&folder.path().join("cache")).iter().any(|name| name.contains(".tar")), "something half-made was kept");
     assert_eq!(names(&folder.path().join("out")), [""; 0]);
@@ -130,7 +130,7 @@ fn an_ordinary_user_builds_and_a_killed_build_leaves_nothing_half_made() {
     let output = build().output().unwrap();
     assert!(output.status.success(), "{output:?}");
     eprintln!("{}", stderr(&output));
-    assert_eq!(names(&here.join("out")).len(), 5);
+    assert_eq!(names(&here.join("out")).len(), 6);
 
     // Another config, the same base and initramfs.
     fs::write(here.join("appliance.toml"), EXAMPLE.replace("# at = \"02:30\"", "at = \"03:45\"")).unwrap();

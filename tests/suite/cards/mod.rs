@@ -9,6 +9,8 @@ mod failing;
 mod harden;
 mod kernels;
 mod keys;
+mod reproducible;
 mod unlock;
 mod unlock_speed;
 mod updates;
+mod volumes;

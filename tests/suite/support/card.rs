@@ -12,8 +12,13 @@ use memchr::memmem::Finder;
 use nix::unistd::{Whence, lseek};
 use tempfile::TempDir;
 use uuid::Uuid;
+use vaultberry::config::{EXAMPLE, parse};
+use vaultberry::image::cache::Cache;
 use vaultberry::image::emulate::root_uuid;
+use vaultberry::image::lock::Lock;
+use vaultberry::image::packages::Store;
 use vaultberry::image::payload::{BLOCK_SIZE, Blocks, Direction, VolumeKey, convert};
+use vaultberry::image::tools::{self, Tools};
 use vaultberry::keys::keyfile::KeyFile;
 use vaultberry::luks::cipher::Cipher;
 use vaultberry::luks::{HEADER_SIZE, Key, volume_key};
@@ -133,6 +138,15 @@ pub fn image(folder: &Path, arguments: &[&str]) -> Command {
         command.args(["--binaries", BINARIES]);
     }
     command
+}
+
+/// The builder's tools, unpacked below `work`, as a build takes them.
+pub fn tools(work: &Path) -> Tools {
+    let (cache, image) = (Cache::open(None).unwrap(), parse(EXAMPLE).unwrap().image);
+    let store = Store { cache: &cache, offline: false };
+    let lock = Lock::read(&store.lock(&image, false).unwrap()).unwrap();
+    let set = tools::set(&image).unwrap();
+    Tools::unpack(&cache, &lock.tools, work, || store.archive(&set, &lock.tools)).unwrap()
 }
 
 /// A file that `make setup` has put into the cache folder.
