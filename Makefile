@@ -5,7 +5,7 @@ FLAGS ?=
 TARGET := target/aarch64-unknown-linux-gnu/release
 BUILDER := target/release/vaultberry
 
-.PHONY: help setup image reproducible test test-garage test-guests check bench bench-backup bench-offsite bench-unlock lint cross host clean
+.PHONY: help setup image reproducible test test-garage test-guests check bench bench-image bench-backup bench-offsite bench-unlock lint cross host clean
 
 help:
 	@echo 'make image            build out/*.img from image/appliance.toml (CONFIG=FILE: from another)'
@@ -17,6 +17,7 @@ help:
 	@echo 'make test-guests      run what `make test` leaves out in QEMU: new keys on a running appliance, failing services'
 	@echo 'make check            run the fast tests only'
 	@echo 'make bench            measure a night beside the shell pipeline that it replaces'
+	@echo 'make bench-image      measure building and flashing beside mke2fs, zstd and openssl'
 	@echo 'make bench-backup     measure pull and snapshot beside tar, pigz, restic, borg and duplicity'
 	@echo 'make bench-offsite    measure sealing and pushing beside gpg, s3cmd, restic and duplicity'
 	@echo 'make bench-unlock     measure opening root beside cryptsetup-initramfs and passdev'
@@ -66,6 +67,11 @@ bench:
 	tools/setup test
 	$(MAKE) --no-print-directory host
 	tools/toolchain host benches/night.py
+
+bench-image:
+	tools/setup test
+	$(MAKE) --no-print-directory host cross
+	tools/toolchain host benches/image.py
 
 bench-backup:
 	tools/setup bench
