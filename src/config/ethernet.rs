@@ -8,6 +8,7 @@ use super::error::{Fault, show};
 use super::network::{Interface, interface};
 use super::read::{Element, Report, Section};
 use super::schema;
+use super::section::distinct;
 
 /// `[ethernet]`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,19 +57,6 @@ fn host_address(text: &str) -> Result<IpAddr, Fault> {
             "write an address alone, as in \"192.168.1.1\" or \"fe80::1\"",
         )
     })
-}
-
-/// The values, without what comes a second time, which is reported.
-fn distinct<T: PartialEq>(report: &mut Report<'_>, elements: Vec<Element<T>>) -> Vec<T> {
-    let mut values = Vec::new();
-    for Element { value, path, at } in elements {
-        if values.contains(&value) {
-            report.add(&at, path, Fault::new("stands twice in this list", "keep one of the two"));
-        } else {
-            values.push(value);
-        }
-    }
-    values
 }
 
 #[cfg(test)]

@@ -159,7 +159,7 @@ pub(super) fn backup(report: &mut Report<'_>, root: &DeTable<'_>) -> Backup {
 }
 
 /// The elements without what comes a second time, which is reported.
-pub(super) fn distinct(report: &mut Report<'_>, elements: Vec<Element<String>>) -> Vec<String> {
+pub(super) fn distinct<T: PartialEq>(report: &mut Report<'_>, elements: Vec<Element<T>>) -> Vec<T> {
     let mut values = Vec::new();
     for Element { value, path, at } in elements {
         if values.contains(&value) {
