@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc::{F_WRLCK, SEEK_SET, flock};
+use nix::libc::{F_UNLCK, F_WRLCK, SEEK_SET, flock};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use uuid::Uuid;
 
@@ -29,7 +29,25 @@ pub struct Volume {
     /// The image that the header at `path` is a copy from, and that copy, which lies in memory.
     image: Option<(PathBuf, File)>,
     /// Held while its keys are changed.
-    _lock: Option<File>,
+    _lock: Option<Lock>,
+}
+
+/// The lock on a volume's keys. It is given back in so many words: a child that was just forked and isn't its own program yet
+/// still has the file, and a file that is only closed here would stay locked by it.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // There is nothing to do about an error; the end of the program frees it, too.
+        let _ = fcntl(&self.0, FcntlArg::F_OFD_SETLK(&whole(F_UNLCK)));
+    }
+}
+
+/// A lock of this kind on all of a file.
+fn whole(kind: i32) -> flock {
+    let small = |number| i16::try_from(number).expect("it is a small number");
+    flock { l_type: small(kind), l_whence: small(SEEK_SET), l_start: 0, l_len: 0, l_pid: 0 }
 }
 
 impl Volume {
@@ -86,10 +104,8 @@ impl Volume {
         let place = before.place();
         let opening = || format!("opening {} to change its keys", place.display());
         let file = File::options().read(true).write(true).open(place).with_context(opening)?;
-        let small = |number| i16::try_from(number).expect("it is a small number");
-        let whole = flock { l_type: small(F_WRLCK), l_whence: small(SEEK_SET), l_start: 0, l_len: 0, l_pid: 0 };
         // Not by flock(2), which libcryptsetup takes on a volume in a file.
-        match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)) {
+        match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole(F_WRLCK))) {
             Err(Errno::EAGAIN | Errno::EACCES) => {
                 bail!("another program is changing the keys of {}\nhint: wait until it has ended", place.display())
             }
@@ -97,7 +113,7 @@ impl Volume {
         };
         // As the one before has left it.
         let now = Self::at(path)?;
-        Ok(Self { _lock: Some(file), ..now })
+        Ok(Self { _lock: Some(Lock(file)), ..now })
     }
 
     /// Where it is: the device, or the image.
