@@ -63,7 +63,7 @@ mkdir "$work/kernel"
 (
 	cd "$tree"
 	cp -r --parents boot/vmlinuz-* boot/initrd.img-* usr/lib/modules/*/modules.* usr/lib/linux-image-*/broadcom/bcm*.dtb \
-		usr/lib/raspi-firmware usr/lib/u-boot/rpi_arm64/u-boot.bin "$work/kernel"
+		usr/lib/raspi-firmware usr/lib/u-boot/rpi_arm64/u-boot.bin usr/share/vaultberry/board "$work/kernel"
 	if [ -e etc/default/raspi-extra-cmdline ]; then
 		cp --parents etc/default/raspi-extra-cmdline "$work/kernel"
 	fi

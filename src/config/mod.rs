@@ -26,6 +26,7 @@ mod place;
 mod plan;
 mod public_key;
 mod read;
+mod region;
 mod report;
 #[cfg(test)]
 pub mod sample;
@@ -34,6 +35,7 @@ mod section;
 mod source;
 mod updates;
 mod value;
+mod wifi;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -43,6 +45,7 @@ use anyhow::{Context, Result, anyhow};
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
+use crate::kernel::boards::Target;
 use crate::luks::cipher::Cipher;
 use crate::outcome::Outcome;
 use crate::unlock::mark::Mark;
@@ -56,7 +59,9 @@ pub use network::{Interface, Network};
 pub use offsite::{Reach, at as store_at};
 pub use parse::parse;
 pub use plan::plan;
+pub use region::{Keymap, PLAIN_LOCALE};
 pub use updates::{Reboot, Updates};
+pub use wifi::Wifi;
 
 /// The annotated file that `vaultberry init` writes: a demonstration that is valid as it stands.
 pub const EXAMPLE: &str = include_str!("../../image/appliance.toml");
@@ -75,6 +80,8 @@ pub struct Config {
     pub access: Access,
     /// Its address on the cable.
     pub ethernet: Ethernet,
+    /// The wireless network that it joins; none without a radio.
+    pub wifi: Option<Wifi>,
     /// How the image is built.
     pub image: Image,
     /// How root is opened at boot.
@@ -108,6 +115,10 @@ pub struct Appliance {
     pub hostname: String,
     /// A name of the tz database, as `Europe/Zurich`. Default `Etc/UTC`.
     pub timezone: String,
+    /// The rules of language that programs go by, in UTF-8. Default [`PLAIN_LOCALE`].
+    pub locale: String,
+    /// The layout of a keyboard that is plugged in, also for the recovery passphrase. Default `us`.
+    pub keymap: Keymap,
     /// Who is asked for the time, host names or IP addresses; empty for what DHCP names, and Debian's.
     pub time_servers: Vec<String>,
 }
@@ -142,11 +153,13 @@ pub struct Access {
 /// `[image]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
+    /// Which boards it is for. Default: all that the suite's own kernel drives.
+    pub board: Target,
     /// The Debian suite. Default `trixie`.
     pub suite: String,
     /// Bytes of the whole image; a power of two from 2 GiB to 64 GiB, as QEMU's SD card wants. Default 4 GiB.
     pub size: u64,
-    /// What root is under. Default Adiantum: of the boards that an image serves none has instructions for AES.
+    /// What root is under. Default: AES where every board has instructions for it, else Adiantum.
     pub cipher: Cipher,
     /// Debian packages beside those that the appliance needs.
     pub packages: Vec<String>,

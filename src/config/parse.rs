@@ -4,7 +4,10 @@ use toml::de::DeTable;
 
 use super::error::Errors;
 use super::read::{Report, report_unknown_sections};
-use super::{Config, PostgresqlFormat, Source, access, ethernet, monitoring, offsite, report, section, source, updates};
+use super::{
+    Appliance, Config, Keymap, PLAIN_LOCALE, PostgresqlFormat, Source, Wifi, access, ethernet, monitoring, offsite, report,
+    section, source, updates, wifi,
+};
 
 /// Checks the text of an `appliance.toml`.
 ///
@@ -20,6 +23,7 @@ pub fn parse(text: &str) -> Result<Config, Errors> {
     let admin = section::admin(&mut mistakes, root);
     let access = access::access(&mut mistakes, root);
     let ethernet = ethernet::ethernet(&mut mistakes, root);
+    let wifi = wifi::wifi(&mut mistakes, root);
     let mut image = section::image(&mut mistakes, root);
     let unlock = section::unlock(&mut mistakes, root);
     let disk = section::disk(&mut mistakes, root);
@@ -34,12 +38,13 @@ pub fn parse(text: &str) -> Result<Config, Errors> {
     if let Some(errors) = mistakes.into_errors() {
         return Err(errors);
     }
-    image.packages.extend(needed(&sources, &image.packages));
+    image.packages.extend(needed(&appliance, wifi.as_ref(), &sources, &image.packages));
     Ok(Config {
         appliance,
         admin,
         access,
         ethernet,
+        wifi,
         image,
         unlock,
         disk,
@@ -55,13 +60,20 @@ pub fn parse(text: &str) -> Result<Config, Errors> {
     })
 }
 
-/// The packages that the appliance reads dumps of these sources with, beside those that it has.
-fn needed(sources: &[Source], have: &[String]) -> Vec<String> {
+/// The packages that settings bring, beside those that the file names: for language, keyboard and radio, and to read dumps with.
+fn needed(appliance: &Appliance, wifi: Option<&Wifi>, sources: &[Source], have: &[String]) -> Vec<String> {
     let custom = |source: &Source| !source.postgresql.is_empty() && source.dumps.postgresql_format == PostgresqlFormat::Custom;
     let sqlite = |source: &Source| !source.dumps.sqlite.is_empty();
-    let wanted = [("postgresql-client", sources.iter().any(custom)), ("sqlite3", sources.iter().any(sqlite))];
+    let settings = [
+        ("locales", appliance.locale != PLAIN_LOCALE),
+        ("console-setup", appliance.keymap != Keymap::default()),
+        ("postgresql-client", sources.iter().any(custom)),
+        ("sqlite3", sources.iter().any(sqlite)),
+    ];
+    let radio = wifi::PACKAGES.map(|name| (name, wifi.is_some()));
+    let wanted = settings.into_iter().chain(radio);
     let missing = |name: &str| !have.iter().any(|package| package == name);
-    wanted.into_iter().filter(|(name, wanted)| *wanted && missing(name)).map(|(name, _)| name.to_owned()).collect()
+    wanted.filter(|(name, wanted)| *wanted && missing(name)).map(|(name, _)| name.to_owned()).collect()
 }
 
 #[cfg(test)]
@@ -111,7 +123,7 @@ paths = [\"/srv\"]
         let parse = |text: &str| Config { text: String::new(), ..parse(text).unwrap() };
         let expected = parse(EXAMPLE);
         let count = EXAMPLE.lines().filter(|line| is_default(line)).count();
-        assert_eq!(count, 44);
+        assert_eq!(count, 47);
         for number in 1..=count {
             assert_eq!(parse(&uncommented(|this| this == number)), expected, "the default number {number}");
         }
@@ -129,6 +141,7 @@ paths = [\"/srv\"]
         let config = parse(&lines.collect::<Vec<_>>().join("\n")).unwrap();
         let (offsite, report) = (config.offsite.unwrap(), config.report.unwrap());
         assert_eq!((config.recipients.len(), offsite.path_style, offsite.prefix.as_str()), (1, true, "vaultberry"));
+        assert_eq!(config.wifi.unwrap().ssid, "home");
         let (ping, metrics) = (config.ping.unwrap(), config.metrics.unwrap());
         assert_eq!((ping.credentials.to_str().unwrap(), ping.partial), ("/etc/vaultberry/credentials/ping", Outcome::Failed));
         assert_eq!(metrics.folder.to_str().unwrap(), "/var/lib/prometheus/node-exporter");
@@ -212,7 +225,7 @@ paths = [\"/srv\"]
             (
                 "[mail]\n[admin]",
                 "1:2: mail: unknown section\n  \
-                 hint: there are [appliance], [admin], [access], [ethernet], [image], [unlock], [disk], [backup], [updates], [openpgp], [offsite], [report], [ping], [metrics], [[source]]",
+                 hint: there are [appliance], [admin], [access], [ethernet], [wifi], [image], [unlock], [disk], [backup], [updates], [openpgp], [offsite], [report], [ping], [metrics], [[source]]",
             ),
         ] {
             assert_eq!(errors("[admin]", to), expected);

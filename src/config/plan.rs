@@ -2,7 +2,7 @@
 
 use super::{
     Checksums, Config, Dumps, Ethernet, ExtraFile, Files, Image, Jump, MailServer, Offsite, Ping, PostgresqlFormat, Reboot,
-    Report, Security, public_key, value,
+    Report, Security, Wifi, public_key, value,
 };
 use crate::outcome::Outcome;
 use crate::page::Page;
@@ -15,6 +15,7 @@ pub fn plan(config: &Config) -> String {
         admin,
         access,
         ethernet,
+        wifi,
         image,
         unlock,
         disk,
@@ -32,6 +33,8 @@ pub fn plan(config: &Config) -> String {
     page.section("appliance");
     page.line("hostname", &appliance.hostname);
     page.line("timezone", &appliance.timezone);
+    page.line("locale", &appliance.locale);
+    page.line("keymap", &appliance.keymap.to_string());
     page.list_or("time_servers", &appliance.time_servers, "(those that DHCP names, else Debian's)");
     page.section("admin");
     page.line("user", &admin.user);
@@ -44,6 +47,7 @@ pub fn plan(config: &Config) -> String {
     page.line("ban_for", &format!("{}, and twice as long each further time", value::duration_text(access.ban_for)));
     page.line("strict", if access.strict { "true" } else { "false" });
     page.ethernet(ethernet);
+    page.wifi(wifi.as_ref());
     page.image(image);
     page.section("unlock");
     page.line("wait", &value::duration_text(unlock.wait));
@@ -116,8 +120,18 @@ impl Page {
         self.list_or("name_servers", &ethernet.name_servers, "(by DHCP)");
     }
 
+    fn wifi(&mut self, wifi: Option<&Wifi>) {
+        self.section("wifi");
+        let Some(wifi) = wifi else {
+            return self.line("ssid", "(none: by cable alone)");
+        };
+        self.line("country", &wifi.country);
+        self.line("ssid", &wifi.ssid);
+    }
+
     fn image(&mut self, image: &Image) {
         self.section("image");
+        self.line("board", image.board.name());
         self.line("suite", &image.suite);
         self.line("size", &format!("{} ({} bytes)", value::size_text(image.size), image.size));
         self.line("cipher", image.cipher.name());
@@ -237,6 +251,8 @@ mod tests {
 appliance
   hostname            vaultberry
   timezone            Etc/UTC
+  locale              C.UTF-8
+  keymap              us
   time_servers        (those that DHCP names, else Debian's)
 
 admin
@@ -261,7 +277,11 @@ ethernet
   gateways            (by DHCP)
   name_servers        (by DHCP)
 
+wifi
+  ssid                (none: by cable alone)
+
 image
+  board               any
   suite               trixie
   size                4 GiB (4294967296 bytes)
   cipher              xchacha12,aes-adiantum-plain64

@@ -35,7 +35,13 @@ pub(super) const APPLIANCE: Shape = Shape {
     name: "appliance",
     repeated: false,
     inner: &[],
-    keys: &[key("hostname", "\"vaultberry\""), key("timezone", "\"Europe/Zurich\""), key("time_servers", "[\"192.168.1.1\"]")],
+    keys: &[
+        key("hostname", "\"vaultberry\""),
+        key("timezone", "\"Europe/Zurich\""),
+        key("locale", "\"de_CH.UTF-8\""),
+        key("keymap", "\"de\""),
+        key("time_servers", "[\"192.168.1.1\"]"),
+    ],
 };
 
 pub(super) const ADMIN: Shape = Shape {
@@ -63,6 +69,7 @@ pub(super) const IMAGE: Shape = Shape {
     repeated: false,
     inner: &["file"],
     keys: &[
+        key("board", "\"pi4\""),
         key("suite", "\"trixie\""),
         key("size", "\"4 GiB\""),
         key("cipher", "\"adiantum\""),
@@ -180,6 +187,9 @@ pub(super) const FALLBACK: Shape = Shape {
     ],
 };
 
+pub(super) const WIFI: Shape =
+    Shape { name: "wifi", repeated: false, inner: &[], keys: &[key("country", "\"CH\""), key("ssid", "\"home\"")] };
+
 pub(super) const PING: Shape = Shape {
     name: "ping",
     repeated: false,
@@ -230,8 +240,8 @@ pub(super) const COMMAND: Shape = Shape {
     keys: &[key("name", "\"ldap\""), key("run", "\"slapcat -n 1\""), key("ends_with", "\"# end\"")],
 };
 
-pub(super) const SECTIONS: [&Shape; 15] = [
-    &APPLIANCE, &ADMIN, &ACCESS, &ETHERNET, &IMAGE, &UNLOCK, &DISK, &BACKUP, &UPDATES, &OPENPGP, &OFFSITE, &REPORT, &PING,
+pub(super) const SECTIONS: [&Shape; 16] = [
+    &APPLIANCE, &ADMIN, &ACCESS, &ETHERNET, &WIFI, &IMAGE, &UNLOCK, &DISK, &BACKUP, &UPDATES, &OPENPGP, &OFFSITE, &REPORT, &PING,
     &METRICS, &SOURCE,
 ];
 

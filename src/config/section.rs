@@ -7,9 +7,9 @@ use toml::de::DeTable;
 
 use super::error::{Fault, show};
 use super::read::{Element, Found, Report, Section};
-use super::{Admin, Appliance, Backup, Disk, Image, Keep, TimeOfDay, Unlock};
-use super::{extra, keep, name, place, public_key, schema, value};
-use crate::kernel::boards::CIPHER;
+use super::{Admin, Appliance, Backup, Disk, Image, Keep, Keymap, TimeOfDay, Unlock};
+use super::{extra, keep, name, place, public_key, region, schema, value};
+use crate::kernel::boards::Target;
 use crate::luks::cipher::Cipher;
 use crate::unlock::mark::Mark;
 
@@ -22,6 +22,8 @@ pub(super) fn appliance(report: &mut Report<'_>, root: &DeTable<'_>) -> Applianc
         time_servers: distinct(report, time_servers),
         hostname: section.text(report, "hostname", String::from("vaultberry"), name::hostname).value,
         timezone: section.text(report, "timezone", String::from("Etc/UTC"), name::timezone).value,
+        locale: section.text(report, "locale", String::from(region::PLAIN_LOCALE), region::locale).value,
+        keymap: section.text(report, "keymap", Keymap::default(), region::keymap).value,
     }
 }
 
@@ -45,10 +47,12 @@ pub(super) fn image(report: &mut Report<'_>, root: &DeTable<'_>) -> Image {
     let packages = section.list(report, "packages", name::package).value;
     let arguments = section.list(report, "kernel_arguments", extra::kernel_argument).value;
     let files = extra::files(report, &section);
+    let board = section.text(report, "board", Target::default(), board).value;
     Image {
+        board,
         suite: section.text(report, "suite", String::from("trixie"), name::suite).value,
         size: section.text(report, "size", 4 * GIB, image_size).value,
-        cipher: section.text(report, "cipher", CIPHER, cipher).value,
+        cipher: section.text(report, "cipher", board.cipher(), cipher).value,
         packages: distinct(report, packages),
         proxy: section.text(report, "proxy", None, |text| extra::proxy(text).map(Some)).value,
         kernel_arguments: distinct(report, arguments),
@@ -64,6 +68,16 @@ fn image_size(text: &str) -> Result<u64, Fault> {
     }
     let message = format!("{} is not a power of two from 2 GiB to 64 GiB", value::size_text(size));
     Err(Fault::new(message, "write one of \"2 GiB\", \"4 GiB\", \"8 GiB\", \"16 GiB\", \"32 GiB\" and \"64 GiB\""))
+}
+
+fn board(text: &str) -> Result<Target, Fault> {
+    Target::named(text).ok_or_else(|| {
+        let names: Vec<String> = Target::names().iter().map(|name| format!("{name:?}")).collect();
+        Fault::new(
+            format!("{} is no board that an image can be made for", show(text)),
+            format!("write one of {}", names.join(", ")),
+        )
+    })
 }
 
 fn cipher(text: &str) -> Result<Cipher, Fault> {

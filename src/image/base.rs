@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::cache::{Cache, CacheKey, Kind};
-use super::lock::{Lock, digest};
-use super::packages::{Set, Store, quoted};
-use super::tools;
-use crate::config::Image;
+use super::lock::{Lock, Packages, digest};
+use super::packages::{Set, Store, Upon, quoted};
+use super::{region, tools};
+use crate::config::Config;
 use crate::process;
 
 /// Debian's name for the boards' CPU.
@@ -38,65 +38,129 @@ const LIST_PACKAGES: &str =
 /// Packages come from an archive that was laid into the tree, and afterwards from where they came from.
 const LOCAL_SOURCES: &str = "rm -rf \"$1\"/etc/apt/sources.list \"$1\"/etc/apt/sources.list.d/* && \
     echo \"deb [trusted=yes] copy:$1/vaultberry-packages ./\" >\"$1/etc/apt/sources.list\"";
+const ANSWER: &str = "printf %s \"$answers\" | chroot \"$1\" debconf-set-selections";
+/// apt in the tree sees the archive at another path than apt outside.
+const ADD: &str = "echo \"deb [trusted=yes] copy:/vaultberry-packages ./\" >\"$1/etc/apt/sources.list\" && \
+    chroot \"$1\" apt-get --quiet=2 update && \
+    chroot \"$1\" env DEBIAN_FRONTEND=noninteractive apt-get --yes --quiet=2 --no-install-recommends --no-remove install $packages >&2";
 const OWN_SOURCES: &str = "rm \"$1/etc/apt/sources.list\" && \
     tar -xf \"$1/vaultberry-packages/sources.tar\" -C \"$1/etc/apt\" && rm -r \"$1/vaultberry-packages\"";
 
-/// What an appliance's tree is made of: what Debian calls essential or required, what every appliance needs, and what its
-/// config asks for.
-pub fn set(image: &Image) -> Set {
-    let own = packages(image).into_iter();
+/// What every appliance's tree is made of, for the boards of this one: what Debian calls essential or required, and what the
+/// backup needs.
+pub fn set(config: &Config) -> Set {
+    let image = &config.image;
     Set {
         suite: image.suite.clone(),
         mirror: image.mirror.clone(),
         proxy: image.proxy.clone(),
         architecture: String::from(ARCHITECTURE),
         components: COMPONENTS,
-        packages: ["?essential", "?priority(required)", "apt"].into_iter().chain(own).map(str::to_owned).collect(),
+        packages: ["?essential", "?priority(required)", "apt"].into_iter().chain(own()).map(str::to_owned).collect(),
+        backports: if image.board.needs_backports() { &["linux-image-arm64"] } else { &[] },
+        upon: None,
     }
 }
 
-/// Gives the base tree's archive, made when the cache has none.
-pub fn ensure(image: &Image, store: &Store, lock: &Lock) -> Result<PathBuf> {
-    store.cache.entry(Kind::Base, &key(image, lock), false, |part| {
-        let archive = store.archive(&set(image), &lock.packages)?;
-        make(
-            &Tree { suite: &image.suite, architecture: ARCHITECTURE, packages: &packages(image), epoch: lock.epoch },
-            &archive,
-            part,
-        )
-    })
+/// The same with what the config adds, fetched as one.
+pub fn whole_set(config: &Config) -> Set {
+    let mut set = set(config);
+    set.packages.extend(added(config).into_iter().map(str::to_owned));
+    set
+}
+
+/// What the config adds to the packages of a lock.
+pub fn added_set(config: &Config, lock: &Lock) -> Set {
+    let base = set(config);
+    Set {
+        packages: added(config).into_iter().map(str::to_owned).collect(),
+        upon: Some(Upon { locked: lock.packages.clone(), set: Box::new(base.clone()) }),
+        ..base
+    }
+}
+
+/// One step towards a tree: packages that are installed together.
+struct Step<'a> {
+    set: Set,
+    locked: &'a Packages,
+    asked: Vec<&'a str>,
+    key: String,
+}
+
+/// The steps to the tree of a lock. What the config adds is put upon the tree that all appliances share, where the lock says that
+/// it can be: that takes a minute, and a tree ten.
+fn steps<'a>(config: &'a Config, lock: &'a Lock) -> Vec<Step<'a>> {
+    let step =
+        |set, locked, asked: Vec<&'a str>, upon: &str| Step { key: key(config, lock, locked, &asked, upon), set, locked, asked };
+    if lock.added.is_empty() {
+        return vec![step(whole_set(config), &lock.packages, packages(config), "")];
+    }
+    let first = step(set(config), &lock.packages, own().collect(), "");
+    let second = step(added_set(config, lock), &lock.added, added(config), &first.key);
+    vec![first, second]
+}
+
+/// Gives the tree's archive, made when the cache has none.
+pub fn ensure(config: &Config, store: &Store, lock: &Lock) -> Result<PathBuf> {
+    let mut tree: Option<PathBuf> = None;
+    for Step { set, locked, asked, key } in steps(config, lock) {
+        let upon = tree.take();
+        tree = Some(store.cache.entry(Kind::Base, &key, false, |part| {
+            let archive = store.archive(&set, locked)?;
+            let (suite, upon, answers) = (&config.image.suite, upon.as_deref(), &region::answers(config));
+            let tree = Tree { suite, architecture: ARCHITECTURE, packages: &asked, epoch: lock.epoch, upon, answers };
+            make(&tree, &archive, part)
+        })?);
+    }
+    tree.context("a tree is made of packages")
 }
 
 /// Whether the cache has all that a build from this lock takes: the trees, or the packages that they are made of.
-pub fn is_served(image: &Image, store: &Store, lock: &Lock) -> bool {
-    let has_tools = || tools::set(image).is_ok_and(|set| store.has(&set, &lock.tools));
-    (is_cached(image, store.cache, lock) || store.has(&set(image), &lock.packages))
+pub fn is_served(config: &Config, store: &Store, lock: &Lock) -> bool {
+    let has_tools = || tools::set(&config.image).is_ok_and(|set| store.has(&set, &lock.tools));
+    let has = |step: &Step| store.has(&step.set, step.locked);
+    (is_cached(config, store.cache, lock) || steps(config, lock).iter().all(has))
         && (tools::is_cached(store.cache, &lock.tools) || has_tools())
 }
 
-/// Whether the cache has the base tree.
-pub fn is_cached(image: &Image, cache: &Cache, lock: &Lock) -> bool {
-    cache.path(Kind::Base, &key(image, lock)).exists()
+/// Whether the cache has the tree.
+pub fn is_cached(config: &Config, cache: &Cache, lock: &Lock) -> bool {
+    steps(config, lock).last().is_some_and(|step| cache.path(Kind::Base, &step.key).exists())
 }
 
 /// The cache key: everything that decides what mmdebstrap makes.
-fn key(image: &Image, lock: &Lock) -> String {
+fn key(config: &Config, lock: &Lock, locked: &Packages, asked: &[&str], upon: &str) -> String {
     CacheKey::default()
-        .with("suite", image.suite.as_bytes())
-        .with("asked for", packages(image).join(",").as_bytes())
-        .with("packages", digest(&lock.packages).as_bytes())
+        .with("suite", config.image.suite.as_bytes())
+        .with("asked for", asked.join(",").as_bytes())
+        .with("packages", digest(locked).as_bytes())
+        .with("upon", upon.as_bytes())
+        // A tree that others share has no package that would ask.
+        .with("answers", if asked.contains(&"locales") { region::answers(config) } else { String::new() }.as_bytes())
         .with("epoch", &lock.epoch.to_le_bytes())
         // What apt on the appliance goes to.
-        .with("mirror", image.mirror.as_deref().unwrap_or_default().as_bytes())
-        .with("recipe", [KEPT, NO_INITRAMFS, NO_HOST_KEYS, LIST_PACKAGES, LOCAL_SOURCES, OWN_SOURCES].join("\n").as_bytes())
+        .with("mirror", config.image.mirror.as_deref().unwrap_or_default().as_bytes())
+        .with(
+            "recipe",
+            [KEPT, NO_INITRAMFS, NO_HOST_KEYS, LIST_PACKAGES, LOCAL_SOURCES, OWN_SOURCES, ANSWER, ADD].concat().as_bytes(),
+        )
         .with("excluded", EXCLUDED.join("\n").as_bytes())
         .digest()
 }
 
+/// What every appliance asks for.
+fn own<'a>() -> impl Iterator<Item = &'a str> {
+    PACKAGES.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+}
+
+/// What the config asks for beside that.
+pub fn added(config: &Config) -> Vec<&str> {
+    config.image.packages.iter().map(String::as_str).collect()
+}
+
 /// Every package asked for, without their dependencies.
-pub fn packages(image: &Image) -> Vec<&str> {
-    let own = PACKAGES.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    own.chain(image.packages.iter().map(String::as_str)).collect()
+pub fn packages(config: &Config) -> Vec<&str> {
+    own().chain(added(config)).collect()
 }
 
 /// A Debian tree.
@@ -110,24 +174,38 @@ pub struct Tree<'a> {
     pub packages: &'a [&'a str],
     /// The time of its youngest file, in seconds since 1970.
     pub epoch: u64,
+    /// The tree that they are put upon; none makes one of nothing.
+    pub upon: Option<&'a Path>,
+    /// What packages would ask (debconf-set-selections(1)); empty for what they take by themselves.
+    pub answers: &'a str,
 }
 
 /// Makes a tree, as a tar archive, of an archive of packages.
 pub fn make(tree: &Tree, archive: &Path, part: &Path) -> Result<()> {
-    tracing::info!("making the base tree of {}: this takes about ten minutes, once", tree.suite);
     let mut command = process::tool("mmdebstrap");
     // An ordinary user's path lacks the system's programs; INITRD stops the kernel package's own update-initramfs.
     command.env("INITRD", "No").env("LC_ALL", "C.UTF-8").env("SOURCE_DATE_EPOCH", tree.epoch.to_string());
-    command.args(["--quiet", "--format=tar", "--variant=minbase"]);
-    command.arg(format!("--architectures={}", tree.architecture)).arg(format!("--include={}", tree.packages.join(",")));
+    command.args(["--quiet", "--format=tar"]);
+    command.arg(format!("--architectures={}", tree.architecture));
     for option in EXCLUDED.into_iter().chain([KEPT, "force-unsafe-io", "force-confold"]) {
         command.arg(format!("--dpkgopt={option}"));
     }
+    if let Some(upon) = tree.upon {
+        tracing::info!("adding {} to the base tree", tree.packages.join(", "));
+        command.args(["--variant=custom", "--skip=update"]).arg(format!("--setup-hook=tar-in {} /", quoted(upon)?));
+        command.env("packages", tree.packages.join(" "));
+    } else {
+        tracing::info!("making the base tree of {}: this takes about ten minutes, once", tree.suite);
+        command.arg("--variant=minbase").arg(format!("--include={}", tree.packages.join(",")));
+    }
     command.arg(format!("--setup-hook=tar-in {} /", quoted(archive)?));
+    if !tree.answers.is_empty() {
+        command.env("answers", tree.answers).arg(format!("--essential-hook={ANSWER}"));
+    }
     for hook in [LOCAL_SOURCES, NO_INITRAMFS] {
         command.arg(format!("--setup-hook={hook}"));
     }
-    for hook in [NO_HOST_KEYS, LIST_PACKAGES, OWN_SOURCES] {
+    for hook in tree.upon.map(|_| ADD).into_iter().chain([NO_HOST_KEYS, LIST_PACKAGES, OWN_SOURCES]) {
         command.arg(format!("--customize-hook={hook}"));
     }
     process::run(command.arg(tree.suite).arg(part), "making the base tree")

@@ -52,7 +52,7 @@ pub fn bill(subject: &Subject, lock: &Lock) -> Result<String> {
         "licenseDeclared": UNKNOWN,
         "copyrightText": UNKNOWN,
     })];
-    for (name, package) in &lock.packages {
+    for (name, package) in &lock.all() {
         let purl = format!(
             "pkg:deb/debian/{}@{}?arch={}&distro={}",
             encoded(name),
@@ -191,6 +191,7 @@ mod tests {
             suite: "trixie".into(),
             epoch: 0,
             packages: packages(&[("libstdc++6", "14.2.0-19"), ("login", "1:4.16.0-2+really2.41-5")]),
+            added: packages(&[]),
             tools: packages(&[("zstd", "1.5.7")]),
         };
         let subject = Subject { name: "berry.img", sha256: &"ab".repeat(32), epoch: 1_764_000_000 };

@@ -18,7 +18,7 @@ use super::payload::VolumeKey;
 use super::root::Root;
 use super::tools::{self, Tools};
 use super::workshop::Workshop;
-use super::{base, boot, credentials, root};
+use super::{base, boot, credentials, region, root};
 use crate::config::{self, Config, ExtraFile};
 use crate::harden::sshd;
 use crate::kernel::baseline::Baseline;
@@ -91,7 +91,7 @@ pub fn base_tree(request: &Request) -> Result<PathBuf> {
     process::require(&["dpkg", "mmdebstrap"])?;
     let cache = Cache::open(request.cache.clone())?;
     let store = Store { cache: &cache, offline: request.offline };
-    base::ensure(&config.image, &store, &packages_of(request, &config, &store)?)
+    base::ensure(&config, &store, &packages_of(request, &config, &store)?)
 }
 
 /// Asks the mirror for today's packages and writes the lock beside the config, or here without one; gives its path.
@@ -101,7 +101,7 @@ pub fn write_lock(config: Option<&Path>, cache: Option<PathBuf>) -> Result<PathB
     process::require(&["dpkg", "mmdebstrap"])?;
     let cache = Cache::open(cache)?;
     let store = Store { cache: &cache, offline: false };
-    let today = Lock::read(&store.lock(&config.image, true)?)?;
+    let today = Lock::read(&store.lock(&config, true)?)?;
     let is_same = |there: Lock| Lock { epoch: today.epoch, ..there } == today;
     if !Lock::read(&path).is_ok_and(is_same) {
         today.write(&path)?;
@@ -116,18 +116,18 @@ fn lock_path(config: Option<&Path>) -> PathBuf {
 /// Which packages the image is to be made of.
 fn packages_of(request: &Request, config: &Config, store: &Store) -> Result<Lock> {
     if !request.locked {
-        let lock = Lock::read(&store.lock(&config.image, request.refresh)?)?;
+        let lock = Lock::read(&store.lock(config, request.refresh)?)?;
         // Else the mirror might have others by now: those of today are as good.
-        return if store.offline || base::is_served(&config.image, store, &lock) {
+        return if store.offline || base::is_served(config, store, &lock) {
             Ok(lock)
         } else {
-            Lock::read(&store.lock(&config.image, true)?)
+            Lock::read(&store.lock(config, true)?)
         };
     }
     let path = lock_path(request.config.as_deref());
     let lock = Lock::read(&path)?;
-    let wanted = base::packages(&config.image).into_iter().filter(|name| !lock.packages.contains_key(*name));
-    let missing: Vec<&str> = wanted.collect();
+    let all = lock.all();
+    let missing: Vec<&str> = base::packages(config).into_iter().filter(|name| !all.contains_key(*name)).collect();
     ensure!(
         lock.suite == config.image.suite && missing.is_empty(),
         "the lock {} is of another config: it is for {}{}\nhint: `vaultberry image lock` makes it anew",
@@ -164,9 +164,9 @@ pub fn build(request: &Request) -> Result<Built> {
     let tools_set = tools::set(&config.image)?;
     let tools = Tools::unpack(&cache, &lock.tools, workshop.path(), || store.archive(&tools_set, &lock.tools))?;
     clock.tell("packages and tools");
-    let base = base::ensure(&config.image, &store, &lock)?;
+    let base = base::ensure(&config, &store, &lock)?;
     clock.tell("base tree");
-    let system = overlay::system(&binaries)?;
+    let system = overlay::system(&config, &binaries)?;
     let boot = boot::ensure(&cache, &base, &system, workshop.path(), lock.epoch)?;
     clock.tell("initramfs");
 
@@ -184,6 +184,7 @@ pub fn build(request: &Request) -> Result<Built> {
     let root = plan.make(workshop.path(), &binaries, &base, &system, &boot)?;
     lock.require_installed(&root.packages)?;
     binaries.check_glibc(&root.packages)?;
+    region::prove(&config, &root.tree())?;
     sshd::prove(&config, &root.sshd, &root.tree())?;
     install_kernel(&root, &secrets)?;
     let baseline = Baseline::take(&root.firmware())?;

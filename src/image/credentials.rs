@@ -3,11 +3,15 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
+use super::wifi;
 use crate::config::Config;
 use crate::keys::secrets::SecretsFolder;
 use crate::secret::Secret;
+
+/// The file with the wireless network's passphrase.
+const WIFI: &str = "wifi";
 
 /// What the config speaks of: the file's name in `credentials/` of the secrets folder, and its path on the appliance.
 pub fn wanted(config: &Config) -> Vec<(String, PathBuf)> {
@@ -19,9 +23,10 @@ pub fn wanted(config: &Config) -> Vec<(String, PathBuf)> {
         let name = if number == 0 { String::from("smtp") } else { path.file_name()?.to_str()?.to_owned() };
         Some((name, path))
     });
+    let radio = config.wifi.as_ref().map(|_| (String::from(WIFI), PathBuf::from(wifi::SUPPLICANT)));
     let watcher = config.ping.as_ref().map(|ping| (String::from("ping"), ping.credentials.clone()));
     let mut wanted: Vec<(String, PathBuf)> = Vec::new();
-    for (name, path) in store.into_iter().chain(mail).chain(watcher) {
+    for (name, path) in store.into_iter().chain(mail).chain(watcher).chain(radio) {
         if !wanted.iter().any(|(_, known)| *known == path) {
             wanted.push((name, path));
         }
@@ -32,11 +37,21 @@ pub fn wanted(config: &Config) -> Vec<(String, PathBuf)> {
 /// Those that are there, with what is in them; a warning for each of the others.
 ///
 /// # Errors
-/// Others than the owner may read one.
+/// Others than the owner may read one; or that of the wireless network, without which nobody may reach the appliance, isn't there.
 pub fn read(config: &Config, folder: &SecretsFolder) -> Result<Vec<(PathBuf, Secret<Vec<u8>>)>> {
     let mut found: Vec<(PathBuf, Secret<Vec<u8>>)> = Vec::new();
     for (name, path) in wanted(config) {
-        if let Some(content) = folder.credentials(&name)? {
+        let content = folder.credentials(&name)?;
+        if let Some(wifi) = config.wifi.as_ref().filter(|_| name == WIFI) {
+            let content = content.with_context(|| {
+                format!(
+                    "there is no file credentials/{WIFI} in the secrets folder: the appliance could not join {:?}\n\
+                     hint: write the network's passphrase into it, and `chmod 600` it",
+                    wifi.ssid
+                )
+            })?;
+            found.push((path, wifi::supplicant(wifi, &content)?));
+        } else if let Some(content) = content {
             found.push((path, content));
         } else {
             tracing::warn!(

@@ -42,8 +42,11 @@ pub struct Lock {
     pub suite: String,
     /// When it was made, in seconds since 1970: no file in the image is younger.
     pub epoch: u64,
-    /// The appliance's packages, with all that they need.
+    /// The packages of the base tree, with all that they need.
     pub packages: Packages,
+    /// What the config adds to them, with all that this needs beside; empty where it can't be told apart.
+    #[serde(default)]
+    pub added: Packages,
     /// Those of the builder's tools.
     pub tools: Packages,
 }
@@ -61,6 +64,11 @@ impl Lock {
         toml::from_str(&text).with_context(reading)
     }
 
+    /// All packages of the appliance.
+    pub fn all(&self) -> Packages {
+        self.packages.iter().chain(&self.added).map(|(name, package)| (name.clone(), package.clone())).collect()
+    }
+
     /// Writes it, durably.
     pub fn write(&self, path: &Path) -> Result<()> {
         durable::write(path, self.text()?.as_bytes(), 0o644)
@@ -73,13 +81,14 @@ impl Lock {
     }
 
     fn text(&self) -> Result<String> {
-        let Self { suite, epoch, packages, tools } = self;
+        let Self { suite, epoch, packages, added, tools } = self;
         let made = self.date();
         let mut text = format!(
             "# The Debian packages of an image, as `vaultberry image lock` found them; `vaultberry image --locked` takes no others.\n\
              suite = {suite:?}\n# {made}\nepoch = {epoch}\n"
         );
-        for (name, packages) in [("packages", packages), ("tools", tools)] {
+        let sections = [("packages", packages), ("added", added), ("tools", tools)];
+        for (name, packages) in sections.into_iter().filter(|(_, packages)| !packages.is_empty()) {
             write!(text, "\n[{name}]\n")?;
             for (name, Package { version, architecture, sha256 }) in packages {
                 writeln!(text, "{name:?} = {{ version = {version:?}, architecture = {architecture:?}, sha256 = {sha256:?} }}")?;
@@ -93,15 +102,16 @@ impl Lock {
     /// # Errors
     /// They aren't: names what differs.
     pub fn require_installed(&self, manifest: &str) -> Result<()> {
+        let locked = self.all();
         let mut found = Packages::new();
         for line in manifest.lines() {
             let fields: Vec<&str> = line.split('\t').collect();
             let &[name, version, architecture] = fields.as_slice() else { bail!("reading the package manifest: {line:?}") };
             // Of a package that is installed there is no file any more.
-            let sha256 = self.packages.get(name).map_or_else(String::new, |locked| locked.sha256.clone());
+            let sha256 = locked.get(name).map_or_else(String::new, |locked| locked.sha256.clone());
             found.insert(name.into(), Package { version: version.into(), architecture: architecture.into(), sha256 });
         }
-        Self::require(&self.packages, &found)
+        Self::require(&locked, &found)
     }
 
     /// Whether what `found` says of a part of it is what it says itself.
@@ -165,7 +175,8 @@ pub(super) mod tests {
         let lock = Lock {
             suite: "trixie".into(),
             epoch: 1_764_000_000,
-            packages: packages(&[("libstdc++6", "14.2.0-19"), ("login", "1:4.16.0-2+really2.41-5"), ("zsh", "5.9-8~1")]),
+            packages: packages(&[("libstdc++6", "14.2.0-19"), ("login", "1:4.16.0-2+really2.41-5")]),
+            added: packages(&[("zsh", "5.9-8~1")]),
             tools: packages(&[("zstd", "1.5.7+dfsg-1")]),
         };
         lock.write(&path).unwrap();
@@ -195,7 +206,8 @@ pub(super) mod tests {
         );
         assert_eq!(lines[4], "  e: 1, not locked");
         assert!(lines[5].starts_with("hint: "), "{error}");
-        let lock = Lock { suite: "trixie".into(), epoch: 0, packages: locked.clone(), tools: Packages::new() };
+        let lock =
+            Lock { suite: "trixie".into(), epoch: 0, packages: locked.clone(), added: Packages::new(), tools: Packages::new() };
         lock.require_installed("a\t1\tarm64\nb\t1\tarm64\nc\t1\tarm64\nd\t1\tarm64\n").unwrap();
         let error = lock.require_installed("a\t1\tarm64\nb\t1\tarm64\nc\t1\tall\nd\t1\tarm64\n").unwrap_err().to_string();
         assert!(error.contains("\n  c 1: "), "{error}");

@@ -23,6 +23,8 @@ pub mod overlay;
 pub mod packages;
 pub mod payload;
 pub mod plan;
+pub mod region;
 pub mod root;
 pub mod tools;
+pub mod wifi;
 pub mod workshop;

@@ -13,10 +13,11 @@ use tar::{Builder, EntryType, Header};
 use uuid::Uuid;
 
 use super::binaries::Binaries;
-use super::network;
+use super::{network, region, wifi};
 use crate::config::{Config, ExtraFile};
 use crate::disk::RECOVERY_PATH;
 use crate::harden;
+use crate::kernel::boards::TARGET_PATH;
 use crate::kernel::firmware;
 use crate::keys::secrets::BuildSecrets;
 use crate::secret::Secret;
@@ -29,13 +30,12 @@ macro_rules! root_file {
     };
 }
 
-const SYSTEM: [(&str, &str, u32); 6] = [
+const SYSTEM: [(&str, &str, u32); 5] = [
     root_file!("etc/initramfs-tools/conf.d/vaultberry", 0o644),
     root_file!("etc/initramfs-tools/update-initramfs.conf", 0o644),
     root_file!("etc/kernel/postinst.d/z50-raspi-firmware", 0o755),
     ("usr/share/initramfs-tools/hooks/vaultberry", include_str!("../../initramfs/hook"), 0o755),
     ("usr/share/initramfs-tools/scripts/local-top/vaultberry", include_str!("../../initramfs/unlock"), 0o755),
-    ("usr/share/vaultberry/initramfs-modules", include_str!("../../initramfs/modules"), 0o644),
 ];
 
 const APPLIANCE: [(&str, &str, u32); 26] = [
@@ -115,10 +115,16 @@ pub struct Particulars<'a> {
 }
 
 /// The system overlay. Its files bear no date of the build, so that it is the same, and with it the key of what is cached,
-/// as long as its content is.
-pub fn system(binaries: &Binaries) -> Result<Vec<u8>> {
+/// as long as its content and the boards are.
+pub fn system(config: &Config, binaries: &Binaries) -> Result<Vec<u8>> {
+    let board = config.image.board;
     let mut archive = Archive::new(0);
     archive.files(&SYSTEM)?;
+    for (path, text) in region::files(config) {
+        archive.text(path, &text, 0o644)?;
+    }
+    archive.text("usr/share/vaultberry/initramfs-modules", &board.modules(include_str!("../../initramfs/modules")), 0o644)?;
+    archive.text(&TARGET_PATH[1..], &format!("{}\n", board.name()), 0o644)?;
     archive.file("usr/sbin/vaultberry-unlock", &binaries.unlock, 0o755)?;
     archive.finish()
 }
@@ -131,8 +137,14 @@ pub fn appliance(config: &Config, particulars: &Particulars, binaries: &Binaries
     identity(&mut archive, config)?;
     access(&mut archive, config, particulars.admin_keys)?;
     vaultberry(&mut archive, config, particulars)?;
-    for (path, text) in network::files(config) {
+    for (path, text) in network::files(config).into_iter().chain(wifi::files(config)) {
         archive.text(path, &text, 0o644)?;
+    }
+    if config.wifi.is_some() {
+        let (wanting, unit) = wifi::UNIT;
+        let template = "/usr/lib/systemd/system/wpa_supplicant@.service";
+        archive.link(&format!("etc/systemd/system/{wanting}.wants/{unit}"), template)?;
+        archive.link(wifi::UNUSED, "/dev/null")?;
     }
     // Read when a kernel's command line is made, here and on the appliance.
     if !config.image.kernel_arguments.is_empty() {

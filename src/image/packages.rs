@@ -5,6 +5,7 @@
 //! or none.
 
 use std::fs::{self, File};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -16,7 +17,7 @@ use super::cache::{Cache, CacheKey, Kind};
 use super::lock::{Lock, Package, Packages, digest};
 use super::workshop::Workshop;
 use super::{base, tools};
-use crate::config::Image;
+use crate::config::Config;
 use crate::digest::{hex, sha256_of};
 use crate::process;
 
@@ -26,6 +27,11 @@ const FETCH: &str = include_str!("../../image/stages/fetch.sh");
 pub const FOLDER: &str = "vaultberry-packages";
 /// What the mirror says of each package, one paragraph each (deb-control(5)).
 const INDEX: &str = "index";
+/// The same in an archive, as apt wants it.
+const PACKED_INDEX: &str = "Packages";
+/// Backports come from where the release itself does.
+const BACKPORTS: &str = "sed -n \"s/^\\(deb .*\\) $suite \\(.*\\)/\\1 $suite-backports \\2/p\" \"$1/etc/apt/sources.list\" \
+    >\"$1/etc/apt/sources.list.d/backports.list\"";
 /// Where apt is to look for packages, as mmdebstrap had it.
 const SOURCES: &str = "sources.tar";
 
@@ -44,6 +50,19 @@ pub struct Set {
     pub components: &'static str,
     /// Packages, or patterns (apt-patterns(7)).
     pub packages: Vec<String>,
+    /// Of these, names of packages that come from the release's backports, with what they need from there.
+    pub backports: &'static [&'static str],
+    /// What they are added to; none for nothing at all.
+    pub upon: Option<Upon>,
+}
+
+/// Packages that are installed already.
+#[derive(Clone, Debug)]
+pub struct Upon {
+    /// What they were fetched as.
+    pub set: Box<Set>,
+    /// What that came to.
+    pub locked: Packages,
 }
 
 /// Where packages come from and how far to go for them.
@@ -61,16 +80,45 @@ impl Store<'_> {
     ///
     /// # Errors
     /// The mirror can't be reached, or has no such package.
-    pub fn lock(&self, image: &Image, refresh: bool) -> Result<PathBuf> {
-        let (appliance, tools) = (base::set(image), tools::set(image)?);
-        let key = lock_key(&appliance, &tools);
+    pub fn lock(&self, config: &Config, refresh: bool) -> Result<PathBuf> {
+        let tools = tools::set(&config.image)?;
+        let base = base::set(config);
+        let base_lock = self.lock_of(&base, &tools, refresh, || self.resolve_whole(&base, &tools))?;
+        if base::added(config).is_empty() {
+            return Ok(base_lock);
+        }
+        let whole = base::whole_set(config);
+        self.lock_of(&whole, &tools, refresh, || {
+            let lock = Lock::read(&base_lock)?;
+            let added = self.resolve(&base::added_set(config, &lock));
+            match added {
+                Ok(added) if !added.is_empty() && added.keys().all(|name| !lock.packages.contains_key(name)) => {
+                    Ok(Lock { added, ..lock })
+                }
+                // It may be in the base already, want something of it replaced, or not exist.
+                other => {
+                    let why = other.err().map_or_else(String::new, |error| format!(": {error:#}"));
+                    tracing::info!("what the config adds can't be put upon the base tree{why}");
+                    self.resolve_whole(&whole, &tools)
+                }
+            }
+        })
+    }
+
+    fn resolve_whole(&self, set: &Set, tools: &Set) -> Result<Lock> {
+        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_secs();
+        let (packages, tools) = (self.resolve(set)?, self.resolve(tools)?);
+        Ok(Lock { suite: set.suite.clone(), epoch, packages, added: Packages::new(), tools })
+    }
+
+    /// The lock for a set in the cache.
+    fn lock_of(&self, set: &Set, tools: &Set, refresh: bool, make: impl FnOnce() -> Result<Lock>) -> Result<PathBuf> {
+        let key = lock_key(set, tools);
         self.cache.entry(Kind::Lock, &key, refresh, |part| {
-            let (packages, tools) = (self.resolve(&appliance)?, self.resolve(&tools)?);
+            let lock = make()?;
             let before = Lock::read(&self.cache.path(Kind::Lock, &key)).ok();
-            let before = before.filter(|lock| lock.packages == packages && lock.tools == tools);
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_secs();
-            let lock = before.unwrap_or(Lock { suite: image.suite.clone(), epoch: now, packages, tools });
-            lock.write(part)
+            let is_same = |before: &Lock| Lock { epoch: before.epoch, ..lock.clone() } == *before;
+            before.filter(is_same).unwrap_or(lock).write(part)
         })
     }
 
@@ -100,13 +148,25 @@ impl Store<'_> {
     fn fetch(&self, set: &Set, locked: Option<&Packages>) -> Result<Packages> {
         tracing::info!("fetching packages of {} for {}", set.suite, set.architecture);
         let folder = Workshop::open(self.cache.folder())?;
-        let packages = set.fetch_to(folder.path())?;
+        let installed = set.upon.as_ref().map(|upon| self.status(upon, folder.path())).transpose()?;
+        let packages = set.fetch_to(folder.path(), installed.as_deref())?;
         if let Some(locked) = locked {
             Lock::require(locked, &packages)?;
         }
         let date = Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S UTC").to_string();
         self.cache.entry(Kind::Packages, &set.archive_key(&packages), false, |part| pack(folder.path(), set, &date, part))?;
         Ok(packages)
+    }
+
+    /// Writes what dpkg would say if these packages were installed, below `folder`.
+    fn status(&self, upon: &Upon, folder: &Path) -> Result<PathBuf> {
+        let archive = self.archive(&upon.set, &upon.locked)?;
+        let index = read_packed_index(&archive).with_context(|| format!("reading {}", archive.display()))?;
+        let installed = |paragraph: &str| format!("{paragraph}\nStatus: install ok installed\n\n");
+        let path = folder.join("status");
+        let text: String = paragraphs(&index).map(installed).collect();
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        Ok(path)
     }
 
     /// Whether the cache has the files of these packages.
@@ -125,8 +185,8 @@ fn lock_key(appliance: &Set, tools: &Set) -> String {
 }
 
 /// The lock for an image, where the cache has it.
-pub fn cached_lock(image: &Image, cache: &Cache) -> Option<Lock> {
-    let key = lock_key(&base::set(image), &tools::set(image).ok()?);
+pub fn cached_lock(config: &Config, cache: &Cache) -> Option<Lock> {
+    let key = lock_key(&base::whole_set(config), &tools::set(&config.image).ok()?);
     Lock::read(&cache.path(Kind::Lock, &key)).ok()
 }
 
@@ -134,13 +194,14 @@ impl Set {
     /// Adds what decides what is fetched, but for the mirror's state of the day.
     fn with(&self, key: CacheKey) -> CacheKey {
         // Not the proxy: it leads to the same.
-        let Self { suite, mirror, proxy: _, architecture, components, packages } = self;
+        let Self { suite, mirror, proxy: _, architecture, components, packages: _, backports: _, upon } = self;
         key.with("suite", suite.as_bytes())
             .with("mirror", mirror.as_deref().unwrap_or_default().as_bytes())
             .with("architecture", architecture.as_bytes())
             .with("components", components.as_bytes())
-            .with("packages", packages.join(" ").as_bytes())
-            .with("fetch", FETCH.as_bytes())
+            .with("packages", self.wanted().join(" ").as_bytes())
+            .with("upon", upon.as_ref().map_or_else(String::new, |upon| digest(&upon.locked)).as_bytes())
+            .with("fetch", [FETCH, BACKPORTS].concat().as_bytes())
     }
 
     /// Names the archive of exactly these packages. Where they came from is in it, too.
@@ -149,15 +210,23 @@ impl Set {
     }
 
     /// Fetches it into a folder: each package as its sum says, an index of them, and where they come from.
-    fn fetch_to(&self, folder: &Path) -> Result<Packages> {
+    ///
+    /// `installed` is a file with what dpkg says of what is there already.
+    fn fetch_to(&self, folder: &Path, installed: Option<&Path>) -> Result<Packages> {
         let mut command = process::tool("mmdebstrap");
-        command.env("packages", self.packages.join(" ")).env("LC_ALL", "C.UTF-8");
+        command.env("packages", self.wanted().join(" ")).env("LC_ALL", "C.UTF-8");
         command.args(["--quiet", "--format=null", "--variant=custom"]);
         command.arg(format!("--architectures={}", self.architecture)).arg(format!("--components={}", self.components));
         for (scheme, proxy) in
             ["http", "https"].into_iter().flat_map(|scheme| self.proxy.iter().map(move |proxy| (scheme, proxy)))
         {
             command.arg(format!("--aptopt=Acquire::{scheme}::Proxy \"{proxy}\""));
+        }
+        if !self.backports.is_empty() {
+            command.arg(format!("--setup-hook={BACKPORTS}")).env("suite", &self.suite);
+        }
+        if let Some(installed) = installed {
+            command.arg(format!("--setup-hook=upload {} /var/lib/dpkg/status", quoted(installed)?));
         }
         // A tree of no packages at all.
         command.arg("--skip=cleanup/reproducible,check/qemu");
@@ -174,6 +243,18 @@ impl Set {
             ensure!(sum == package.sha256, "{} isn't what the mirror says it is\nhint: try again", file.display());
         }
         Ok(packages)
+    }
+
+    /// The packages as apt-get takes them.
+    fn wanted(&self) -> Vec<String> {
+        let from = |package: &String| {
+            if self.backports.contains(&package.as_str()) {
+                format!("{package}/{}-backports", self.suite)
+            } else {
+                package.clone()
+            }
+        };
+        self.packages.iter().map(from).collect()
     }
 
     fn hint(&self) -> String {
@@ -207,7 +288,7 @@ fn pack(folder: &Path, set: &Set, date: &str, part: &Path) -> Result<()> {
         local.len()
     );
     let sources = fs::read(folder.join(SOURCES)).with_context(packing)?;
-    for (name, content) in [("Packages", local.as_bytes()), ("Release", release.as_bytes()), (SOURCES, &sources)] {
+    for (name, content) in [(PACKED_INDEX, local.as_bytes()), ("Release", release.as_bytes()), (SOURCES, &sources)] {
         let mut header = header(content.len() as u64);
         archive.append_data(&mut header, format!("{FOLDER}/{name}"), content).with_context(packing)?;
     }
@@ -230,6 +311,17 @@ fn header(size: u64) -> Header {
     header
 }
 
+/// The index in an archive of packages.
+fn read_packed_index(archive: &Path) -> Result<String> {
+    let mut archive = tar::Archive::new(File::open(archive)?);
+    let mut index = String::new();
+    // It is the first one.
+    let mut entry = archive.entries()?.next().context("it is empty")??;
+    ensure!(entry.path()?.ends_with(PACKED_INDEX), "its index isn't where it should be");
+    entry.read_to_string(&mut index)?;
+    Ok(index)
+}
+
 /// As apt names a package's file in its cache.
 fn file_name(name: &str, package: &Package) -> String {
     format!("{name}_{}_{}.deb", package.version.replace(':', "%3a"), package.architecture)
@@ -243,7 +335,6 @@ fn read_index(index: &str) -> Result<Packages> {
             bail!("the mirror has {name} twice");
         }
     }
-    ensure!(!packages.is_empty(), "the mirror named no packages");
     Ok(packages)
 }
 
@@ -285,7 +376,7 @@ mod tests {
         assert_eq!(twice, "the mirror has login twice");
         let without = read_index(&index.replace("SHA256: 11ee\n", "")).unwrap_err().to_string();
         assert!(without.starts_with("the mirror says no SHA256 of a package:\nPackage: tzdata\n"), "{without}");
-        read_index("").unwrap_err();
+        assert!(read_index("").unwrap().is_empty());
     }
 
     #[test]

@@ -9,7 +9,6 @@ use super::{base, credentials, packages};
 use crate::amount::amount;
 use crate::config::Config;
 use crate::harden::firewall;
-use crate::kernel::boards::BOARDS;
 use crate::luks::HEADER_SIZE;
 use crate::page::Page;
 
@@ -17,7 +16,11 @@ use crate::page::Page;
 pub fn plan(config: &Config, cache: Option<PathBuf>) -> String {
     let mut page = Page::default();
     page.section("the image");
-    page.list("boards", BOARDS.iter().map(|board| board.name.to_owned()));
+    let board = config.image.board;
+    page.list("boards", board.boards().map(|board| board.name.to_owned()));
+    if let Some(caution) = board.caution() {
+        page.line("caution", caution);
+    }
     partitions(&mut page, config);
     page.line("root", &format!("LUKS2, {}, sectors of 4096 bytes", config.image.cipher.name()));
     page.line("opened by", "the stick's key, or the recovery passphrase (argon2id, 128 MiB)");
@@ -41,7 +44,7 @@ fn partitions(page: &mut Page, config: &Config) {
 }
 
 fn contents(page: &mut Page, config: &Config) {
-    page.list("packages", lines(base::packages(&config.image).into_iter()));
+    page.list("packages", lines(base::packages(config).into_iter()));
     page.list("services", ENABLED.iter().map(|(_, unit)| (*unit).to_owned()));
     let from = config.access.ssh_from.iter().map(ToString::to_string);
     page.list(
@@ -65,13 +68,12 @@ fn lines<'a>(words: impl Iterator<Item = &'a str>) -> impl Iterator<Item = Strin
 }
 
 fn cached(page: &mut Page, config: &Config, cache: Option<&Cache>) {
-    let lock = cache.and_then(|cache| Some((cache, packages::cached_lock(&config.image, cache)?)));
+    let lock = cache.and_then(|cache| Some((cache, packages::cached_lock(config, cache)?)));
     let Some((cache, lock)) = lock else {
         return page.line("in the cache", "(nothing: the first build takes a quarter of an hour)");
     };
-    let tree =
-        if base::is_cached(&config.image, cache, &lock) { "their tree" } else { "not their tree, which takes ten minutes" };
-    page.line("in the cache", &format!("{} packages, as of {}, and {tree}", lock.packages.len(), lock.date()));
+    let tree = if base::is_cached(config, cache, &lock) { "their tree" } else { "not their tree, which takes ten minutes" };
+    page.line("in the cache", &format!("{} packages, as of {}, and {tree}", lock.all().len(), lock.date()));
 }
 
 #[cfg(test)]

@@ -41,6 +41,8 @@ pub fn set(image: &Image) -> Result<Set> {
         architecture: String::from_utf8_lossy(&architecture).trim().to_owned(),
         components: "main",
         packages: PACKAGES.map(str::to_owned).to_vec(),
+        backports: &[],
+        upon: None,
     })
 }
 

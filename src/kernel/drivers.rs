@@ -15,7 +15,7 @@ use std::fmt;
 
 use anyhow::{Context, Result};
 
-use super::boards::Board;
+use super::boards::{Board, Chip};
 use super::devicetree::{Node, Tree};
 use super::modules::{Kernel, normal};
 use super::suppliers::{self, follow};
@@ -25,6 +25,8 @@ struct Wanted {
     purpose: &'static str,
     compatible: &'static [&'static str],
     serves: fn(&Tree, &Node) -> bool,
+    /// Whether a board with this chip has it.
+    on: fn(Chip) -> bool,
 }
 
 const WANTED: &[Wanted] = &[
@@ -32,18 +34,25 @@ const WANTED: &[Wanted] = &[
     // board has none, and is then a second way to the card
     Wanted {
         purpose: "the SD card",
-        compatible: &["brcm,bcm2835-sdhost", "brcm,bcm2835-sdhci", "brcm,bcm2711-emmc2"],
+        compatible: &["brcm,bcm2835-sdhost", "brcm,bcm2835-sdhci", "brcm,bcm2711-emmc2", "brcm,bcm2712-sdhci"],
         serves: no_radio,
+        on: |_| true,
     },
     // the only USB of a Pi 3; on a Pi 4 it is the power socket, and USB is behind the PCIe bridge. The third is the Pi 4's own
-    // xHCI, switched off unless the firmware is told otherwise
-    Wanted { purpose: "USB", compatible: &["brcm,bcm2835-usb", "brcm,bcm2711-pcie", "brcm,bcm2711-xhci"], serves: is_host },
-    Wanted { purpose: "the LED", compatible: &["gpio-leds"], serves: |_, _| true },
-    // also what reboots the board: there is no PSCI
+    // xHCI, switched off unless the firmware is told otherwise; the last those of a Pi 5's RP1
+    Wanted {
+        purpose: "USB",
+        compatible: &["brcm,bcm2835-usb", "brcm,bcm2711-pcie", "brcm,bcm2711-xhci", "snps,dwc3"],
+        serves: is_host,
+        on: |_| true,
+    },
+    Wanted { purpose: "the LED", compatible: &["gpio-leds"], serves: |_, _| true, on: Chip::has_led },
+    // also what reboots a board without PSCI, as all before the Pi 5 are
     Wanted {
         purpose: "the watchdog",
         compatible: &["brcm,bcm2835-pm-wdt", "brcm,bcm2835-pm", "brcm,bcm2711-pm"],
         serves: |_, _| true,
+        on: |_| true,
     },
 ];
 
@@ -60,7 +69,7 @@ fn is_host(_: &Tree, node: &Node) -> bool {
 /// Modules for what every boot needs and no device tree names, with what each is for.
 ///
 /// The ciphers are asked for by name when root is opened, each in a general form and in the fastest one for these CPUs, which
-/// have NEON but, up to the Pi 4, no AES instructions.
+/// have NEON but, up to the Pi 4, no AES instructions; those that depend on the kernel are the chip's ([`Chip::ciphers`]).
 pub const MODULES: &[(&str, &str)] = &[
     ("mmc_block", "the SD card's partitions"),
     ("usb_storage", "USB sticks and disks"),
@@ -76,14 +85,9 @@ pub const MODULES: &[(&str, &str)] = &[
     ("dm_crypt", "opening root"),
     ("algif_skcipher", "opening a key slot"),
     ("xts", "AES-XTS"),
-    ("aes_generic", "AES-XTS and Adiantum"),
     ("aes_neon_bs", "AES-XTS on CPUs without AES instructions"),
     ("aes_ce_blk", "AES-XTS on CPUs with AES instructions"),
     ("adiantum", "Adiantum"),
-    ("nhpoly1305", "Adiantum"),
-    ("nhpoly1305_neon", "Adiantum's hash, fast"),
-    ("chacha_generic", "Adiantum's stream cipher"),
-    ("chacha_neon", "Adiantum's stream cipher, fast"),
 ];
 
 /// Compatible strings that say how to treat a node's children or registers and name no device. The kernel has them all built
@@ -175,7 +179,7 @@ pub fn check(kernel: &Kernel, board: &Board, device_tree: &[u8], initramfs: &BTr
     let initramfs: BTreeSet<String> = initramfs.iter().map(|module| normal(module)).collect();
     let mut missing = Vec::new();
     let mut starts = Vec::new();
-    for wanted in WANTED {
+    for wanted in WANTED.iter().filter(|wanted| (wanted.on)(board.chip)) {
         let nodes = (0..tree.nodes().len()).filter(|&index| is_wanted(&tree, index, wanted));
         let before = starts.len();
         starts.extend(nodes.map(|index| (index, wanted.purpose.to_owned())));
@@ -203,7 +207,7 @@ pub fn check(kernel: &Kernel, board: &Board, device_tree: &[u8], initramfs: &BTr
             });
         }
     }
-    for (module, purpose) in MODULES.iter().chain(board.modules) {
+    for (module, purpose) in MODULES.iter().chain(board.chip.modules()).chain(board.chip.ciphers()) {
         if !kernel.is_built_in(module) && !initramfs.contains(*module) {
             let (module, purpose) = ((*module).to_owned(), (*purpose).to_owned());
             missing.push(Missing::Module { board: name(), module, purpose });
@@ -230,12 +234,17 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::{MODULES, check};
-    use crate::kernel::boards::{BOARDS, Board};
+    use crate::kernel::boards::{BOARDS, Board, Chip, Target};
     use crate::kernel::devicetree::tests::compile;
     use crate::kernel::modules::tests::image;
     use crate::kernel::modules::{Kernel, list};
 
-    const BOARD: Board = Board { name: "Test", device_tree: "test.dtb", modules: &[("xhci_pci", "USB 3")] };
+    const BOARD: Board = Board { key: "test", name: "Test", device_tree: "test.dtb", chip: Chip::Bcm2711 };
+
+    /// The modules that no device tree names.
+    fn unnamed() -> impl Iterator<Item = &'static str> {
+        MODULES.iter().chain(BOARD.chip.ciphers()).map(|(name, _)| *name)
+    }
 
     /// A board as a Pi 4 is one: a card whose lines are fed by a regulator, which is switched by the firmware's GPIO.
     const TREE: &str = r#"/ { compatible = "test,board";
@@ -258,7 +267,7 @@ mod tests {
         let mut kernel = Kernel::default();
         kernel.add_image(&image(built_in, "regulator-gpio")).unwrap();
         let names = ["gpio-regulator", "leds-gpio", "dwc2", "phy-generic", "sdhci-iproc", "xhci-pci", "xhci-hcd", "extra"];
-        let all = MODULES.iter().map(|(name, _)| *name).chain(names);
+        let all = unnamed().chain(names);
         let dep: Vec<_> =
             all.map(|name| format!("kernel/{name}.ko.xz:{}", if name == "xhci-pci" { " xhci-hcd.ko" } else { "" })).collect();
         kernel.add_dependencies(&dep.join("\n"));
@@ -274,8 +283,7 @@ mod tests {
         &["simple-bus", "simple-mfd", "brcm,bcm2835-pm", "raspberrypi,bcm2835-firmware", "raspberrypi,firmware-gpio"];
 
     fn initramfs(kernel: &Kernel) -> BTreeSet<String> {
-        let names = MODULES.iter().map(|(name, _)| *name);
-        let names = names.chain(["gpio-regulator", "leds-gpio", "dwc2", "phy-generic", "sdhci-iproc", "xhci-pci"]);
+        let names = unnamed().chain(["gpio-regulator", "leds-gpio", "dwc2", "phy-generic", "sdhci-iproc", "xhci-pci"]);
         kernel.closure(&names.map(str::to_owned).collect::<Vec<_>>()).unwrap()
     }
 
@@ -330,6 +338,7 @@ mod tests {
         let tree = TREE.replace("leds {", "leds { status = \"disabled\";");
         let wanted = [
             "Test: its device tree has no device for the LED",
+            "Test: the module xhci_hcd, for USB 3 ports, isn't in kernel or initramfs\nhint: add it to initramfs/modules",
             "the module ext4 is in the initramfs without extra, which it needs",
             "the module xhci_pci is in the initramfs without xhci_hcd, which it needs",
         ];
@@ -338,12 +347,14 @@ mod tests {
 
     #[test]
     fn the_list_of_the_initramfs_has_every_module_that_no_device_tree_names() {
-        let listed = list(include_str!("../../initramfs/modules"));
-        let per_board = BOARDS.iter().flat_map(|board| board.modules);
         // built into Debian's kernel
         let built_in = ["mmc_block", "aes_generic"];
-        for (module, _) in MODULES.iter().chain(per_board).filter(|(module, _)| !built_in.contains(module)) {
-            assert!(listed.iter().any(|name| name == module), "initramfs/modules lacks {module}");
+        for board in BOARDS {
+            let listed = list(&Target::named(board.key).unwrap().modules(include_str!("../../initramfs/modules")));
+            let wanted = MODULES.iter().chain(board.chip.modules()).chain(board.chip.ciphers());
+            for (module, _) in wanted.filter(|(module, _)| !built_in.contains(module)) {
+                assert!(listed.iter().any(|name| name == module), "initramfs/modules lacks {module} for {}", board.name);
+            }
         }
     }
 }

@@ -46,10 +46,10 @@ pub fn name_of(path: &str) -> Option<String> {
     ["", ".gz", ".xz", ".zst"].contains(&suffix).then(|| normal(name))
 }
 
-/// The module names of a list such as `initramfs/modules`: one a line, with `#` beginning a comment.
+/// The module names of a list such as `initramfs/modules`: the first word of each line, with `#` beginning a comment.
 pub fn list(text: &str) -> Vec<String> {
-    let names = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
-    names.filter(|name| !name.is_empty()).map(normal).collect()
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default());
+    lines.filter_map(|line| line.split_whitespace().next()).map(normal).collect()
 }
 
 impl Kernel {
@@ -86,8 +86,8 @@ impl Kernel {
             let words: Vec<_> = line.split_whitespace().collect();
             let ["alias", pattern, module] = words[..] else { continue };
             let module = normal(module);
-            if let Some(compatible) = driver_alias(pattern) {
-                self.drivers.entry(compatible.to_owned()).or_default().insert(module);
+            if let Some(compatible) = driver_alias(pattern).or_else(|| pci_alias(pattern)) {
+                self.drivers.entry(compatible).or_default().insert(module);
             } else if !pattern.contains(['*', '?', '[']) {
                 self.aliases.entry(normal(pattern)).or_default().insert(module);
             }
@@ -111,7 +111,7 @@ impl Kernel {
         for entry in modinfo.split('\0') {
             let Some(("alias", pattern)) = entry.split_once('.').and_then(|(_, entry)| entry.split_once('=')) else { continue };
             match driver_alias(pattern) {
-                Some(compatible) => self.built_in_drivers.insert(compatible.to_owned()),
+                Some(compatible) => self.built_in_drivers.insert(compatible),
                 None => self.built_in.insert(normal(pattern)),
             };
         }
@@ -182,9 +182,18 @@ impl Kernel {
 }
 
 /// The compatible string of an alias, when it is one for any node with that string.
-fn driver_alias(pattern: &str) -> Option<&str> {
+fn driver_alias(pattern: &str) -> Option<String> {
     let compatible = pattern.strip_prefix("of:N*T*C")?;
-    Some(compatible.strip_suffix("C*").unwrap_or(compatible))
+    Some(compatible.strip_suffix("C*").unwrap_or(compatible).to_owned())
+}
+
+/// What a device tree calls a device on PCI that has a node: `pci1de4,1`, of vendor and device (IEEE 1275, PCI bus binding).
+fn pci_alias(pattern: &str) -> Option<String> {
+    let (vendor, rest) = pattern.strip_prefix("pci:v")?.split_at_checked(8)?;
+    let (device, rest) = rest.strip_prefix('d')?.split_at_checked(8)?;
+    let number = |digits: &str| u32::from_str_radix(digits, 16).ok();
+    (rest == "sv*sd*bc*sc*i*").then_some(())?;
+    Some(format!("pci{:x},{:x}", number(vendor)?, number(device)?))
 }
 
 /// The size of `type` in `struct of_device_id`, which stands before the compatible string.

@@ -42,10 +42,8 @@ pub const SUMS: &str = "SHA256SUMS";
 /// How much of the digest stands in the name.
 const DIGITS: usize = 8;
 
-/// What every kernel is told. The last console is where a person types the recovery passphrase over a serial cable; the screen
-/// is asked, too. A kernel that fails restarts the board, and with it ends its trial.
-const ARGUMENTS: &str =
-    "console=tty0 console=ttyS1,115200 root=/dev/mapper/root rw fsck.repair=yes net.ifnames=0 rootwait panic=10";
+/// What every kernel is told. A kernel that fails restarts the board, and with it ends its trial.
+const ARGUMENTS: &str = "root=/dev/mapper/root rw fsck.repair=yes net.ifnames=0 rootwait panic=10";
 
 /// A pair that isn't on a firmware partition yet.
 #[derive(Clone, Debug)]
@@ -75,7 +73,10 @@ impl Pair {
         let with_sum = |(name, path): (String, PathBuf)| digest::sha256_of(&path).map(|sum| (name, path, sum));
         let files: Vec<_> = files.into_iter().map(with_sum).collect::<Result<_>>()?;
         let own = tree.setting("raspi-extra-cmdline")?;
-        let arguments = [ARGUMENTS].into_iter().chain(own.split_whitespace()).collect::<Vec<_>>().join(" ");
+        // The last console is where a person types the recovery passphrase over a serial cable; the screen is asked, too.
+        let consoles = ["tty0"].into_iter().chain(tree.target()?.consoles()).map(|console| format!("console={console}"));
+        let words = [ARGUMENTS].into_iter().chain(own.split_whitespace()).map(str::to_owned);
+        let arguments = consoles.chain(words).collect::<Vec<_>>().join(" ");
         let own_lines = tree.setting(CUSTOM)?;
         check_own_lines(&own_lines)?;
         let loader = sum_line(&digest::hex(&sha256(&boot_loader)), boot_loader::NAME);

@@ -7,7 +7,7 @@ use std::fs;
 use anyhow::{Context, Result, bail};
 use uuid::Uuid;
 
-use super::boards::BOARDS;
+use super::boards::Target;
 use super::drivers;
 use super::inspect::{Expectation, FILES, Initramfs, PROGRAMS};
 use super::modules::{self, Kernel};
@@ -31,15 +31,16 @@ pub struct Wanted {
 /// # Errors
 /// It could not boot everywhere, or a file of it can't be read.
 pub fn check(tree: &Tree, version: &str, wanted: &Wanted) -> Result<()> {
+    let target = tree.target()?;
     let kernel = Kernel::read(tree.root(), version)?;
     let path = tree.initrd(version);
     let initrd = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
     let initramfs = Initramfs::read(&initrd).with_context(|| format!("reading {}", path.display()))?;
     let mut faults = BTreeSet::new();
-    let findings = initramfs.inspect(&expectation(&kernel, version, wanted)?)?;
+    let findings = initramfs.inspect(&expectation(&kernel, version, target, wanted)?)?;
     faults.extend(findings.iter().map(ToString::to_string));
     faults.extend(wrong_root(&initramfs, wanted.root));
-    for board in BOARDS {
+    for board in target.boards() {
         let path = tree.device_tree(version, board.device_tree);
         let device_tree = fs::read(&path).with_context(|| format!("reading the device tree {}", path.display()))?;
         let missing = drivers::check(&kernel, board, &device_tree, &initramfs.modules())?;
@@ -52,12 +53,12 @@ pub fn check(tree: &Tree, version: &str, wanted: &Wanted) -> Result<()> {
     bail!("it could not boot everywhere:\n  {}", list.join("\n  "))
 }
 
-fn expectation(kernel: &Kernel, version: &str, wanted: &Wanted) -> Result<Expectation> {
+fn expectation(kernel: &Kernel, version: &str, target: Target, wanted: &Wanted) -> Result<Expectation> {
     let owned = |list: &[&str]| list.iter().map(|&item| item.to_owned()).collect();
     let mut expectation = Expectation { programs: owned(PROGRAMS), files: owned(FILES), ..Expectation::default() };
     // The initramfs of another kernel has modules, too, but none that this one takes.
     expectation.files.push(format!("usr/lib/modules/{version}/modules.dep"));
-    expectation.modules = kernel.closure(&modules::list(MODULES))?;
+    expectation.modules = kernel.closure(&modules::list(&target.modules(MODULES)))?;
     expectation.secrets.clone_from(&wanted.secrets);
     Ok(expectation)
 }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::boards::Target;
+
 /// Such a tree.
 #[derive(Clone, Debug)]
 pub struct Tree {
@@ -21,6 +23,14 @@ impl Tree {
     /// The folder itself.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Which boards it is for.
+    ///
+    /// # Errors
+    /// The tree says something else.
+    pub fn target(&self) -> Result<Target> {
+        Target::of_tree(&self.root)
     }
 
     /// The kernels that have an initramfs, as `uname -r` calls them, the newest first.
@@ -51,24 +61,24 @@ impl Tree {
         self.root.join("usr/lib").join(format!("linux-image-{version}")).join("broadcom").join(name)
     }
 
-    /// All device trees of Raspberry Pis.
+    /// The device trees of its boards, as far as this kernel has them.
     ///
     /// # Errors
-    /// The folder can't be read.
+    /// The tree's boards can't be read.
     pub fn device_trees(&self, version: &str) -> Result<Vec<PathBuf>> {
-        let names = names(&self.device_tree(version, ""))?.into_iter();
-        let names = names.filter(|name| name.starts_with("bcm") && Path::new(name).extension().is_some_and(|end| end == "dtb"));
-        Ok(names.map(|name| self.device_tree(version, &name)).collect())
+        let paths = self.target()?.boards().map(|board| self.device_tree(version, board.device_tree));
+        Ok(paths.filter(|path| path.exists()).collect())
     }
 
-    /// The board's own boot programs, as raspi-firmware brings them: names below the firmware partition, and where they are.
+    /// The boards' own boot programs, as raspi-firmware brings them: names below the firmware partition, and where they are.
     ///
     /// # Errors
     /// The folder can't be read.
     pub fn boot_programs(&self) -> Result<Vec<(PathBuf, PathBuf)>> {
         let folder = self.root.join("usr/lib/raspi-firmware");
+        let target = self.target()?;
         let mut files = Vec::new();
-        for name in names(&folder)? {
+        for name in names(&folder)?.into_iter().filter(|name| target.starts_by(name)) {
             let path = folder.join(&name);
             if path.is_dir() {
                 files.extend(names(&path)?.into_iter().map(|below| (Path::new(&name).join(&below), path.join(&below))));

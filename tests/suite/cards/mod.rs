@@ -9,6 +9,7 @@ mod failing;
 mod harden;
 mod kernels;
 mod keys;
+mod region;
 mod reproducible;
 mod unlock;
 mod unlock_speed;

@@ -43,7 +43,14 @@ fn a_small_tree_and_its_file_system_are_the_same_twice() {
     let folder = scratch();
     let here = |name: &str| folder.path().join(name);
     let asked = ["openssh-server", "python3-minimal", "cron"];
-    let tree = Tree { suite: &set.suite, architecture: &set.architecture, packages: &asked, epoch: 1_764_000_000 };
+    let tree = Tree {
+        suite: &set.suite,
+        architecture: &set.architecture,
+        packages: &asked,
+        epoch: 1_764_000_000,
+        upon: None,
+        answers: "",
+    };
     for name in ["one.tar", "two.tar"] {
         base::make(&tree, &archive, &here(name)).unwrap();
     }

@@ -142,10 +142,10 @@ pub fn image(folder: &Path, arguments: &[&str]) -> Command {
 
 /// The builder's tools, unpacked below `work`, as a build takes them.
 pub fn tools(work: &Path) -> Tools {
-    let (cache, image) = (Cache::open(None).unwrap(), parse(EXAMPLE).unwrap().image);
+    let (cache, config) = (Cache::open(None).unwrap(), parse(EXAMPLE).unwrap());
     let store = Store { cache: &cache, offline: false };
-    let lock = Lock::read(&store.lock(&image, false).unwrap()).unwrap();
-    let set = tools::set(&image).unwrap();
+    let lock = Lock::read(&store.lock(&config, false).unwrap()).unwrap();
+    let set = tools::set(&config.image).unwrap();
     Tools::unpack(&cache, &lock.tools, work, || store.archive(&set, &lock.tools)).unwrap()
 }
 

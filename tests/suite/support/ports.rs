@@ -72,6 +72,15 @@ impl Ports {
         }
     }
 
+    /// Presses keys of a keyboard, one after the other, by QEMU's names for them.
+    pub fn press(&mut self, keys: impl Iterator<Item = &'static str>) {
+        for key in keys {
+            self.execute("send-key", &json!({ "keys": [{ "type": "qcode", "data": key }] }));
+            // A key is held for a tenth of a second.
+            sleep(Duration::from_millis(200));
+        }
+    }
+
     /// Holds the guest still meanwhile: what lies on its disks is what a power cut would leave.
     pub fn frozen<T>(&mut self, look: impl FnOnce() -> T) -> T {
         self.execute("stop", &json!({}));

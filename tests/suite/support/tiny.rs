@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 use vaultberry::image::disk::read_firmware;
 use vaultberry::image::payload::{BLOCK_SIZE, Blocks, Direction, VolumeKey, convert};
-use vaultberry::kernel::boards::CIPHER;
+use vaultberry::kernel::boards::Target;
 use vaultberry::kernel::cpio::{self, Entry};
 use vaultberry::keys::keyfile::{KeyFile, path_on_stick};
 use vaultberry::luks::cipher::Cipher;
@@ -51,7 +51,7 @@ pub const CARD_START: u64 = 2 << 20;
 impl Tiny {
     /// Makes one that boots with kernel and initramfs of the image `card`.
     pub fn new(card: &Path) -> Self {
-        Self::under(CIPHER, card)
+        Self::under(Target::default().cipher(), card)
     }
 
     /// The same, with root under this cipher.
