@@ -14,7 +14,7 @@ help:
 	@echo 'make setup            install what building and testing need'
 	@echo 'make test             run every test, those in QEMU too'
 	@echo 'make test-garage      run the tests against a real Garage, which it builds first'
-	@echo 'make test-guests      run what `make test` leaves out in QEMU: new keys on a running appliance, failing services'
+	@echo 'make test-guests      run what `make test` leaves out in QEMU: new keys on a running appliance, failing services, an image for a Pi 5'
 	@echo 'make check            run the fast tests only'
 	@echo 'make bench            measure a night beside the shell pipeline that it replaces'
 	@echo 'make bench-image      measure building and flashing beside mke2fs, zstd and openssl'
@@ -61,7 +61,7 @@ test-garage:
 test-guests:
 	tools/setup test
 	$(MAKE) --no-print-directory cross
-	tools/toolchain host sh -c '$$CARGO test --locked --test suite -- --ignored keys_change no_service_that_fails'
+	tools/toolchain host sh -c '$$CARGO test --locked --test suite -- --ignored keys_change no_service_that_fails pi_5_boots'
 
 bench:
 	tools/setup test
@@ -71,7 +71,7 @@ bench:
 bench-image:
 	tools/setup test
 	$(MAKE) --no-print-directory host cross
-	tools/toolchain host benches/image.py
+	tools/toolchain host benches/image.py $(FLAGS)
 
 bench-backup:
 	tools/setup bench

@@ -1,11 +1,13 @@
 #!/usr/bin/python3
 """Measures building and flashing an image beside what can't be done without, in the same run.
 
-    make bench-image
+    make bench-image [FLAGS=--cold]
 
 A warm build, as after a change of the config, stands beside `mke2fs -d` of the same tree and `zstd -T0` of the same image; the
 payload's encryption beside `openssl speed`; what is flashed beside what the file system uses. Of each the best of several tries
-counts. Figures of one machine compare with nothing but each other. It is to be run as root, who can unpack a tree.
+counts. With --cold a build with an empty cache runs beside a bare mmdebstrap of the same packages with one update-initramfs, both
+at the same time, since each keeps one core busy: ten minutes. Figures of one machine compare with nothing but each other. It is
+to be run as root, who can unpack a tree.
 """
 
 import os
@@ -15,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 
 from night import CACHE, HERE, VAULTBERRY, line, measured
 
@@ -80,11 +83,45 @@ def flash(work):
     print(f"flashed: {written / 1e6:.1f} MB, {written / (used * 4096):.4f} of the image's used blocks")
 
 
+def cold(work):
+    """A build from nothing, and what it would be at least, side by side."""
+    example = HERE / "image/appliance.toml"
+    packages = [line for line in (HERE / "image/packages").read_text().splitlines() if line and not line.startswith("#")]
+    settings = '"$1/etc/initramfs-tools/update-initramfs.conf"'
+    bare = [
+        "mmdebstrap", "--quiet", "--format=tar", "--variant=minbase", "--architectures=arm64",
+        "--components=main,non-free-firmware", "--dpkgopt=force-confold", f"--include={','.join(packages)}",
+        f'--setup-hook=mkdir -p "$1/etc/initramfs-tools" && echo update_initramfs=no >{settings}',
+        f'--customize-hook=echo update_initramfs=yes >{settings} && chroot "$1" update-initramfs -c -k all',
+        "trixie", work / "bare.tar",
+    ]
+    ours = [VAULTBERRY, "image", example, "--binaries", BINARIES, "--cache", work / "cold-cache"]
+    ours += ["--out", work / "cold", "--secrets", work / "cold-secrets"]
+    figures = {}
+
+    def run(name, command):
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        figures[name] = measured(command, env=os.environ | {"INITRD": "No"}, **quiet)
+
+    both = [threading.Thread(target=run, args=pair) for pair in (("bare", bare), ("ours", ours))]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    if len(figures) < 2:
+        sys.exit(1)
+    line("cold build, all of it", figures["ours"])
+    line("bare mmdebstrap and initramfs", figures["bare"])
+    print(f"cold build: {figures['ours'][0] / figures['bare'][0]:.2f} times the bare one")
+
+
 def main():
     if os.geteuid() != 0:
         sys.exit("error: only root can unpack a tree with its owners\nhint: run it as root")
     work = pathlib.Path(tempfile.mkdtemp(prefix="vaultberry-bench-", dir=os.environ.get("TMPDIR", "/var/tmp")))
     try:
+        if sys.argv[1:] == ["--cold"]:
+            return cold(work)
         build(work, 0)
         figures, steps = min((build(work, number) for number in range(1, TRIES + 1)), key=lambda built: built[0][0])
         print(f"{'':32}{'wall':>10} {'processor':>10} {'peak':>12}")

@@ -11,14 +11,24 @@ pub const AUTHORITY_AS_SERVER: &str = "the server shows an authority's certifica
 
 /// The text for standard error, with a line break at its end.
 pub fn render(error: &anyhow::Error) -> String {
+    format!("error: {}", plain(error))
+}
+
+/// The same without `error:` before it.
+pub fn plain(error: &anyhow::Error) -> String {
     let (mut causes, mut hints) = (Vec::new(), Vec::new());
     for cause in error.chain() {
         let text = cause.to_string();
         let (hint, rest): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.starts_with("hint: "));
-        hints.extend(hint.into_iter().map(String::from));
+        // What helps against several things needs to be told once.
+        for hint in hint {
+            if !hints.iter().any(|told| told == hint) {
+                hints.push(String::from(hint));
+            }
+        }
         causes.push(rest.join("\n"));
     }
-    let mut told = format!("error: {}\n", causes.join(": "));
+    let mut told = format!("{}\n", causes.join(": "));
     for hint in hints {
         writeln!(told, "{hint}").expect("writing to a string can't fail");
     }

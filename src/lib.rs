@@ -20,6 +20,7 @@ pub mod digest;
 pub mod disk;
 pub mod doctor;
 pub mod durable;
+pub mod faults;
 pub mod flash;
 pub mod harden;
 pub mod image;

@@ -11,8 +11,13 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::log::printable;
+
 /// Where the system's programs are, which an ordinary user's search path lacks.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin";
+
+/// Starts a program that ends with the one that started it (prctl(2), `PR_SET_PDEATHSIG`).
+const TIE: &str = "setpriv";
 
 /// How much of a failed program's stderr an error carries, in bytes.
 const STDERR_TAIL: usize = 2000;
@@ -21,6 +26,13 @@ const STDERR_TAIL: usize = 2000;
 pub fn tool(program: &str) -> Command {
     let mut command = Command::new(program);
     command.env("PATH", search_path());
+    command
+}
+
+/// The same, for a program that tidies up after itself: it is asked to end when the one that started it is killed.
+pub fn tied(program: &str) -> Command {
+    let mut command = tool(TIE);
+    command.args(["--pdeathsig", "TERM", program]);
     command
 }
 
@@ -86,13 +98,19 @@ fn finish(command: &Command, doing: &str, output: io::Result<Output>) -> Result<
         Err(error) => return Err(error).with_context(|| format!("{doing}: starting `{name}`")),
     };
     if output.status.success() {
+        for line in output.stderr.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            tracing::debug!("{name}: {}", printable(line));
+        }
         return Ok(output.stdout);
     }
     bail!("{doing}: `{name}` ended with {}{}", output.status, tail(&output.stderr))
 }
 
 fn name(command: &Command) -> String {
-    command.get_program().to_string_lossy().into_owned()
+    let program = command.get_program();
+    // What it starts, behind an option and its value, is what somebody waits for.
+    let program = if program == TIE { command.get_args().nth(2).unwrap_or(program) } else { program };
+    program.to_string_lossy().into_owned()
 }
 
 /// The last lines of a program's stderr, indented below the error; nothing when it said nothing.
@@ -129,7 +147,7 @@ fn package(program: &str) -> Option<&'static str> {
         "tar" => "tar",
         "dpkg" | "dpkg-deb" | "dpkg-divert" => "dpkg",
         "useradd" => "passwd",
-        "readelf" => "binutils",
+        "ar" | "readelf" => "binutils",
         "ssh" | "ssh-keygen" => "openssh-client",
         "rsync" => "rsync",
         "qemu-system-aarch64" => "qemu-system-arm",

@@ -16,6 +16,7 @@ mkdir "$tree"
 # Device nodes can't be made by an ordinary user; the host's own serve the chroot.
 tar -xf "$base" -C "$tree" --exclude='./dev/*' --numeric-owner
 tar -xf "$overlay" -C "$tree" --numeric-owner
+mkdir -p "$tree/dev"
 mount --rbind /dev "$tree/dev"
 mount -t proc proc "$tree/proc"
 

@@ -23,6 +23,7 @@ lay() {
 }
 
 lay "$base"
+mkdir -p "$tree/dev"
 # raspi-firmware's hook writes over what boots. Updates of the package go to the new name, too.
 hook=/etc/kernel/postinst.d/z50-raspi-firmware
 dpkg-divert --root "$tree" --quiet --local --rename --add --divert "$hook.distrib" "$hook"

@@ -7,6 +7,8 @@ use anyhow::{Context, Result};
 use super::cache::{Cache, CacheKey, Kind};
 use super::lock::{Lock, Packages, digest};
 use super::packages::{Set, Store, Upon, quoted};
+use super::repack::repack;
+use super::workshop::Workshop;
 use super::{region, tools};
 use crate::config::Config;
 use crate::process;
@@ -38,7 +40,10 @@ const LIST_PACKAGES: &str =
 /// Packages come from an archive that was laid into the tree, and afterwards from where they came from.
 const LOCAL_SOURCES: &str = "rm -rf \"$1\"/etc/apt/sources.list \"$1\"/etc/apt/sources.list.d/* && \
     echo \"deb [trusted=yes] copy:$1/vaultberry-packages ./\" >\"$1/etc/apt/sources.list\"";
+/// What packages would ask that come next.
 const ANSWER: &str = "printf %s \"$answers\" | chroot \"$1\" debconf-set-selections";
+/// An ordinary user could not lay them down again; the host's own serve each chroot.
+const NO_DEVICES: &str = "--skip=output/dev";
 /// apt in the tree sees the archive at another path than apt outside.
 const ADD: &str = "echo \"deb [trusted=yes] copy:/vaultberry-packages ./\" >\"$1/etc/apt/sources.list\" && \
     chroot \"$1\" apt-get --quiet=2 update && \
@@ -81,38 +86,46 @@ pub fn added_set(config: &Config, lock: &Lock) -> Set {
 
 /// One step towards a tree: packages that are installed together.
 struct Step<'a> {
+    kind: Kind,
     set: Set,
     locked: &'a Packages,
     asked: Vec<&'a str>,
+    answers: String,
     key: String,
 }
 
 /// The steps to the tree of a lock. What the config adds is put upon the tree that all appliances share, where the lock says that
 /// it can be: that takes a minute, and a tree ten.
 fn steps<'a>(config: &'a Config, lock: &'a Lock) -> Vec<Step<'a>> {
-    let step =
-        |set, locked, asked: Vec<&'a str>, upon: &str| Step { key: key(config, lock, locked, &asked, upon), set, locked, asked };
+    let step = |kind, set: Set, locked, asked: Vec<&'a str>, upon: &str| {
+        // A tree that others share has no package that would ask.
+        let answers = if asked.contains(&"locales") { region::answers(config) } else { String::new() };
+        let key = key(&set, lock, &[&digest(locked), &asked.join(","), upon, &answers]);
+        Step { kind, set, locked, asked, answers, key }
+    };
     if lock.added.is_empty() {
-        return vec![step(whole_set(config), &lock.packages, packages(config), "")];
+        return vec![step(Kind::Base, whole_set(config), &lock.packages, packages(config), "")];
     }
-    let first = step(set(config), &lock.packages, own().collect(), "");
-    let second = step(added_set(config, lock), &lock.added, added(config), &first.key);
+    let first = step(Kind::Base, set(config), &lock.packages, own().collect(), "");
+    let second = step(Kind::Added, added_set(config, lock), &lock.added, added(config), &first.key);
     vec![first, second]
 }
 
 /// Gives the tree's archive, made when the cache has none.
 pub fn ensure(config: &Config, store: &Store, lock: &Lock) -> Result<PathBuf> {
-    let mut tree: Option<PathBuf> = None;
-    for Step { set, locked, asked, key } in steps(config, lock) {
-        let upon = tree.take();
-        tree = Some(store.cache.entry(Kind::Base, &key, false, |part| {
-            let archive = store.archive(&set, locked)?;
-            let (suite, upon, answers) = (&config.image.suite, upon.as_deref(), &region::answers(config));
-            let tree = Tree { suite, architecture: ARCHITECTURE, packages: &asked, epoch: lock.epoch, upon, answers };
-            make(&tree, &archive, part)
-        })?);
-    }
-    tree.context("a tree is made of packages")
+    put(&steps(config, lock), store, lock)
+}
+
+/// The tree of the last of these steps; those before it are taken only where that isn't there.
+fn put(steps: &[Step], store: &Store, lock: &Lock) -> Result<PathBuf> {
+    let (Step { kind, set, locked, asked, answers, key }, before) = steps.split_last().context("a tree has packages")?;
+    store.cache.entry(*kind, key, false, |part| {
+        let upon = if before.is_empty() { None } else { Some(put(before, store, lock)?) };
+        let work = Workshop::open(store.cache.folder())?;
+        let archive = repack(&store.archive(set, locked)?, work.path())?;
+        let (suite, upon, epoch) = (&set.suite, upon.as_deref(), lock.epoch);
+        make(&Tree { suite, architecture: ARCHITECTURE, packages: asked, epoch, upon, answers }, &archive, part)
+    })
 }
 
 /// Whether the cache has all that a build from this lock takes: the trees, or the packages that they are made of.
@@ -125,27 +138,21 @@ pub fn is_served(config: &Config, store: &Store, lock: &Lock) -> bool {
 
 /// Whether the cache has the tree.
 pub fn is_cached(config: &Config, cache: &Cache, lock: &Lock) -> bool {
-    steps(config, lock).last().is_some_and(|step| cache.path(Kind::Base, &step.key).exists())
+    steps(config, lock).last().is_some_and(|step| cache.path(step.kind, &step.key).exists())
 }
 
-/// The cache key: everything that decides what mmdebstrap makes.
-fn key(config: &Config, lock: &Lock, locked: &Packages, asked: &[&str], upon: &str) -> String {
-    CacheKey::default()
-        .with("suite", config.image.suite.as_bytes())
-        .with("asked for", asked.join(",").as_bytes())
-        .with("packages", digest(locked).as_bytes())
-        .with("upon", upon.as_bytes())
-        // A tree that others share has no package that would ask.
-        .with("answers", if asked.contains(&"locales") { region::answers(config) } else { String::new() }.as_bytes())
+/// The cache key: everything that decides what mmdebstrap makes. `particulars` are the step's own.
+fn key(set: &Set, lock: &Lock, particulars: &[&str]) -> String {
+    let recipe = [KEPT, NO_DEVICES, NO_INITRAMFS, NO_HOST_KEYS, LIST_PACKAGES, LOCAL_SOURCES, OWN_SOURCES, ANSWER, ADD];
+    let key = CacheKey::default()
+        .with("suite", set.suite.as_bytes())
         .with("epoch", &lock.epoch.to_le_bytes())
         // What apt on the appliance goes to.
-        .with("mirror", config.image.mirror.as_deref().unwrap_or_default().as_bytes())
-        .with(
-            "recipe",
-            [KEPT, NO_INITRAMFS, NO_HOST_KEYS, LIST_PACKAGES, LOCAL_SOURCES, OWN_SOURCES, ANSWER, ADD].concat().as_bytes(),
-        )
-        .with("excluded", EXCLUDED.join("\n").as_bytes())
-        .digest()
+        .with("mirror", set.mirror.as_deref().unwrap_or_default().as_bytes())
+        .with("backports", set.backports.join(",").as_bytes())
+        .with("recipe", recipe.join("\n").as_bytes())
+        .with("excluded", EXCLUDED.join("\n").as_bytes());
+    particulars.iter().fold(key, |key, particular| key.with("particular", particular.as_bytes())).digest()
 }
 
 /// What every appliance asks for.
@@ -182,10 +189,10 @@ pub struct Tree<'a> {
 
 /// Makes a tree, as a tar archive, of an archive of packages.
 pub fn make(tree: &Tree, archive: &Path, part: &Path) -> Result<()> {
-    let mut command = process::tool("mmdebstrap");
+    let mut command = process::tied("mmdebstrap");
     // An ordinary user's path lacks the system's programs; INITRD stops the kernel package's own update-initramfs.
     command.env("INITRD", "No").env("LC_ALL", "C.UTF-8").env("SOURCE_DATE_EPOCH", tree.epoch.to_string());
-    command.args(["--quiet", "--format=tar"]);
+    command.args(["--format=tar", NO_DEVICES]);
     command.arg(format!("--architectures={}", tree.architecture));
     for option in EXCLUDED.into_iter().chain([KEPT, "force-unsafe-io", "force-confold"]) {
         command.arg(format!("--dpkgopt={option}"));
@@ -200,7 +207,9 @@ pub fn make(tree: &Tree, archive: &Path, part: &Path) -> Result<()> {
     }
     command.arg(format!("--setup-hook=tar-in {} /", quoted(archive)?));
     if !tree.answers.is_empty() {
-        command.env("answers", tree.answers).arg(format!("--essential-hook={ANSWER}"));
+        // Before anything that would ask is installed.
+        let hook = if tree.upon.is_some() { "--customize-hook" } else { "--essential-hook" };
+        command.env("answers", tree.answers).arg(format!("{hook}={ANSWER}"));
     }
     for hook in [LOCAL_SOURCES, NO_INITRAMFS] {
         command.arg(format!("--setup-hook={hook}"));

@@ -20,6 +20,7 @@ use super::tools::{self, Tools};
 use super::workshop::Workshop;
 use super::{base, boot, credentials, region, root};
 use crate::config::{self, Config, ExtraFile};
+use crate::faults::Faults;
 use crate::harden::sshd;
 use crate::kernel::baseline::Baseline;
 use crate::kernel::cpio::{self, Entry};
@@ -32,7 +33,8 @@ use crate::secret::Secret;
 use crate::unlock::settings;
 
 /// The programs that a build calls.
-const TOOLS: [&str; 15] = [
+const TOOLS: [&str; 16] = [
+    "ar",
     "dpkg",
     "dpkg-deb",
     "dpkg-divert",
@@ -52,6 +54,9 @@ const TOOLS: [&str; 15] = [
 
 /// Bytes that a file of the owner's may have: it is held in memory.
 const LARGEST_FILE: u64 = 64 << 20;
+
+/// The owner's files, with what is in them.
+type OwnFiles<'a> = Vec<(&'a ExtraFile, Vec<u8>)>;
 
 /// What a build works with.
 #[derive(Clone, Debug)]
@@ -88,7 +93,7 @@ pub struct Built {
 /// Makes the base tree that an image of `request` would be built on, where the cache has none; gives its archive.
 pub fn base_tree(request: &Request) -> Result<PathBuf> {
     let (_, config) = read_config(request.config.as_deref())?;
-    process::require(&["dpkg", "mmdebstrap"])?;
+    process::require(&["ar", "dpkg", "dpkg-deb", "mmdebstrap"])?;
     let cache = Cache::open(request.cache.clone())?;
     let store = Store { cache: &cache, offline: request.offline };
     base::ensure(&config, &store, &packages_of(request, &config, &store)?)
@@ -135,20 +140,22 @@ fn packages_of(request: &Request, config: &Config, store: &Store) -> Result<Lock
         lock.suite,
         if missing.is_empty() { String::new() } else { format!(", and has no {}", missing.join(", ")) }
     );
+    let kernel = all.get("linux-image-arm64").map_or("", |package| &package.version);
+    ensure!(
+        kernel.contains("~bpo") == config.image.board.needs_backports(),
+        "the lock {} is for another board: its kernel is {kernel}\nhint: `vaultberry image lock` makes it anew",
+        path.display()
+    );
     Ok(lock)
 }
 
 /// Builds an image.
 pub fn build(request: &Request) -> Result<Built> {
     let (text, config) = read_config(request.config.as_deref())?;
-    overlay::refuse_unreachable(&config)?;
-    refuse_locked_out(&config)?;
-    let files = extra_files(&config, request.config.as_deref())?;
-    process::require(&TOOLS)?;
-    let binaries = Binaries::read(&request.binaries)?;
-    refuse_secrets_in_output(&request.secrets, &request.out)?;
+    let (files, binaries) = first_look(request, &config)?;
     let cache = Cache::open(request.cache.clone())?;
     let outputs = Outputs::open(&request.out)?;
+    let _log = outputs.log(config.image_name())?;
     let (folder, again) = SecretsFolder::open_for_build(&request.secrets)?;
     let secrets = match again {
         Some(uuid) => folder.read(uuid, config.image.cipher)?,
@@ -207,9 +214,26 @@ pub fn build(request: &Request) -> Result<Built> {
         folder.publish(&secrets, &config.appliance.hostname, &header, workshop.path())?;
     }
     folder.remember(secrets.uuid, &sums[0].0)?;
-    let files = outputs.publish(&sums)?;
+    let files = outputs.publish(config.image_name(), &sums)?;
     clock.tell("block map, compression, sums");
     Ok(Built { files, secrets: folder.of(secrets.uuid), key: folder.key(secrets.uuid) })
+}
+
+/// What needs nothing but a look: the owner's files and the appliance's programs, and that there is nothing to refuse.
+///
+/// # Errors
+/// With everything that is wrong.
+fn first_look<'a>(request: &Request, config: &'a Config) -> Result<(OwnFiles<'a>, Binaries)> {
+    let mut faults = Faults::default();
+    faults.keep(overlay::refuse_unreachable(config));
+    faults.keep(refuse_locked_out(config));
+    let files = config.image.files.iter().filter_map(|file| faults.keep(extra_file(file, request.config.as_deref())));
+    let files = files.collect();
+    faults.keep(process::require(&TOOLS));
+    let binaries = faults.keep(Binaries::read(&request.binaries));
+    faults.keep(refuse_secrets_in_output(&request.secrets, &request.out));
+    faults.end()?;
+    Ok((files, binaries.context("the programs are there")?))
 }
 
 /// What makes one appliance's root file system.
@@ -289,17 +313,13 @@ fn read_config(path: Option<&Path>) -> Result<(String, Config)> {
     }
 }
 
-/// The owner's files, whose paths are seen from the config's folder.
-fn extra_files<'a>(config: &'a Config, path: Option<&Path>) -> Result<Vec<(&'a ExtraFile, Vec<u8>)>> {
-    let folder = path.and_then(Path::parent).unwrap_or(Path::new(""));
-    let read = |file: &'a ExtraFile| {
-        let from = folder.join(&file.from);
-        let reading = || format!("reading {}, which [[image.file]] wants at {}", from.display(), file.to.display());
-        let length = fs::metadata(&from).with_context(reading)?.len();
-        ensure!(length <= LARGEST_FILE, "{}: it is larger than {} MiB", reading(), LARGEST_FILE >> 20);
-        Ok((file, fs::read(&from).with_context(reading)?))
-    };
-    config.image.files.iter().map(read).collect()
+/// A file of the owner's, whose path is seen from the config's folder.
+fn extra_file<'a>(file: &'a ExtraFile, config: Option<&Path>) -> Result<(&'a ExtraFile, Vec<u8>)> {
+    let from = config.and_then(Path::parent).unwrap_or(Path::new("")).join(&file.from);
+    let reading = || format!("reading {}, which [[image.file]] wants at {}", from.display(), file.to.display());
+    let length = fs::metadata(&from).with_context(reading)?.len();
+    ensure!(length <= LARGEST_FILE, "{}: it is larger than {} MiB", reading(), LARGEST_FILE >> 20);
+    Ok((file, fs::read(&from).with_context(reading)?))
 }
 
 fn refuse_locked_out(config: &Config) -> Result<()> {

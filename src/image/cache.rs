@@ -10,9 +10,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 use openssl::sha::Sha256;
+use uuid::Uuid;
 
 use crate::digest::hex;
 use crate::durable;
+
+/// What the names of locks end with, and those of what is being made.
+const LOCK: &str = ".lock";
+const PART: &str = ".part";
 
 /// What is kept. Of each kind some entries stay, enough for a few configs built in turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +28,8 @@ pub enum Kind {
     Packages,
     /// A Debian tree ([`super::base`]).
     Base,
+    /// One with what a config adds.
+    Added,
     /// Its initramfs ([`super::boot`]).
     Boot,
     /// The builder's own tools ([`super::tools`]).
@@ -36,6 +43,7 @@ impl Kind {
             Self::Lock => ("packages", 8),
             Self::Packages => ("fetched", 8),
             Self::Base => ("base", 4),
+            Self::Added => ("added", 4),
             Self::Boot => ("boot", 4),
             Self::Tools => ("tools", 4),
         }
@@ -116,8 +124,9 @@ impl Cache {
         if path.exists() && !refresh {
             return Ok(path);
         }
-        let part = durable::part_name(&path);
-        let _ = fs::remove_file(&part);
+        self.tidy(kind)?;
+        // A name that nobody else has: a program that outlives a killed build may still write to that one's.
+        let part = path.with_extension(format!("{}{PART}", Uuid::new_v4()));
         if let Err(error) = make(&part) {
             // A part of a base tree is big, and no later build goes on with it.
             let _ = fs::remove_file(&part);
@@ -128,6 +137,34 @@ impl Cache {
         durable::sync_folder_of(&path)?;
         self.forget_old(kind)?;
         Ok(path)
+    }
+
+    /// Removes what builds left that were killed while they made entries of this kind.
+    fn tidy(&self, kind: Kind) -> Result<()> {
+        let reading = || format!("reading the cache folder {}", self.folder.display());
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.folder).with_context(reading)? {
+            names.push(entry.with_context(reading)?.file_name().to_string_lossy().into_owned());
+        }
+        let of_kind = names.iter().filter_map(|name| name.strip_prefix(kind.name_and_kept().0)?.strip_prefix('-'));
+        for key in of_kind.filter_map(|rest| rest.strip_suffix(LOCK)) {
+            let file = File::open(self.lock_path(kind, key));
+            // Whoever makes an entry has its lock.
+            let Some(_free) = file.ok().and_then(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()) else {
+                continue;
+            };
+            let front = format!("{}-{key}.", kind.name_and_kept().0);
+            for name in names.iter().filter(|name| name.starts_with(&front) && name.ends_with(PART)) {
+                match fs::remove_file(self.folder.join(name)) {
+                    // Another build tidies, too.
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(error).with_context(|| format!("removing {name}, which a killed build left"));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Removes all but the newest entries of a kind: each change of a program or package list makes another.
@@ -149,8 +186,12 @@ impl Cache {
         Ok(())
     }
 
+    fn lock_path(&self, kind: Kind, key: &str) -> PathBuf {
+        self.folder.join(format!("{}-{key}{LOCK}", kind.name_and_kept().0))
+    }
+
     fn lock(&self, kind: Kind, key: &str) -> Result<Flock<File>> {
-        let path = self.folder.join(format!("{}-{key}.lock", kind.name_and_kept().0));
+        let path = self.lock_path(kind, key);
         let file =
             OpenOptions::new().create(true).append(true).open(&path).with_context(|| format!("opening {}", path.display()))?;
         Flock::lock(file, FlockArg::LockExclusive)
@@ -170,10 +211,47 @@ fn user_cache() -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
     use anyhow::bail;
 
     use super::{Cache, CacheKey, Kind};
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_killed_builds_left_goes_and_what_a_living_one_makes_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(Some(folder.path().to_owned())).unwrap();
+        for name in ["base-dead.lock", "base-dead.1.part", "boot-dead.lock", "boot-dead.1.part"] {
+            fs::write(folder.path().join(name), "half").unwrap();
+        }
+        cache
+            .entry(Kind::Base, "living", false, |part| {
+                fs::write(part, "half").unwrap();
+                // Another build, meanwhile.
+                cache.entry(Kind::Base, "other", false, |other| Ok(fs::write(other, "whole")?)).unwrap();
+                assert_eq!(fs::read_to_string(part).unwrap(), "half");
+                Ok(())
+            })
+            .unwrap();
+        let there = names(folder.path());
+        let expected = [
+            "base-dead.lock",
+            "base-living.lock",
+            "base-living.tar",
+            "base-other.lock",
+            "base-other.tar",
+            "boot-dead.1.part",
+            "boot-dead.lock",
+        ];
+        assert_eq!(there, expected);
+    }
 
     #[test]
     fn a_failed_make_leaves_nothing_and_the_next_one_counts() {
@@ -184,7 +262,7 @@ mod tests {
             bail!("cut short")
         });
         assert_eq!(failed.unwrap_err().to_string(), "cut short");
-        assert!(!folder.path().join("base-k.tar.part").exists());
+        assert_eq!(names(folder.path()), ["base-k.lock"]);
         let path = cache.entry(Kind::Base, "k", false, |part| Ok(fs::write(part, "whole")?)).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "whole");
         cache.entry(Kind::Base, "k", false, |_| bail!("made twice")).unwrap();

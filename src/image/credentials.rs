@@ -1,7 +1,7 @@
 //! What the appliance logs in with elsewhere, and who brings it there: files in the secrets folder, as far as the owner has put
 //! them there.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -42,7 +42,7 @@ pub fn read(config: &Config, folder: &SecretsFolder) -> Result<Vec<(PathBuf, Sec
     let mut found: Vec<(PathBuf, Secret<Vec<u8>>)> = Vec::new();
     for (name, path) in wanted(config) {
         let content = folder.credentials(&name)?;
-        if let Some(wifi) = config.wifi.as_ref().filter(|_| name == WIFI) {
+        if let Some(wifi) = config.wifi.as_ref().filter(|_| path == Path::new(wifi::SUPPLICANT)) {
             let content = content.with_context(|| {
                 format!(
                     "there is no file credentials/{WIFI} in the secrets folder: the appliance could not join {:?}\n\

@@ -99,8 +99,8 @@ pub fn boot(guest: &Guest, stop: &Stop) -> Result<ExitStatus> {
 pub fn command(guest: &Guest, files: &Path) -> Result<Command> {
     let firmware = Firmware::of(guest, files)?;
     // The guest ends with whoever started it.
-    let mut command = process::tool("setpriv");
-    command.args(["--pdeathsig", "TERM", "qemu-system-aarch64", "-nographic", "-no-reboot", "-kernel"]);
+    let mut command = process::tied("qemu-system-aarch64");
+    command.args(["-nographic", "-no-reboot", "-kernel"]);
     let snapshot = if guest.write { "off" } else { "on" };
     let image = format!("file={},format=raw,snapshot={snapshot}", escaped(&guest.image));
     match guest.machine {

@@ -24,6 +24,7 @@ pub mod packages;
 pub mod payload;
 pub mod plan;
 pub mod region;
+pub mod repack;
 pub mod root;
 pub mod tools;
 pub mod wifi;

@@ -8,9 +8,11 @@
 //! | `NAME.bmap` | which blocks of it hold data ([`super::bmap`]) |
 //! | `NAME.packages` | the Debian packages in it: name, version, architecture |
 //! | `NAME.spdx.json` | its bill of materials ([`super::bill`]) |
-//! | `SHA256SUMS` | of all of these; the last to appear |
+//! | `NAME.log` | what the build said, a JSON object a line; no two builds have the same |
+//! | `SHA256SUMS` | of all of these but the log; the last to appear |
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -22,6 +24,8 @@ use super::lock::Lock;
 use super::tools::Tools;
 use super::{bmap, namespace};
 use crate::digest::sha256_of;
+use crate::log::{self, RunLog};
+use crate::redact::Redactor;
 use crate::{durable, process, space};
 
 const WORK: &str = ".build";
@@ -79,6 +83,15 @@ impl Outputs {
         self.folder.join(WORK)
     }
 
+    /// Begins the log of the build of this name, which ends when what this gives is dropped.
+    pub fn log(&self, name: &str) -> Result<RunLog> {
+        let path = self.work().join(log_of(name));
+        let log = log::attach(&path, Redactor::default())?;
+        // As its neighbours: there is no secret in it.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).with_context(|| format!("opening {}", path.display()))?;
+        Ok(log)
+    }
+
     /// Compresses the image and describes it: `.img.zst`, `.bmap`, `.packages`, `.spdx.json`. Gives the SHA-256 of each file, the
     /// image's own first.
     pub fn derive(&self, tools: &Tools, name: &str, described: &Described) -> Result<Vec<(String, String)>> {
@@ -104,12 +117,13 @@ impl Outputs {
 
     /// Gives everything its final name. The sums of an earlier build go first and the new ones come last, so that a folder
     /// with `SHA256SUMS` is whole.
-    pub fn publish(self, sums: &[(String, String)]) -> Result<Vec<PathBuf>> {
+    pub fn publish(self, name: &str, sums: &[(String, String)]) -> Result<Vec<PathBuf>> {
         for file in earlier(&self.folder)? {
             remove_file(&self.folder.join(file))?;
         }
         let mut published = Vec::new();
-        for (_, file) in sums {
+        let log = log_of(name);
+        for file in sums.iter().map(|(_, file)| file).chain([&log]) {
             let (from, to) = (self.work().join(file), self.folder.join(file));
             fs::rename(&from, &to).with_context(|| format!("publishing {}", to.display()))?;
             published.push(to);
@@ -155,7 +169,7 @@ fn earlier(folder: &Path) -> Result<Vec<String>> {
     let ours = files_of(name);
     let is_ours = !name.is_empty() && !name.contains('/') && (named == ours || named == ours[..BEFORE_BILLS]);
     let named = named.into_iter().map(str::to_owned);
-    Ok(if is_ours { [SUMS.to_owned()].into_iter().chain(named).collect() } else { Vec::new() })
+    Ok(if is_ours { [SUMS.to_owned(), log_of(name)].into_iter().chain(named).collect() } else { Vec::new() })
 }
 
 /// What the names of a build's files end with; the image's comes first.
@@ -164,7 +178,12 @@ const SUFFIXES: [&str; 5] = ["img", "img.zst", "bmap", "packages", "spdx.json"];
 /// How many of them there were before there was a bill.
 const BEFORE_BILLS: usize = 4;
 
-/// What a build of this name puts out, beside the sums.
+/// The build's log, which has no sum.
+fn log_of(name: &str) -> String {
+    format!("{name}.log")
+}
+
+/// What a build of this name puts out, beside sums and log.
 fn files_of(name: &str) -> [String; SUFFIXES.len()] {
     SUFFIXES.map(|suffix| format!("{name}.{suffix}"))
 }
@@ -176,7 +195,7 @@ fn refuse_strangers(folder: &Path) -> Result<()> {
     let reading = || format!("reading the output folder {}", folder.display());
     for entry in fs::read_dir(folder).with_context(reading)? {
         let name = entry.with_context(reading)?.file_name().to_string_lossy().into_owned();
-        let unfinished = SUFFIXES.iter().chain(&["part"]).any(|suffix| name.ends_with(&format!(".{suffix}")));
+        let unfinished = SUFFIXES.iter().chain(&["log", "part"]).any(|suffix| name.ends_with(&format!(".{suffix}")));
         if name != WORK && !ours.contains(&name) && !(cut_short && unfinished) {
             bail!(
                 "the output folder {} is not empty: {name:?} is not from an earlier build\nhint: name an empty folder with --out",
@@ -223,7 +242,8 @@ mod tests {
             fs::write(outputs.work().join(file), &file[name.len() + 1..]).unwrap();
         }
         let sums: Vec<_> = files.map(|file| (String::from("0"), file)).into();
-        outputs.publish(&sums).unwrap();
+        fs::write(outputs.work().join(super::log_of(name)), "log").unwrap();
+        outputs.publish(name, &sums).unwrap();
     }
 
     fn names(folder: &std::path::Path) -> Vec<String> {
@@ -238,7 +258,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         publish(folder.path(), "old");
         publish(folder.path(), "new");
-        assert_eq!(names(folder.path()), ["SHA256SUMS", "new.bmap", "new.img", "new.img.zst", "new.packages", "new.spdx.json"]);
+        let files = ["SHA256SUMS", "new.bmap", "new.img", "new.img.zst", "new.log", "new.packages", "new.spdx.json"];
+        assert_eq!(names(folder.path()), files);
         let sums = fs::read_to_string(folder.path().join("SHA256SUMS")).unwrap();
         assert_eq!(sums.lines().count(), 5, "{sums}");
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use tar::{Builder, EntryType, Header};
 use uuid::Uuid;
 
@@ -16,6 +16,7 @@ use super::binaries::Binaries;
 use super::{network, region, wifi};
 use crate::config::{Config, ExtraFile};
 use crate::disk::RECOVERY_PATH;
+use crate::faults::Faults;
 use crate::harden;
 use crate::kernel::boards::TARGET_PATH;
 use crate::kernel::firmware;
@@ -249,8 +250,14 @@ fn cron(config: &Config) -> String {
 /// Refuses places that the nightly unit would see otherwise than a person does: it has a `/tmp` of its own and no homes, and
 /// what is on a file system in memory is gone with the next boot.
 pub fn refuse_unreachable(config: &Config) -> Result<()> {
+    let mut faults = Faults::default();
     for (key, folder) in [("backup.folder", &config.backup.folder), ("backup.state", &config.backup.state)] {
-        refuse(key, folder, &UNREACHABLE, "can't keep anything in\nhint: write a folder below /mnt, /srv or /var/lib")?;
+        faults.keep(refuse(
+            key,
+            folder,
+            &UNREACHABLE,
+            "can't keep anything in\nhint: write a folder below /mnt, /srv or /var/lib",
+        ));
     }
     let credentials = config.offsite.iter().map(|offsite| ("offsite.credentials", &offsite.credentials));
     let servers = config.report.iter().flat_map(|report| &report.servers);
@@ -258,17 +265,18 @@ pub fn refuse_unreachable(config: &Config) -> Result<()> {
     let watcher = config.ping.iter().map(|ping| ("ping.credentials", &ping.credentials));
     let identities = config.sources.iter().map(|source| ("source.identity", &source.identity));
     for (key, file) in credentials.chain(login).chain(watcher).chain(identities) {
-        refuse(key, file, &UNSEEN, "can't see\nhint: write a file below /etc/vaultberry or /var/lib/vaultberry")?;
+        faults.keep(refuse(key, file, &UNSEEN, "can't see\nhint: write a file below /etc/vaultberry or /var/lib/vaultberry"));
     }
     let lock = &config.backup.lock;
     let hint = "sees otherwise than other runs do\nhint: write lock = \"/run/lock/vaultberry.lock\"";
-    refuse("backup.lock", lock, &UNSEEN, hint)?;
-    ensure!(
-        lock.parent() != Some(Path::new("/")),
-        "backup.lock: {} stands in the root folder, which the nightly run may not write to\nhint: write lock = \"/run/lock/vaultberry.lock\"",
-        lock.display()
-    );
-    Ok(())
+    faults.keep(refuse("backup.lock", lock, &UNSEEN, hint));
+    if lock.parent() == Some(Path::new("/")) {
+        faults.keep::<()>(Err(anyhow!(
+            "backup.lock: {} stands in the root folder, which the nightly run may not write to\nhint: write lock = \"/run/lock/vaultberry.lock\"",
+            lock.display()
+        )));
+    }
+    faults.end()
 }
 
 fn refuse(key: &str, path: &Path, places: &[&str], why: &str) -> Result<()> {

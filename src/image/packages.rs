@@ -28,7 +28,11 @@ pub const FOLDER: &str = "vaultberry-packages";
 /// What the mirror says of each package, one paragraph each (deb-control(5)).
 const INDEX: &str = "index";
 /// The same in an archive, as apt wants it.
-const PACKED_INDEX: &str = "Packages";
+pub(super) const PACKED_INDEX: &str = "Packages";
+/// What apt reads first, with the sum of that.
+pub(super) const RELEASE: &str = "Release";
+/// Where that begins in it.
+const SUMS: &str = "SHA256:\n";
 /// Backports come from where the release itself does.
 const BACKPORTS: &str = "sed -n \"s/^\\(deb .*\\) $suite \\(.*\\)/\\1 $suite-backports \\2/p\" \"$1/etc/apt/sources.list\" \
     >\"$1/etc/apt/sources.list.d/backports.list\"";
@@ -83,13 +87,13 @@ impl Store<'_> {
     pub fn lock(&self, config: &Config, refresh: bool) -> Result<PathBuf> {
         let tools = tools::set(&config.image)?;
         let base = base::set(config);
-        let base_lock = self.lock_of(&base, &tools, refresh, || self.resolve_whole(&base, &tools))?;
+        let base_lock = || self.lock_of(&base, &tools, refresh, || self.resolve_whole(&base, &tools));
         if base::added(config).is_empty() {
-            return Ok(base_lock);
+            return base_lock();
         }
         let whole = base::whole_set(config);
         self.lock_of(&whole, &tools, refresh, || {
-            let lock = Lock::read(&base_lock)?;
+            let lock = Lock::read(&base_lock()?)?;
             let added = self.resolve(&base::added_set(config, &lock));
             match added {
                 Ok(added) if !added.is_empty() && added.keys().all(|name| !lock.packages.contains_key(name)) => {
@@ -213,7 +217,7 @@ impl Set {
     ///
     /// `installed` is a file with what dpkg says of what is there already.
     fn fetch_to(&self, folder: &Path, installed: Option<&Path>) -> Result<Packages> {
-        let mut command = process::tool("mmdebstrap");
+        let mut command = process::tied("mmdebstrap");
         command.env("packages", self.wanted().join(" ")).env("LC_ALL", "C.UTF-8");
         command.args(["--quiet", "--format=null", "--variant=custom"]);
         command.arg(format!("--architectures={}", self.architecture)).arg(format!("--components={}", self.components));
@@ -280,15 +284,10 @@ fn pack(folder: &Path, set: &Set, date: &str, part: &Path) -> Result<()> {
         lines.for_each(|line| local.extend([line, "\n"]));
         local.extend(["Filename: ./", &package.sha256, ".deb\n\n"]);
     }
-    let sum = hex(&openssl::sha::sha256(local.as_bytes()));
-    let release = format!(
-        "Suite: {0}\nCodename: {0}\nDate: {date}\nArchitectures: {1}\nSHA256:\n {sum} {2} Packages\n",
-        set.suite,
-        set.architecture,
-        local.len()
-    );
+    let about = format!("Suite: {0}\nCodename: {0}\nDate: {date}\nArchitectures: {1}\n", set.suite, set.architecture);
+    let release = release(&about, local.as_bytes());
     let sources = fs::read(folder.join(SOURCES)).with_context(packing)?;
-    for (name, content) in [(PACKED_INDEX, local.as_bytes()), ("Release", release.as_bytes()), (SOURCES, &sources)] {
+    for (name, content) in [(PACKED_INDEX, local.as_bytes()), (RELEASE, release.as_bytes()), (SOURCES, &sources)] {
         let mut header = header(content.len() as u64);
         archive.append_data(&mut header, format!("{FOLDER}/{name}"), content).with_context(packing)?;
     }
@@ -300,7 +299,14 @@ fn pack(folder: &Path, set: &Set, date: &str, part: &Path) -> Result<()> {
     archive.finish().with_context(packing)
 }
 
-fn header(size: u64) -> Header {
+/// What apt reads of an archive with this index: `about`, or what another index' was read as, and the sum.
+pub(super) fn release(about: &str, index: &[u8]) -> String {
+    let about = about.split(SUMS).next().unwrap_or_default();
+    format!("{about}{SUMS} {} {} {PACKED_INDEX}\n", hex(&openssl::sha::sha256(index)), index.len())
+}
+
+/// Of a file in an archive.
+pub(super) fn header(size: u64) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(EntryType::Regular);
     header.set_mode(0o644);
@@ -338,7 +344,7 @@ fn read_index(index: &str) -> Result<Packages> {
     Ok(packages)
 }
 
-fn paragraphs(index: &str) -> impl Iterator<Item = &str> {
+pub(super) fn paragraphs(index: &str) -> impl Iterator<Item = &str> {
     index.split("\n\n").map(str::trim).filter(|paragraph| !paragraph.is_empty())
 }
 

@@ -72,7 +72,7 @@ fn cached(page: &mut Page, config: &Config, cache: Option<&Cache>) {
     let Some((cache, lock)) = lock else {
         return page.line("in the cache", "(nothing: the first build takes a quarter of an hour)");
     };
-    let tree = if base::is_cached(config, cache, &lock) { "their tree" } else { "not their tree, which takes ten minutes" };
+    let tree = if base::is_cached(config, cache, &lock) { "their tree" } else { "not their tree, which takes up to ten minutes" };
     page.line("in the cache", &format!("{} packages, as of {}, and {tree}", lock.all().len(), lock.date()));
 }
 
@@ -80,6 +80,19 @@ fn cached(page: &mut Page, config: &Config, cache: Option<&Cache>) {
 mod tests {
     use super::{lines, plan};
     use crate::config::{EXAMPLE, parse};
+
+    #[test]
+    fn a_board_that_nobody_has_tried_is_told() {
+        let of =
+            |board: &str| plan(&parse(&EXAMPLE.replace("\n# board = \"any\"", &format!("\nboard = \"{board}\""))).unwrap(), None);
+        let page = of("pi5");
+        assert!(
+            page.contains("\n  boards              Raspberry Pi 5\n") && page.contains("\n  caution             experimental: "),
+            "{page}"
+        );
+        assert!(page.contains("\n  root                LUKS2, aes-xts-plain64, sectors"), "{page}");
+        assert!(!of("pi4").contains("caution"));
+    }
 
     #[test]
     fn a_plan_says_what_an_image_is_and_leaves_no_cache() {

@@ -35,11 +35,40 @@ pub fn files(config: &Config) -> Vec<(&'static str, String)> {
     vec![("etc/default/keyboard", keyboard), ("etc/initramfs-tools/conf.d/keymap", String::from("KEYMAP=y\n"))]
 }
 
-/// Shows that the locale is in the tree.
+/// Where XKB lists its layouts and variants.
+const LAYOUTS: &str = "usr/share/X11/xkb/rules/base.lst";
+
+/// Shows that the tree has locale and keyboard.
 ///
 /// # Errors
 /// There is none of this name.
 pub fn prove(config: &Config, tree: &Path) -> Result<()> {
+    prove_locale(config, tree)?;
+    prove_keymap(&config.appliance.keymap, tree)
+}
+
+fn prove_keymap(keymap: &Keymap, tree: &Path) -> Result<()> {
+    if *keymap == Keymap::default() {
+        return Ok(());
+    }
+    let path = tree.join(LAYOUTS);
+    let list = fs::read_to_string(&path).with_context(|| format!("looking for the keymap {keymap} in {}", path.display()))?;
+    let section = |name: &'static str| {
+        let lines = list.lines().skip_while(move |line| *line != name).skip(1).take_while(|line| !line.starts_with('!'));
+        lines.map(|line| line.split_whitespace().take(2).collect::<Vec<_>>())
+    };
+    let Keymap { layout, variant } = keymap;
+    let has_layout = section("! layout").any(|words| words.first() == Some(&layout.as_str()));
+    let of_layout = format!("{layout}:");
+    let has_variant = variant.is_empty() || section("! variant").any(|words| words == [variant.as_str(), of_layout.as_str()]);
+    ensure!(
+        has_layout && has_variant,
+        "appliance.keymap: XKB has no layout {keymap}\nhint: xkeyboard-config(7) lists all, as de, us(intl) and ch(fr)"
+    );
+    Ok(())
+}
+
+fn prove_locale(config: &Config, tree: &Path) -> Result<()> {
     let locale = &config.appliance.locale;
     let Some(name) = locale.strip_suffix(".UTF-8").filter(|_| locale != PLAIN_LOCALE) else { return Ok(()) };
     let path = tree.join(ARCHIVE);
@@ -56,7 +85,7 @@ pub fn prove(config: &Config, tree: &Path) -> Result<()> {
 mod tests {
     use std::fs;
 
-    use super::{ARCHIVE, answers, files, prove};
+    use super::{ARCHIVE, LAYOUTS, answers, files, prove};
     use crate::config::{EXAMPLE, parse};
 
     #[test]
@@ -77,6 +106,17 @@ mod tests {
         let error = prove(&swiss, folder.path()).unwrap_err().to_string();
         assert!(error.starts_with("appliance.locale: Debian has no locale fr_CH.UTF-8\nhint: "), "{error}");
         fs::write(&archive, "C.utf8\0fr_CH.utf8\0").unwrap();
-        prove(&swiss, folder.path()).unwrap();
+
+        let list = folder.path().join(LAYOUTS);
+        fs::create_dir_all(list.parent().unwrap()).unwrap();
+        for (layouts, known) in [
+            ("! model\n  ch x\n! layout\n  de              German\n! variant\n  fr  ch: Swiss\n", false),
+            ("! layout\n  ch              German\n! variant\n  fr  de: Swiss\n! option\n  fr ch: x\n", false),
+            ("! layout\n  de  German\n  ch  Swiss\n\n! variant\n  fr  ch: Swiss (French)\n", true),
+        ] {
+            fs::write(&list, layouts).unwrap();
+            let proven = prove(&swiss, folder.path()).map_err(|error| error.to_string());
+            assert_eq!(proven.is_ok(), known, "{layouts}: {proven:?}");
+        }
     }
 }

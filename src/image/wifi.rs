@@ -35,7 +35,9 @@ pub fn files(config: &Config) -> Vec<(&'static str, String)> {
 /// # Errors
 /// It is neither.
 pub fn supplicant(wifi: &Wifi, passphrase: &Secret<Vec<u8>>) -> Result<Secret<Vec<u8>>> {
-    let text = passphrase.expose().trim_ascii();
+    let text = passphrase.expose();
+    let text = text.strip_suffix(b"\n").unwrap_or(text);
+    let text = text.strip_suffix(b"\r").unwrap_or(text);
     let is_key = text.len() == 64 && text.iter().all(u8::is_ascii_hexdigit);
     let is_phrase = (8..=63).contains(&text.len()) && text.iter().all(|byte| (b' '..=b'~').contains(byte));
     if !is_key && !is_phrase {
@@ -78,6 +80,7 @@ mod tests {
         let text = of("correct \"horse\" #1\n").unwrap();
         assert!(text.starts_with("country=CH\n") && text.contains("\t# Grün\\n\n\tssid=4772c3bc6e0a\n"), "{text}");
         assert!(text.ends_with("\tpsk=\"correct \"horse\" #1\"\n}\n"), "{text}");
+        assert!(of(" with blanks \r\n").unwrap().ends_with("\tpsk=\" with blanks \"\n}\n"));
         let key = "0f".repeat(32);
         assert!(of(&key).unwrap().ends_with(&format!("\tpsk={key}\n}}\n")));
         for wrong in ["", "short", "two lines\nof it", "ünicode passphrase", &"x".repeat(64)] {

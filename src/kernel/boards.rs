@@ -54,6 +54,13 @@ const fn board(key: &'static str, name: &'static str, device_tree: &'static str,
     Board { key, name, device_tree, chip }
 }
 
+impl Board {
+    /// Whether its device tree names an LED. That of a CM3 hangs on a driver that Debian's kernel hasn't.
+    pub fn has_led(&self) -> bool {
+        self.chip != Chip::Bcm2712 && self.key != "cm3"
+    }
+}
+
 impl Chip {
     /// Modules for what is found by asking a bus, which no device tree needs to name, with what each is for.
     pub fn modules(self) -> &'static [(&'static str, &'static str)] {
@@ -78,11 +85,6 @@ impl Chip {
             ],
             Self::Bcm2712 => &[("chacha", "Adiantum's stream cipher")],
         }
-    }
-
-    /// Whether its device tree names an LED.
-    pub fn has_led(self) -> bool {
-        self != Self::Bcm2712
     }
 
     /// What `initramfs/modules` calls it.
@@ -178,9 +180,13 @@ impl Target {
         self.boards().any(|board| board.chip == Chip::Bcm2712)
     }
 
-    /// What the device trees promise and nobody has seen on the board itself: a sentence.
+    /// What somebody should know who takes it: a sentence.
     pub fn caution(self) -> Option<&'static str> {
-        self.needs_backports().then_some("experimental: kernel of backports, by its device tree; never tried on the board itself")
+        match self.name() {
+            "pi5" => Some("experimental: kernel of backports, by its device tree; never tried on the board itself"),
+            "cm3" => Some("experimental: not known whether the firmware finds Debian's device tree by its name"),
+            _ => None,
+        }
     }
 
     /// The serial consoles, as the kernel takes them.

@@ -15,7 +15,7 @@ use std::fmt;
 
 use anyhow::{Context, Result};
 
-use super::boards::{Board, Chip};
+use super::boards::Board;
 use super::devicetree::{Node, Tree};
 use super::modules::{Kernel, normal};
 use super::suppliers::{self, follow};
@@ -25,8 +25,8 @@ struct Wanted {
     purpose: &'static str,
     compatible: &'static [&'static str],
     serves: fn(&Tree, &Node) -> bool,
-    /// Whether a board with this chip has it.
-    on: fn(Chip) -> bool,
+    /// Whether a board has it.
+    on: fn(&Board) -> bool,
 }
 
 const WANTED: &[Wanted] = &[
@@ -46,7 +46,7 @@ const WANTED: &[Wanted] = &[
         serves: is_host,
         on: |_| true,
     },
-    Wanted { purpose: "the LED", compatible: &["gpio-leds"], serves: |_, _| true, on: Chip::has_led },
+    Wanted { purpose: "the LED", compatible: &["gpio-leds"], serves: |_, _| true, on: Board::has_led },
     // also what reboots a board without PSCI, as all before the Pi 5 are
     Wanted {
         purpose: "the watchdog",
@@ -179,7 +179,7 @@ pub fn check(kernel: &Kernel, board: &Board, device_tree: &[u8], initramfs: &BTr
     let initramfs: BTreeSet<String> = initramfs.iter().map(|module| normal(module)).collect();
     let mut missing = Vec::new();
     let mut starts = Vec::new();
-    for wanted in WANTED.iter().filter(|wanted| (wanted.on)(board.chip)) {
+    for wanted in WANTED.iter().filter(|wanted| (wanted.on)(board)) {
         let nodes = (0..tree.nodes().len()).filter(|&index| is_wanted(&tree, index, wanted));
         let before = starts.len();
         starts.extend(nodes.map(|index| (index, wanted.purpose.to_owned())));

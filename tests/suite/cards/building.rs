@@ -42,6 +42,20 @@ fn bad_input_is_refused_with_its_remedy_and_nothing_is_made() {
     let programs = refused(here, EXAMPLE, &["--binaries", "nowhere"]);
     assert!(programs.contains("nowhere/vaultberry") && programs.contains("hint: `make cross` builds it"), "{programs}");
 
+    // Several mistakes are told at once, each with its remedy.
+    let files = "[[image.file]]\nfrom = \"none\"\nto = \"/etc/none\"\n[[image.file]]\nfrom = \"nor this\"\nto = \"/etc/nor\"\n";
+    let several = EXAMPLE.replace("# folder = \"/mnt/backup\"", "folder = \"/tmp/backup\"") + files;
+    let several = refused(here, &several, &["--binaries", "nowhere", "--secrets", "out/secrets"]);
+    for told in [
+        "backup.folder: /tmp/backup lies in /tmp",
+        "reading none, which [[image.file]] wants at /etc/none",
+        "reading nor this, which [[image.file]] wants at /etc/nor",
+        "nowhere/vaultberry",
+        "lies inside the output folder",
+    ] {
+        assert!(several.contains(told), "{told}: {several}");
+    }
+
     let inside = refused(here, EXAMPLE, &["--secrets", "out/secrets"]);
     assert!(inside.contains("lies inside the output folder"), "{inside}");
     assert!(!here.join("out").exists() && !here.join("secrets").exists());
@@ -125,12 +139,16 @@ fn an_ordinary_user_builds_and_a_killed_build_leaves_nothing_half_made() {
     }
     killed.wait().unwrap();
     assert_eq!(names(&here.join("out")), [".build"], "a name was given to something half-made");
-    assert_eq!(names(&here.join("out/.build")), ["vaultberry.img"], "something plain lies where a CI uploads it");
+    assert_eq!(
+        names(&here.join("out/.build")),
+        ["vaultberry.img", "vaultberry.log"],
+        "something plain lies where a CI uploads it"
+    );
 
     let output = build().output().unwrap();
     assert!(output.status.success(), "{output:?}");
     eprintln!("{}", stderr(&output));
-    assert_eq!(names(&here.join("out")).len(), 6);
+    assert_eq!(names(&here.join("out")).len(), 7);
 
     // Another config, the same base and initramfs.
     fs::write(here.join("appliance.toml"), EXAMPLE.replace("# at = \"02:30\"", "at = \"03:45\"")).unwrap();
@@ -140,6 +158,12 @@ fn an_ordinary_user_builds_and_a_killed_build_leaves_nothing_half_made() {
     assert_eq!(names(&here.join("secrets/stick/vaultberry")).len(), 2, "an earlier image's key was lost");
     let left = names(&here.join("secrets")).into_iter().filter(|name| name.starts_with('.')).count();
     assert_eq!(left, 0, "the killed build's plain files are still there");
+
+    // What a config adds is put upon the tree that is there.
+    fs::write(here.join("appliance.toml"), EXAMPLE.replace("\n# packages = []\n", "\npackages = [\"pv\"]\n")).unwrap();
+    let output = as_ordinary_user(here, &image(here, &["--cache", "cache", "--only-base"])).output().unwrap();
+    let said = stderr(&output);
+    assert!(output.status.success() && said.contains("adding pv to the base tree") && !said.contains("making the"), "{said}");
 }
 
 /// Gives the build a cache of its own with everything that the user's has.

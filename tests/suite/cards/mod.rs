@@ -1,6 +1,7 @@
 //! Cards: images that are built, looked at, and booted in QEMU. They take most of the time of all tests, so `tools/tests` runs
 //! them beside the others.
 
+mod boards;
 mod boot;
 mod boot_loader;
 mod building;

@@ -1,11 +1,12 @@
 //! An appliance of another region, without a cable: keyboard, locale, and a wireless network of two simulated radios. Its card
-//! has a volume key of its own.
+//! has a volume key of its own, and is for one board.
 
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
+use vaultberry::image::disk::{FIRMWARE_START, read_firmware};
 use vaultberry::image::emulate::{self, Machine};
 
 use crate::cards::boot::guest;
@@ -30,6 +31,7 @@ country = "CH"
 ssid = "Zum grünen Baum"
 
 [image]
+board = "pi4"
 packages = ["hostapd", "iw"]
 
 [[source]]
@@ -45,6 +47,7 @@ const PASSPHRASE: &str = "ein \"Lindenbaum\" #7";
 /// The other end of the air: an access point on the second radio, which gives addresses.
 const ACCESS_POINT: &str = r#"set -e
 modprobe mac80211_hwsim radios=2
+mkdir -p /run/systemd/network
 printf '[Match]\nName=wlan1\n[Network]\nAddress=10.77.0.1/24\nDHCPServer=yes\n' >/run/systemd/network/05-point.network
 networkctl reload
 nft insert rule inet vaultberry input iifname wlan1 udp dport 67 accept
@@ -88,10 +91,30 @@ fn flashed(card: &Card) -> (TempDir, PathBuf) {
     (folder, to)
 }
 
+/// The names in a folder of the firmware partition.
+fn firmware(card: &Card, folder: &str) -> String {
+    let mut mdir = Command::new("mdir");
+    mdir.arg("-b").arg("-i").arg(format!("{}@@{FIRMWARE_START}", card.image().display())).arg(format!("::{folder}"));
+    String::from_utf8(tool(&mut mdir).stdout).unwrap()
+}
+
+/// What another board boots by isn't on the card.
+fn is_for_a_pi_4_alone(card: &Card) {
+    let programs = firmware(card, "/");
+    assert!(programs.contains("start4.elf") && programs.contains("fixup4.dat"), "{programs}");
+    assert!(!programs.contains("bootcode.bin") && !programs.contains("start.elf"), "{programs}");
+    let config = String::from_utf8(read_firmware(&card.image(), "config.txt").unwrap()).unwrap();
+    let pair = config.lines().find_map(|line| line.strip_prefix("os_prefix=")).unwrap();
+    let files = firmware(card, &format!("/{pair}"));
+    assert_eq!(files.lines().filter(|line| line.ends_with("dtb")).count(), 1, "{files}");
+    assert!(files.contains("bcm2711-rpi-4-b.dtb"), "{files}");
+}
+
 #[test]
 fn keyboard_locale_and_radio_are_the_config_s_and_a_fresh_key_boots() {
     let _turn = Turn::take();
     let card = Card::build(CONFIG, &[("wifi", PASSPHRASE)]);
+    is_for_a_pi_4_alone(&card);
 
     // The recovery passphrase, typed on a German keyboard: where others have z, it has y.
     let mut tiny = Tiny::new(&card.image()).strip_modules();

@@ -22,6 +22,10 @@ use crate::support::Turn;
 use crate::support::appliance::names;
 use crate::support::card::{cached, decipher, image, scratch, tool, tools};
 
+/// What names in a cache end with.
+const LOCK: &str = ".lock";
+const PART: &str = ".part";
+
 /// Some packages for this machine, which needs no emulation.
 fn small() -> Set {
     let image = parse(EXAMPLE).unwrap().image;
@@ -93,6 +97,56 @@ fn a_locked_package_that_the_mirror_has_no_more_is_named() {
     assert_eq!(names(folder.path()).iter().filter(|name| name.contains(".tar")).count(), 1, "{:?}", names(folder.path()));
 }
 
+/// Copies what a cache has of these kinds into a new one.
+fn copy_cache(from: &Path, to: &Path, kinds: &[&str]) {
+    fs::create_dir(to).unwrap();
+    let whole = |name: &String| !name.ends_with(LOCK) && !name.ends_with(PART);
+    for name in names(from).into_iter().filter(whole).filter(|name| kinds.iter().any(|kind| name.starts_with(kind))) {
+        tool(Command::new("cp").arg("-a").arg(from.join(name)).arg(to));
+    }
+}
+
+/// Starts a build and kills it after a random time, up to 256 times `step` milliseconds.
+fn kill_soon(build: &mut Command, step: u64) {
+    let mut killed = build.stderr(Stdio::null()).spawn().unwrap();
+    let moment = Duration::from_millis(u64::from(random(1).unwrap().expose()[0]) * step);
+    eprintln!("a build is killed after {moment:?}");
+    sleep(moment);
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+}
+
+#[test]
+fn builds_that_are_killed_while_they_fetch_and_install_poison_nothing() {
+    let _turn = Turn::take();
+    let (one, two) = (scratch(), scratch());
+    let cache = |folder: &Path| folder.join("cache");
+    let config = |folder: &Path, text: &str| fs::write(folder.join("appliance.toml"), text).unwrap();
+    // The shared tree is there; what the config adds isn't.
+    config(one.path(), EXAMPLE);
+    tool(&mut image(one.path(), &["--only-base"]));
+    for folder in [&one, &two] {
+        config(folder.path(), &EXAMPLE.replace("\n# packages = []\n", "\npackages = [\"pv\"]\n"));
+    }
+    let only_base = |folder: &Path| image(folder, &["--only-base", "--cache", "cache"]);
+    copy_cache(&cached(""), &cache(one.path()), &["packages-", "fetched-", "base-"]);
+    let mut build = only_base(one.path());
+    for _ in 0..4 {
+        // It may be done by then, on a quick machine.
+        kill_soon(&mut build, 50);
+    }
+    tool(build.stderr(Stdio::piped()));
+    let made: Vec<_> = names(&cache(one.path())).into_iter().filter(|name| !name.ends_with(LOCK)).collect();
+    assert!(made.iter().all(|name| !name.ends_with(PART)), "{made:?}");
+
+    // A build that nobody disturbs makes the same.
+    copy_cache(&cache(one.path()), &cache(two.path()), &["packages-", "fetched-", "base-"]);
+    tool(only_base(two.path()).arg("--offline"));
+    let added: Vec<_> = made.iter().filter(|name| name.starts_with("added-")).collect();
+    assert_eq!(added.len(), 1, "{made:?}");
+    same(&cache(one.path()).join(added[0]), &cache(two.path()).join(added[0]));
+}
+
 #[test]
 fn the_same_secrets_make_the_same_image_and_others_another() {
     let _turn = Turn::take();
@@ -109,20 +163,10 @@ fn the_same_secrets_make_the_same_image_and_others_another() {
     let secrets = one.path().join(secrets.unwrap());
 
     // In another folder, later, without a network, of the packages and trees alone, and though builds before it were killed.
-    let cache = two.path().join("cache");
-    fs::create_dir(&cache).unwrap();
-    let files = names(&cached("")).into_iter().filter(|name| !name.contains(".lock"));
-    for name in files.filter(|name| ["packages-", "fetched-", "base-", "boot-"].iter().any(|kind| name.starts_with(kind))) {
-        tool(Command::new("cp").arg("-a").arg(cached(&name)).arg(&cache));
-    }
+    copy_cache(&cached(""), &two.path().join("cache"), &["packages-", "fetched-", "base-", "boot-"]);
     let mut again = image(two.path(), &["--offline", "--cache", "cache", "--secrets", secrets.to_str().unwrap()]);
     for _ in 0..5 {
-        let mut killed = again.stderr(Stdio::null()).spawn().unwrap();
-        let moment = Duration::from_millis(u64::from(random(2).unwrap().expose()[0]) * 40);
-        eprintln!("a build is killed after {moment:?}");
-        sleep(moment);
-        killed.kill().unwrap();
-        killed.wait().unwrap();
+        kill_soon(&mut again, 40);
         assert!(!two.path().join("out/SHA256SUMS").exists(), "it was done already");
     }
     let second = tool(again.stderr(Stdio::piped()));
@@ -130,7 +174,8 @@ fn the_same_secrets_make_the_same_image_and_others_another() {
     assert!(said.contains("byte for byte"), "{said}");
     let files = names(&one.path().join("out"));
     assert_eq!(files, names(&two.path().join("out")));
-    for name in &files {
+    // Its log tells how long each step took.
+    for name in files.iter().filter(|name| *name != "vaultberry.log") {
         same(&out(one.path(), name), &out(two.path(), name));
     }
 
