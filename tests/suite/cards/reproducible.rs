@@ -136,15 +136,15 @@ fn builds_that_are_killed_while_they_fetch_and_install_poison_nothing() {
         kill_soon(&mut build, 50);
     }
     tool(build.stderr(Stdio::piped()));
-    let made: Vec<_> = names(&cache(one.path())).into_iter().filter(|name| !name.ends_with(LOCK)).collect();
-    assert!(made.iter().all(|name| !name.ends_with(PART)), "{made:?}");
+    // A program that outlives its build may still write a part, under a name that nobody reads.
+    let made = names(&cache(one.path())).into_iter().filter(|name| !name.ends_with(LOCK) && !name.ends_with(PART));
 
     // A build that nobody disturbs makes the same.
     copy_cache(&cache(one.path()), &cache(two.path()), &["packages-", "fetched-", "base-"]);
     tool(only_base(two.path()).arg("--offline"));
-    let added: Vec<_> = made.iter().filter(|name| name.starts_with("added-")).collect();
-    assert_eq!(added.len(), 1, "{made:?}");
-    same(&cache(one.path()).join(added[0]), &cache(two.path()).join(added[0]));
+    let added: Vec<_> = made.filter(|name| name.starts_with("added-")).collect();
+    assert_eq!(added.len(), 1, "{added:?}");
+    same(&cache(one.path()).join(&added[0]), &cache(two.path()).join(&added[0]));
 }
 
 #[test]
