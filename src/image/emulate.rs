@@ -106,7 +106,7 @@ pub fn command(guest: &Guest, files: &Path) -> Result<Command> {
     match guest.machine {
         Machine::Virt => {
             command.arg(firmware.copy(KERNEL)?).arg("-initrd").arg(firmware.copy(INITRD)?);
-            command.arg("-append").arg(format!("{} console=ttyAMA0", firmware.command_line()?));
+            command.arg("-append").arg(on_virt(&firmware.command_line()?));
             command.args(["-M", "virt", "-cpu", "cortex-a72", "-smp", "2", "-m", "1024"]);
             command.arg("-drive").arg(format!("{image},if=none,id=card")).args(["-device", "virtio-blk-pci,drive=card"]);
             command.args(["-device", "qemu-xhci"]);
@@ -134,6 +134,13 @@ pub fn command(guest: &Guest, files: &Path) -> Result<Command> {
     }
     command.args(&guest.extra);
     Ok(command)
+}
+
+/// The command line with this board's console. Of several that one driver has, as on a Pi 5's line, the kernel would try the first
+/// one alone, which isn't here.
+fn on_virt(command_line: &str) -> String {
+    let words = command_line.split_whitespace().filter(|word| !word.starts_with("console=ttyAMA"));
+    words.chain(["console=ttyAMA0"]).collect::<Vec<_>>().join(" ")
 }
 
 fn network(command: &mut Command, ssh_port: Option<u16>) {

@@ -112,7 +112,7 @@ fn an_image_for_a_pi_5_boots_by_the_kernel_of_backports() {
     ssh.wait_for("true", 400);
     for (command, told) in [
         ("dpkg-query -W -f '${Version}' linux-image-arm64", "~bpo"),
-        ("cat /proc/cmdline", "console=ttyAMA10,115200"),
+        ("cat /boot/pi/*/cmdline.txt", "console=ttyAMA10,115200"),
         ("sudo cryptsetup status root", "aes-xts-plain64"),
         ("cat /etc/apt/sources.list.d/backports.list", "trixie-backports"),
         ("sudo vaultberry kernel list", "boots next"),
