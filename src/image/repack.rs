@@ -1,5 +1,5 @@
-//! Packages whose content isn't compressed: what installs them runs under emulation, where decompressing takes ten times as long
-//! as here, and so would be most of the unpacking.
+//! Packages whose content isn't compressed: what installs them runs under emulation, on one core, where decompressing takes far
+//! longer than here.
 //!
 //! A Debian package is an ar archive of three members (deb(5)): the format's version, and two tar archives, of which dpkg takes
 //! plain ones, too. What is installed is the same.
