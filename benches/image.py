@@ -100,16 +100,16 @@ def cold(work):
     figures = {}
 
     def run(name, command):
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        figures[name] = measured(command, env=os.environ | {"INITRD": "No"}, **quiet)
+        with (work / f"{name}.log").open("w") as told:
+            figures[name] = measured(command, env=os.environ | {"INITRD": "No"}, stdout=told, stderr=told)
 
     both = [threading.Thread(target=run, args=pair) for pair in (("bare", bare), ("ours", ours))]
     for thread in both:
         thread.start()
     for thread in both:
         thread.join()
-    if len(figures) < 2:
-        sys.exit(1)
+    for name in {"bare", "ours"} - figures.keys():
+        sys.exit(f"error: {name} failed:\n" + (work / f"{name}.log").read_text()[-2000:])
     line("cold build, all of it", figures["ours"])
     line("bare mmdebstrap and initramfs", figures["bare"])
     print(f"cold build: {figures['ours'][0] / figures['bare'][0]:.2f} times the bare one")

@@ -1,12 +1,13 @@
 //! SHA-256 and sizes: of streams as they go by, of files, and as text.
 
 use std::fmt::Write as _;
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use openssl::sha::Sha256;
+
+use crate::sparse;
 
 /// Lower-case hexadecimal digits, two for each byte.
 pub fn hex(bytes: &[u8]) -> String {
@@ -30,7 +31,7 @@ pub fn unhex(text: &str) -> Option<Vec<u8>> {
 /// The SHA-256 of a file's content, as sha256sum(1) writes it.
 pub fn sha256_of(path: &Path) -> Result<String> {
     let reading = || format!("reading {}", path.display());
-    let mut file = File::open(path).with_context(reading)?;
+    let mut file = sparse::Reader::open(path).with_context(reading)?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {

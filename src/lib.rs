@@ -46,6 +46,7 @@ pub mod secret;
 pub mod snapshot;
 pub mod source;
 pub mod space;
+pub mod sparse;
 pub mod status;
 pub mod stop;
 pub mod terminal;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use openssl::sha::Sha256;
 
 use crate::digest::hex;
-use crate::process;
+use crate::{process, sparse};
 
 /// What compressed files begin with (RFC 8878 section 3.1.1; "The .xz File Format" section 2.1.1.1).
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
@@ -36,8 +36,14 @@ pub(super) struct Image {
 
 /// A file, and the sum of what was read of it.
 struct Hashed {
-    file: File,
+    file: sparse::Reader,
     hash: Sha256,
+}
+
+impl Hashed {
+    fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self { file: sparse::Reader::open(path)?, hash: Sha256::new() })
+    }
 }
 
 impl Read for Hashed {
@@ -67,7 +73,7 @@ impl Image {
         let sum = sum_of(path);
         let (form, size) = if begin.starts_with(ZSTD) {
             let size = zstd::zstd_safe::get_frame_content_size(begin).ok().flatten();
-            let decoder = zstd::Decoder::new(Hashed { file, hash: Sha256::new() }).with_context(opening)?;
+            let decoder = zstd::Decoder::new(Hashed::open(path).with_context(opening)?).with_context(opening)?;
             (Form::Zstd(Box::new(decoder)), size)
         } else if begin.starts_with(XZ) {
             let mut command = process::tool("xz");
@@ -77,7 +83,7 @@ impl Image {
             (Form::Xz(child, out), None)
         } else {
             ensure!(length > 0, "opening the image {}: it is empty", path.display());
-            (Form::Plain(Hashed { file, hash: Sha256::new() }), Some(length))
+            (Form::Plain(Hashed::open(path).with_context(opening)?), Some(length))
         };
         Ok(Self { path: path.to_owned(), size, form, sum })
     }

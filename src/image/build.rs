@@ -17,7 +17,7 @@ use super::packages::Store;
 use super::payload::VolumeKey;
 use super::root::Root;
 use super::tools::{self, Tools};
-use super::workshop::Workshop;
+use super::workshop::{self, ROOM, Workshop};
 use super::{base, boot, credentials, region, root};
 use crate::config::{self, Config, ExtraFile};
 use crate::faults::Faults;
@@ -162,17 +162,19 @@ pub fn build(request: &Request) -> Result<Built> {
         None => BuildSecrets::generate(config.image.cipher)?,
     };
     let credentials = credentials::read(&config, &folder)?;
-    // What isn't encrypted yet is made beside the secrets, never below the output folder.
-    let workshop = Workshop::open(folder.path())?;
+    workshop::place(folder.path(), ROOM)?;
     let clock = Clock::start();
 
     let store = Store { cache: &cache, offline: request.offline };
     let lock = packages_of(request, &config, &store)?;
-    let tools_set = tools::set(&config.image)?;
-    let tools = Tools::unpack(&cache, &lock.tools, workshop.path(), || store.archive(&tools_set, &lock.tools))?;
-    clock.tell("packages and tools");
+    clock.tell("packages");
     let base = base::ensure(&config, &store, &lock)?;
     clock.tell("base tree");
+    // What isn't encrypted yet is never below the output folder.
+    let workshop = Workshop::open(folder.path(), room_for(&base)?)?;
+    let tools_set = tools::set(&config.image)?;
+    let tools = Tools::unpack(&cache, &lock.tools, workshop.path(), || store.archive(&tools_set, &lock.tools))?;
+    clock.tell("tools");
     let system = overlay::system(&config, &binaries)?;
     let boot = boot::ensure(&cache, &base, &system, workshop.path(), lock.epoch)?;
     clock.tell("initramfs");
@@ -208,7 +210,7 @@ pub fn build(request: &Request) -> Result<Built> {
     clock.tell("encrypted image");
 
     let described = Described { packages: &root.packages, lock: &lock, epoch: plan.epoch };
-    let sums = outputs.derive(&tools, config.image_name(), &described)?;
+    let sums = outputs.derive(config.image_name(), &described)?;
     // The keys first: an image without its keys would be worth nothing.
     if again.is_none() {
         folder.publish(&secrets, &config.appliance.hostname, &header, workshop.path())?;
@@ -217,6 +219,12 @@ pub fn build(request: &Request) -> Result<Built> {
     let files = outputs.publish(config.image_name(), &sums)?;
     clock.tell("block map, compression, sums");
     Ok(Built { files, secrets: folder.of(secrets.uuid), key: folder.key(secrets.uuid) })
+}
+
+/// Bytes that a build takes in its workshop: the tree, its file system, what the firmware partition is made of, and the tools.
+fn room_for(base: &Path) -> Result<u64> {
+    let size = fs::metadata(base).with_context(|| format!("finding {}", base.display()))?.len();
+    Ok(ROOM.max(3 * size + (ROOM / 4)))
 }
 
 /// What needs nothing but a look: the owner's files and the appliance's programs, and that there is nothing to refuse.

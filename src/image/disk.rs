@@ -55,7 +55,8 @@ pub fn create(tools: &Tools, path: &Path, layout: &Layout) -> Result<File> {
         ROOT_START / SECTOR
     );
     process::output_with_input(
-        process::tool("sfdisk").args(["--quiet", "--wipe=never"]).arg(path),
+        // No kernel is told, since it would sync every disk of this machine for that.
+        process::tool("sfdisk").args(["--quiet", "--wipe=never", "--no-tell-kernel"]).arg(path),
         "writing the partition table",
         table.as_bytes(),
     )?;

@@ -12,6 +12,7 @@
 //! | `SHA256SUMS` | of all of these but the log; the last to appear |
 
 use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -21,17 +22,15 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::bill::{self, Subject};
 use super::lock::Lock;
-use super::tools::Tools;
+use super::workshop::{ROOM, refuse_full_disk};
 use super::{bmap, namespace};
-use crate::digest::sha256_of;
+use crate::digest::{Sum, Summing, hex, sha256_of};
 use crate::log::{self, RunLog};
 use crate::redact::Redactor;
-use crate::{durable, process, space};
+use crate::{durable, sparse};
 
 const WORK: &str = ".build";
 const SUMS: &str = "SHA256SUMS";
-/// Bytes that a build puts at most into the output folder, and at most into its workshop.
-pub(super) const SCRATCH: u64 = 2 << 30;
 
 /// What a build has made of `image` and is there beside it: wrong, when the image changes.
 pub fn made_of(image: &Path) -> Vec<PathBuf> {
@@ -71,7 +70,7 @@ impl Outputs {
         let folder = folder.canonicalize().with_context(|| format!("finding the output folder {}", folder.display()))?;
         let lock = lock(&folder)?;
         refuse_strangers(&folder)?;
-        refuse_full_disk(&folder)?;
+        refuse_full_disk(&folder, ROOM)?;
         let outputs = Self { folder, _lock: lock };
         outputs.clean()?;
         durable::private_folder(&outputs.work())?;
@@ -94,25 +93,23 @@ impl Outputs {
 
     /// Compresses the image and describes it: `.img.zst`, `.bmap`, `.packages`, `.spdx.json`. Gives the SHA-256 of each file, the
     /// image's own first.
-    pub fn derive(&self, tools: &Tools, name: &str, described: &Described) -> Result<Vec<(String, String)>> {
+    pub fn derive(&self, name: &str, described: &Described) -> Result<Vec<(String, String)>> {
         let path = |suffix: &str| self.work().join(format!("{name}.{suffix}"));
         let image = path("img");
-        // Most of it is encrypted and can't be compressed: the fastest level finds the holes as well as the slowest.
-        let mut zstd = tools.command("zstd")?;
-        zstd.args(["-q", "-1", "-T0", "-o"]).arg(path("img.zst")).arg(&image);
-        let sum = thread::scope(|scope| {
+        let (sum, compressed) = thread::scope(|scope| {
             let map = scope.spawn(|| fs::write(path("bmap"), bmap::map(&image)?).context("writing the block map"));
             let sum = scope.spawn(|| sha256_of(&image));
-            process::run(&mut zstd, "compressing the image")?;
+            let compressed = compress(&image, &path("img.zst"))?;
             map.join().expect("a thread of ours doesn't panic")?;
-            sum.join().expect("a thread of ours doesn't panic")
+            let sum = sum.join().expect("a thread of ours doesn't panic")?;
+            anyhow::Ok((sum, compressed))
         })?;
         fs::write(path("packages"), described.packages).context("writing the package manifest")?;
         let subject = Subject { name: &format!("{name}.img"), sha256: &sum, epoch: described.epoch };
         fs::write(path("spdx.json"), bill::bill(&subject, described.lock)?).context("writing the bill of materials")?;
-        let [first, others @ ..] = files_of(name);
+        let [image, archive, others @ ..] = files_of(name);
         let others = others.into_iter().map(|file| Ok((sha256_of(&self.work().join(&file))?, file)));
-        [Ok((sum, first))].into_iter().chain(others).collect()
+        [Ok((sum, image)), Ok((compressed, archive))].into_iter().chain(others).collect()
     }
 
     /// Gives everything its final name. The sums of an earlier build go first and the new ones come last, so that a folder
@@ -144,6 +141,28 @@ impl Drop for Outputs {
         // After an error; the next build would do it too.
         let _ = self.clean();
     }
+}
+
+/// Compresses `from` (RFC 8878) into `to`, on every core; gives the SHA-256 of what comes out.
+fn compress(from: &Path, to: &Path) -> Result<String> {
+    // Most of it is encrypted and can't be compressed: the fastest level finds the holes as well as the slowest.
+    const LEVEL: i32 = 1;
+    let work = || -> io::Result<Sum> {
+        let mut reader = sparse::Reader::open(from)?;
+        let mut encoder = zstd::Encoder::new(Summing::new(File::create(to)?), LEVEL)?;
+        encoder.multithread(u32::try_from(thread::available_parallelism()?.get()).unwrap_or(u32::MAX))?;
+        encoder.include_checksum(true)?;
+        encoder.set_pledged_src_size(Some(reader.size()))?;
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match reader.read(&mut buffer)? {
+                0 => return encoder.finish()?.finish(),
+                read => encoder.write_all(&buffer[..read])?,
+            }
+        }
+    };
+    let sum = work().with_context(|| format!("compressing {} to {}", from.display(), to.display()))?;
+    Ok(hex(&sum.sha256))
 }
 
 fn lock(folder: &Path) -> Result<Flock<File>> {
@@ -202,20 +221,6 @@ fn refuse_strangers(folder: &Path) -> Result<()> {
                 folder.display()
             );
         }
-    }
-    Ok(())
-}
-
-/// Refuses a folder whose disk has no room for a build.
-pub(super) fn refuse_full_disk(folder: &Path) -> Result<()> {
-    let free = space::of(folder)?.free;
-    if free < SCRATCH {
-        bail!(
-            "{} has {} MiB free, and a build takes up to {} MiB\nhint: free some space, or name a folder on another disk",
-            folder.display(),
-            free >> 20,
-            SCRATCH >> 20
-        );
     }
     Ok(())
 }

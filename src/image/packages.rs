@@ -15,7 +15,7 @@ use tar::{Builder, EntryType, Header};
 
 use super::cache::{Cache, CacheKey, Kind};
 use super::lock::{Lock, Package, Packages, digest};
-use super::workshop::Workshop;
+use super::workshop::{ROOM, Workshop, refuse_full_disk};
 use super::{base, tools};
 use crate::config::Config;
 use crate::digest::{hex, sha256_of};
@@ -151,7 +151,8 @@ impl Store<'_> {
     /// Fetches a set, into the cache; the packages must be those of the lock, if there is one.
     fn fetch(&self, set: &Set, locked: Option<&Packages>) -> Result<Packages> {
         tracing::info!("fetching packages of {} for {}", set.suite, set.architecture);
-        let folder = Workshop::open(self.cache.folder())?;
+        refuse_full_disk(self.cache.folder(), ROOM)?;
+        let folder = Workshop::open(self.cache.folder(), ROOM)?;
         let installed = set.upon.as_ref().map(|upon| self.status(upon, folder.path())).transpose()?;
         let packages = set.fetch_to(folder.path(), installed.as_deref())?;
         if let Some(locked) = locked {
@@ -234,7 +235,8 @@ impl Set {
         }
         // A tree of no packages at all.
         command.arg("--skip=cleanup/reproducible,check/qemu");
-        command.arg(format!("--customize-hook={FETCH}"));
+        // In the environment: of a hook that fails, mmdebstrap tells all of the text.
+        command.env("fetch", FETCH).arg("--customize-hook=sh -c \"$fetch\" fetch.sh \"$1\"");
         command.arg(format!("--customize-hook=sync-out /{FOLDER} {}", quoted(folder)?));
         command.arg(&self.suite).arg("/dev/null").args(&self.mirror);
         process::run(&mut command, "fetching packages").map_err(|error| error.context(self.hint()))?;

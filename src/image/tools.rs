@@ -1,4 +1,4 @@
-//! The tools that make file systems and compress: those of the appliance's own Debian release, for this machine. So what they
+//! The tools that make file systems: those of the appliance's own Debian release, for this machine. So what they
 //! make doesn't depend on what this machine has.
 //!
 //! They are unpacked, not installed, and run by their own loader with their own libraries, which needs neither root nor a
@@ -20,7 +20,7 @@ use crate::kernel::elf;
 use crate::process;
 
 /// The packages that have them.
-const PACKAGES: [&str; 4] = ["dosfstools", "e2fsprogs", "mtools", "zstd"];
+const PACKAGES: [&str; 3] = ["dosfstools", "e2fsprogs", "mtools"];
 
 const STAGE: &str = include_str!("../../image/stages/tools.sh");
 

@@ -60,7 +60,8 @@ pub fn make_image(path: &Path, keys: &[&Path]) -> Result<()> {
     let mut image = Durable::create(path, 0o600)?;
     image.file().set_len(SIZE).with_context(|| format!("sizing {}", path.display()))?;
     process::output_with_input(
-        process::tool("sfdisk").arg("--quiet").arg(image.part()),
+        // No kernel is told, since it would sync every disk of this machine for that.
+        process::tool("sfdisk").args(["--quiet", "--no-tell-kernel"]).arg(image.part()),
         "partitioning the stick's image",
         format!("label: dos\nstart={START}, type=e\n").as_bytes(),
     )?;

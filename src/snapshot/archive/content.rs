@@ -5,9 +5,9 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use nix::errno::Errno;
-use nix::unistd::{Whence, lseek};
 use openssl::sha::Sha256;
+
+use crate::sparse::data_from;
 
 /// The most that is asked for at once, in bytes.
 const MOST: u64 = 1 << 20;
@@ -17,25 +17,14 @@ const MOST_STRETCHES: usize = 100_000;
 
 /// The stretches of `file` that aren't holes, in order; none when there is nothing to be gained from knowing.
 pub(super) fn stretches(file: &File, size: u64) -> Option<Vec<Range<u64>>> {
-    let seek = |from: u64, whence| match lseek(file, i64::try_from(from).ok()?, whence) {
-        Ok(found) => u64::try_from(found).ok().map(|found| found.min(size)),
-        // There is no data behind this place.
-        Err(Errno::ENXIO) => Some(size),
-        Err(_) => None,
-    };
     let mut stretches = Vec::new();
     let mut at = 0;
-    while at < size {
-        let begin = seek(at, Whence::SeekData)?;
-        if begin >= size {
-            break;
-        }
-        let end = seek(begin, Whence::SeekHole)?;
-        if stretches.len() == MOST_STRETCHES || end <= begin {
+    while let Some(data) = data_from(file, at, size).ok()? {
+        if stretches.len() == MOST_STRETCHES || data.is_empty() {
             return None;
         }
-        stretches.push(begin..end);
-        at = end;
+        at = data.end;
+        stretches.push(data);
     }
     (stretches != [0..size]).then_some(stretches)
 }

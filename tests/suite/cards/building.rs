@@ -1,8 +1,8 @@
 //! `vaultberry image` and what it refuses; that an ordinary user can build; that a second build is quick.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -138,6 +138,8 @@ fn an_ordinary_user_builds_and_a_killed_build_leaves_nothing_half_made() {
         killed.kill().unwrap();
     }
     killed.wait().unwrap();
+    let left = [here.join("secrets"), PathBuf::from("/dev/shm")].map(|folder| workshops(&folder, builder().uid));
+    assert_eq!(left.iter().sum::<usize>(), 1, "where is what it was at work with?");
     assert_eq!(names(&here.join("out")), [".build"], "a name was given to something half-made");
     assert_eq!(
         names(&here.join("out/.build")),
@@ -156,14 +158,27 @@ fn an_ordinary_user_builds_and_a_killed_build_leaves_nothing_half_made() {
     assert!(output.status.success(), "{output:?}");
     assert!(!stderr(&output).contains("making the"), "something was made that the cache has: {}", stderr(&output));
     assert_eq!(names(&here.join("secrets/stick/vaultberry")).len(), 2, "an earlier image's key was lost");
-    let left = names(&here.join("secrets")).into_iter().filter(|name| name.starts_with('.')).count();
-    assert_eq!(left, 0, "the killed build's plain files are still there");
+    let left = [here.join("secrets"), PathBuf::from("/dev/shm")].map(|folder| workshops(&folder, builder().uid));
+    assert_eq!(left, [0, 0], "plain files of the builds are still there");
 
     // What a config adds is put upon the tree that is there.
     fs::write(here.join("appliance.toml"), EXAMPLE.replace("\n# packages = []\n", "\npackages = [\"pv\"]\n")).unwrap();
     let output = as_ordinary_user(here, &image(here, &["--cache", "cache", "--only-base"])).output().unwrap();
     let said = stderr(&output);
     assert!(output.status.success() && said.contains("adding pv to the base tree") && !said.contains("making the"), "{said}");
+}
+
+/// How many work folders of this user's there are.
+fn workshops(folder: &Path, user: Uid) -> usize {
+    let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap());
+    let of_user = entries.filter(|entry| entry.metadata().is_ok_and(|entry| entry.uid() == user.as_raw()));
+    of_user.filter(|entry| entry.file_name().to_string_lossy().starts_with(".vaultberry-build-")).count()
+}
+
+/// Who builds as an ordinary user.
+fn builder() -> User {
+    let user = if Uid::current().is_root() { User::from_name(BUILDER) } else { User::from_uid(Uid::current()) };
+    user.unwrap().expect("there is a user to build as")
 }
 
 /// Gives the build a cache of its own with everything that the user's has.

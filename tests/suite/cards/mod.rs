@@ -12,6 +12,7 @@ mod kernels;
 mod keys;
 mod region;
 mod reproducible;
+mod shortage;
 mod unlock;
 mod unlock_speed;
 mod updates;
