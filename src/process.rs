@@ -141,7 +141,6 @@ fn package(program: &str) -> Option<&'static str> {
         "mke2fs" | "dumpe2fs" | "debugfs" | "mkfs.ext4" => "e2fsprogs",
         "sfdisk" => "fdisk",
         "bmaptool" => "bmap-tools",
-        "zstd" => "zstd",
         "setpriv" | "unshare" => "util-linux",
         "newuidmap" => "uidmap",
         "tar" => "tar",

@@ -2,7 +2,7 @@
 //! a page of memory with zeros for each page of a hole.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -31,7 +31,7 @@ pub fn data_from(file: &File, from: u64, size: u64) -> io::Result<Option<Range<u
     Ok(Some(begin..seek(begin, Whence::SeekHole)?))
 }
 
-/// A file from its beginning to the end that it had when it was opened.
+/// A file from its beginning to the end that it had when it was opened. One that becomes shorter meanwhile is an error.
 pub struct Reader {
     file: File,
     at: u64,
@@ -58,6 +58,10 @@ impl Reader {
 impl Read for Reader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.at >= self.data.end {
+            // What is gone at the end would look like a hole.
+            if self.file.metadata()?.len() < self.size {
+                return Err(became_shorter());
+            }
             self.data = data_from(&self.file, self.at, self.size)?.unwrap_or(self.size..self.size);
         }
         let end = if self.at < self.data.start { self.data.start } else { self.data.end };
@@ -68,9 +72,16 @@ impl Read for Reader {
         } else {
             self.file.read_at(&mut buffer[..length], self.at)?
         };
+        if read == 0 && length > 0 {
+            return Err(became_shorter());
+        }
         self.at += read as u64;
         Ok(read)
     }
+}
+
+fn became_shorter() -> io::Error {
+    io::Error::new(ErrorKind::UnexpectedEof, "it became shorter while it was read")
 }
 
 #[cfg(test)]
@@ -104,5 +115,17 @@ mod tests {
             let first = pieces.first().map(|(at, _)| *at);
             assert_eq!(data_from(&File::open(&path).unwrap(), 0, size).unwrap().map(|data| data.start), first);
         }
+    }
+
+    #[test]
+    fn a_file_that_becomes_shorter_is_not_taken_for_one_with_a_hole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, [7; 10_000]).unwrap();
+        let mut reader = Reader::open(&path).unwrap();
+        reader.read_exact(&mut [0; 10]).unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(5000).unwrap();
+        let error = reader.read_to_end(&mut Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("it became shorter"), "{error}");
     }
 }

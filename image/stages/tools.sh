@@ -16,5 +16,5 @@ for package in "$work/$folder"/*.deb; do
 	dpkg-deb --fsys-tarfile "$package" |
 		tar -x -C "$work/tree" --no-same-owner --exclude='./usr/share/*'
 done
-tar -C "$work/tree" --sort=name --owner=0 --group=0 --numeric-owner -cf "$out" .
+tar -C "$work/tree" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -cf "$out" .
 rm -r "$work"
