@@ -145,7 +145,6 @@ fn package(program: &str) -> Option<&'static str> {
         "newuidmap" => "uidmap",
         "tar" => "tar",
         "dpkg" | "dpkg-deb" | "dpkg-divert" => "dpkg",
-        "useradd" => "passwd",
         "ar" | "readelf" => "binutils",
         "ssh" | "ssh-keygen" => "openssh-client",
         "rsync" => "rsync",

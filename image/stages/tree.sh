@@ -35,7 +35,8 @@ done
 printf '%s hold\n' linux-image-arm64 raspi-firmware u-boot-rpi firmware-brcm80211 | chroot "$tree" dpkg --set-selections
 
 chroot "$tree" systemd-sysusers /usr/lib/sysusers.d/vaultberry.conf
-useradd --prefix "$tree" --uid 1000 --user-group --groups sudo,adm --create-home --shell /bin/bash "$admin"
+# The appliance's own: this machine's would give him a home and numbers as they are here.
+chroot "$tree" useradd --uid 1000 --user-group --groups sudo,adm --create-home --shell /bin/bash "$admin"
 
 # sshd itself says what it goes by. It wants a host's key, which an image has none of: it gets one in a copy of its folder, in
 # memory, which is gone before the file system is made.

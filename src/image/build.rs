@@ -33,7 +33,7 @@ use crate::secret::Secret;
 use crate::unlock::settings;
 
 /// The programs that a build calls.
-const TOOLS: [&str; 16] = [
+const TOOLS: [&str; 15] = [
     "ar",
     "dpkg",
     "dpkg-deb",
@@ -49,7 +49,6 @@ const TOOLS: [&str; 16] = [
     "tar",
     "truncate",
     "unshare",
-    "useradd",
 ];
 
 /// Bytes that a file of the owner's may have: it is held in memory.

@@ -446,9 +446,15 @@ fn the_file_system_inside_is_clean_and_its_key_opens_it_by_hand() {
     let plain = folder.path().join("plain");
     decipher(&volume, &CARD.passphrase(), &plain);
     tool(Command::new("/usr/sbin/e2fsck").arg("-fn").arg(&plain));
-    let shown = |path: &str| tool(Command::new("/usr/sbin/debugfs").arg("-R").arg(format!("cat {path}")).arg(&plain)).stdout;
+    let asked = |request: String| tool(Command::new("/usr/sbin/debugfs").args(["-R", &request]).arg(&plain)).stdout;
+    let shown = |path: &str| asked(format!("cat {path}"));
     assert_eq!(shown("/etc/hostname"), b"vaultberry\n");
     assert_eq!(shown("/etc/machine-id"), b"", "the machine id is drawn at the first boot");
-    let listing = tool(Command::new("/usr/sbin/debugfs").args(["-R", "ls -p /etc/ssh"]).arg(&plain)).stdout;
+    let listing = asked(String::from("ls -p /etc/ssh"));
     assert!(!String::from_utf8_lossy(&listing).contains("ssh_host_"), "host keys are made on the device");
+    let changed = |path: &str| {
+        let inode = String::from_utf8(asked(format!("stat {path}"))).unwrap();
+        inode.lines().find(|line| line.trim().starts_with("mtime: ")).map(|line| line.trim().to_owned()).unwrap()
+    };
+    assert_eq!(changed("/home/admin/.bashrc"), changed("/etc/skel/.bashrc"), "the home is made of the builder's files");
 }

@@ -166,7 +166,7 @@ fn the_same_secrets_make_the_same_image_and_others_another() {
     copy_cache(&cached(""), &two.path().join("cache"), &["packages-", "fetched-", "base-", "boot-"]);
     let mut again = image(two.path(), &["--offline", "--cache", "cache", "--secrets", secrets.to_str().unwrap()]);
     for _ in 0..5 {
-        kill_soon(&mut again, 40);
+        kill_soon(&mut again, 12);
         assert!(!two.path().join("out/SHA256SUMS").exists(), "it was done already");
     }
     let second = tool(again.stderr(Stdio::piped()));
