@@ -31,7 +31,8 @@ pub fn data_from(file: &File, from: u64, size: u64) -> io::Result<Option<Range<u
     Ok(Some(begin..seek(begin, Whence::SeekHole)?))
 }
 
-/// A file from its beginning to the end that it had when it was opened. One that becomes shorter meanwhile is an error.
+/// A file from its beginning to the end that it had when it was opened. One that becomes shorter meanwhile, or gets a hole
+/// where it is being read, is an error.
 pub struct Reader {
     file: File,
     at: u64,
@@ -58,11 +59,11 @@ impl Reader {
 impl Read for Reader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.at >= self.data.end {
-            // What is gone at the end would look like a hole.
-            if self.file.metadata()?.len() < self.size {
-                return Err(became_shorter());
-            }
             self.data = data_from(&self.file, self.at, self.size)?.unwrap_or(self.size..self.size);
+            // What is gone at the end would look like a hole, and so would a stretch that has just become one.
+            if self.file.metadata()?.len() < self.size || self.data.is_empty() && self.data.end < self.size {
+                return Err(changed());
+            }
         }
         let end = if self.at < self.data.start { self.data.start } else { self.data.end };
         let length = usize::try_from(end - self.at).unwrap_or(usize::MAX).min(buffer.len());
@@ -73,15 +74,15 @@ impl Read for Reader {
             self.file.read_at(&mut buffer[..length], self.at)?
         };
         if read == 0 && length > 0 {
-            return Err(became_shorter());
+            return Err(changed());
         }
         self.at += read as u64;
         Ok(read)
     }
 }
 
-fn became_shorter() -> io::Error {
-    io::Error::new(ErrorKind::UnexpectedEof, "it became shorter while it was read")
+fn changed() -> io::Error {
+    io::Error::new(ErrorKind::UnexpectedEof, "it was changed while it was read")
 }
 
 #[cfg(test)]
@@ -126,6 +127,6 @@ mod tests {
         reader.read_exact(&mut [0; 10]).unwrap();
         File::options().write(true).open(&path).unwrap().set_len(5000).unwrap();
         let error = reader.read_to_end(&mut Vec::new()).unwrap_err();
-        assert!(error.to_string().contains("it became shorter"), "{error}");
+        assert!(error.to_string().contains("it was changed while"), "{error}");
     }
 }

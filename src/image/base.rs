@@ -121,8 +121,8 @@ fn put(steps: &[Step], store: &Store, lock: &Lock) -> Result<PathBuf> {
     let (Step { kind, set, locked, asked, answers, key }, before) = steps.split_last().context("a tree has packages")?;
     store.cache.entry(*kind, key, false, |part| {
         let upon = if before.is_empty() { None } else { Some(put(before, store, lock)?) };
-        refuse_full_disk(store.cache.folder(), ROOM)?;
         let work = Workshop::open(store.cache.folder(), ROOM)?;
+        refuse_full_disk(store.cache.folder(), ROOM)?;
         let archive = repack(&store.archive(set, locked)?, work.path())?;
         let (suite, upon, epoch) = (&set.suite, upon.as_deref(), lock.epoch);
         make(&Tree { suite, architecture: ARCHITECTURE, packages: asked, epoch, upon, answers }, &archive, part)

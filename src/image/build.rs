@@ -161,6 +161,7 @@ pub fn build(request: &Request) -> Result<Built> {
         None => BuildSecrets::generate(config.image.cipher)?,
     };
     let credentials = credentials::read(&config, &folder)?;
+    // Refused now, not after ten minutes.
     workshop::place(folder.path(), ROOM)?;
     let clock = Clock::start();
 

@@ -151,8 +151,8 @@ impl Store<'_> {
     /// Fetches a set, into the cache; the packages must be those of the lock, if there is one.
     fn fetch(&self, set: &Set, locked: Option<&Packages>) -> Result<Packages> {
         tracing::info!("fetching packages of {} for {}", set.suite, set.architecture);
-        refuse_full_disk(self.cache.folder(), ROOM)?;
         let folder = Workshop::open(self.cache.folder(), ROOM)?;
+        refuse_full_disk(self.cache.folder(), ROOM)?;
         let installed = set.upon.as_ref().map(|upon| self.status(upon, folder.path())).transpose()?;
         let packages = set.fetch_to(folder.path(), installed.as_deref())?;
         if let Some(locked) = locked {

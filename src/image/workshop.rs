@@ -1,5 +1,5 @@
-//! Where a build makes what isn't encrypted: a folder of its own, for nobody else. It lies in memory where this machine has room
-//! for it there, which takes a tenth of the time and leaves nothing plain on a disk; else beside what the build keeps.
+//! Where a build makes what isn't encrypted: a folder of its own, for nobody else. For root it lies in memory where this machine has
+//! room for it there, which takes a tenth of the time and writes nothing plain to a disk; else beside what the build keeps.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::geteuid;
 use tempfile::Builder;
@@ -38,10 +39,6 @@ impl Workshop {
     pub fn open(beside: &Path, bytes: u64) -> Result<Self> {
         let finding = || format!("finding the folder {}", beside.display());
         let beside = beside.canonicalize().with_context(finding)?;
-        remove_dead(&beside)?;
-        if Path::new(MEMORY).is_dir() {
-            remove_dead(Path::new(MEMORY))?;
-        }
         let parent = place(&beside, bytes)?;
         let making = || format!("making a work folder in {}", parent.display());
         loop {
@@ -68,11 +65,18 @@ impl Drop for Workshop {
     }
 }
 
-/// Where a work folder of `bytes` would lie.
+/// Where a work folder of `bytes` would lie, once those of dead builds are gone.
 ///
 /// # Errors
 /// There is no room for it.
 pub fn place(beside: &Path, bytes: u64) -> Result<&Path> {
+    remove_dead(beside)?;
+    // What can't be removed there is no reason not to build.
+    if Path::new(MEMORY).is_dir()
+        && let Err(error) = remove_dead(Path::new(MEMORY))
+    {
+        tracing::warn!("{error:#}");
+    }
     if has_memory_for(bytes) {
         return Ok(Path::new(MEMORY));
     }
@@ -98,9 +102,11 @@ fn private() -> fs::Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(0o700)
 }
 
-/// Whether as much again stays free, for the programs that work with it; and whether programs may be run from there.
+/// Whether as much again stays free, for the programs that work with it; and whether programs may be run from there. Not for people:
+/// with a user's last session, systemd-logind removes what is the user's there (`RemoveIPC`, logind.conf(5)), a build's tree too.
 fn has_memory_for(bytes: u64) -> bool {
-    let runs = statvfs(MEMORY).is_ok_and(|memory| !memory.flags().contains(FsFlags::ST_NOEXEC));
+    let stays = geteuid().is_root() && statfs(MEMORY).is_ok_and(|memory| memory.filesystem_type() == TMPFS_MAGIC);
+    let runs = stays && statvfs(MEMORY).is_ok_and(|memory| !memory.flags().contains(FsFlags::ST_NOEXEC));
     let has_room = space::of(Path::new(MEMORY)).is_ok_and(|space| space.free >= bytes);
     let available = fs::read_to_string("/proc/meminfo").ok().and_then(|text| available(&text));
     runs && has_room && available.is_some_and(|available| available >= 2 * bytes)

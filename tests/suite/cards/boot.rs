@@ -456,5 +456,5 @@ fn the_file_system_inside_is_clean_and_its_key_opens_it_by_hand() {
         let inode = String::from_utf8(asked(format!("stat {path}"))).unwrap();
         inode.lines().find(|line| line.trim().starts_with("mtime: ")).map(|line| line.trim().to_owned()).unwrap()
     };
-    assert_eq!(changed("/home/admin/.bashrc"), changed("/etc/skel/.bashrc"), "the home is made of the builder's files");
+    assert_eq!(changed("/home/admin/.bashrc"), changed("/etc/skel/.bashrc"), "the home isn't made of the image's own files");
 }

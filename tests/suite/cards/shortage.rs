@@ -79,7 +79,7 @@ fn carry(stream: &TcpStream, passed: &AtomicU64) -> Option<()> {
     let next = if next.contains(':') { next.to_owned() } else { format!("{next}:80") };
     let mut mirror = TcpStream::connect(next).ok()?;
     mirror.write_all(head.replacen("\r\n", "\r\nConnection: close\r\n", 1).as_bytes()).ok()?;
-    let is_package = uri.contains(".deb");
+    let is_package = uri.rsplit('.').next() == Some("deb");
     let mut buffer = vec![0; 64 << 10];
     loop {
         if is_package && passed.load(Ordering::SeqCst) >= LET_THROUGH {
@@ -124,11 +124,11 @@ fn filled(here: &Path, small: &str, (pattern, seconds): (&str, u8), arguments: &
     let build = image(here, arguments);
     fs::create_dir_all(here.join(small)).unwrap();
     let script = format!(
-        "mount -t tmpfs -o size=2600m tmpfs {small} && cd .
+        "mount -t tmpfs -o size=2600m tmpfs {small} || exit 9
         \"$@\" & build=$!
         while kill -0 $build && ! ls {pattern} >/dev/null 2>&1; do sleep 0.02; done
         sleep {seconds}
-        cat /dev/zero >{small}/filler
+        cat /dev/zero >{small}/filler 2>/dev/null
         wait $build; status=$?
         ls -A {small} >left
         exit $status"
